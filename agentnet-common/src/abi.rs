@@ -1,0 +1,313 @@
+//! Layouts of map keys and values, and the names of maps, programs and pins.
+
+use crate::{
+    addr::{Addr, protocols},
+    verdict::{REASON_SLOTS, RuleId},
+    wire,
+};
+
+/// Version of everything in this crate that crosses the kernel boundary. Part of the pin directory, so
+/// that two versions never share a map.
+pub const ABI_VERSION: u16 = 1;
+
+/// Length of a task's `comm`, its terminating NUL included (`TASK_COMM_LEN`, include/linux/sched.h).
+pub const COMM_BYTES: usize = 16;
+
+/// Names of the maps, the same in the object, in the pin directory and in messages.
+pub mod maps {
+    /// Cgroup storage, key cgroup id, value [`super::AgentCfg`].
+    pub const CFG: &str = "CFG";
+    /// Array of LPM tries by policy slot: networks, value [`super::Ruleset`].
+    pub const NETS: &str = "NETS";
+    /// Socket storage, value [`super::SockState`].
+    pub const SOCK: &str = "SOCK";
+    /// Per-CPU hash by agent, value [`super::AgentCounters`].
+    pub const COUNTERS: &str = "COUNTERS";
+    /// Hash by socket cookie of TCP sockets that may hold refused data, value: the agent.
+    pub const REFUSED: &str = "REFUSED";
+    /// Ring buffer of refusals.
+    pub const ALERTS: &str = "ALERTS";
+    /// Ring buffer of everything else.
+    pub const SAMPLES: &str = "SAMPLES";
+}
+
+/// Policy slots. A reload fills a free one, so one more than the policies in use.
+pub const SLOTS: u32 = 256;
+/// Rules of a policy file that can be told apart.
+pub const MAX_RULES: usize = RuleId::FIRST_RESERVED as usize;
+/// Port ranges at one node of the network or name trie.
+pub const RULESET_ENTRIES: usize = 16;
+/// UDP peers remembered per socket, to which it may reply.
+pub const UDP_PEERS: usize = 4;
+
+/// `[local]`: nobody.
+pub const LOCAL_DENY: u8 = 0;
+/// `[local]`: the agent itself (`loopback`), this host (`listen`).
+pub const LOCAL_OWN: u8 = 1;
+/// `[local]`: everybody.
+pub const LOCAL_ANY: u8 = 2;
+
+/// Refuse what is not allowed.
+pub const MODE_ENFORCE: u8 = 0;
+/// Report what would be refused and let it through.
+pub const MODE_AUDIT: u8 = 1;
+/// Refuse everything.
+pub const MODE_QUARANTINE: u8 = 2;
+
+/// The policy has a rule for ICMP: ping sockets may be made.
+pub const CFG_ICMP: u8 = 1;
+
+wire! {
+    /// Who is governed by a cgroup and how; the value of cgroup storage, written as a whole.
+    ///
+    /// All zero between the attachment of a program and the first write: such a cgroup sends nothing.
+    #[derive(Default)]
+    pub struct AgentCfg {
+        /// The agent, not 0.
+        pub agent: u32,
+        /// The policy slot.
+        pub slot: u32,
+        /// Counts changes: verdicts remembered under another generation are void.
+        pub generation: u32,
+        /// `MODE_*`.
+        pub mode: u8,
+        /// `[local] loopback`, `LOCAL_*`.
+        pub loopback: u8,
+        /// `[local] listen`, `LOCAL_*`.
+        pub listen: u8,
+        /// `CFG_*`.
+        pub flags: u8,
+    }
+}
+
+impl AgentCfg {
+    /// Whether a policy was written at all.
+    #[inline(always)]
+    pub const fn is_configured(&self) -> bool {
+        self.agent != 0
+    }
+
+    /// Whether nothing may be sent at all.
+    #[inline(always)]
+    pub const fn is_quarantined(&self) -> bool {
+        self.mode == MODE_QUARANTINE
+    }
+}
+
+wire! {
+    /// One port range of a ruleset.
+    #[derive(Default)]
+    pub struct PortRule {
+        /// First port, host byte order.
+        pub first: u16,
+        /// Last port, included.
+        pub last: u16,
+        /// The rule that allows it, see [`RuleId`].
+        pub rule: u16,
+        /// Set of protocols, see [`protocols`]; ports do not matter to ICMP.
+        pub protocols: u8,
+        /// Zero.
+        pub pad: u8,
+    }
+}
+
+/// The node is inside a special-purpose network (RFC 6890 and the clouds' metadata addresses).
+pub const RULESET_SPECIAL: u16 = 1;
+/// The node is an address of this host.
+pub const RULESET_LOCAL: u16 = 2;
+
+wire! {
+    /// What is allowed at one node of a trie: the union of the rules of the node and its ancestors, denied
+    /// ranges taken out.
+    #[derive(Default)]
+    pub struct Ruleset {
+        /// Entries in use, at most [`RULESET_ENTRIES`].
+        pub len: u16,
+        /// `RULESET_*`.
+        pub flags: u16,
+        /// The ranges; for one protocol they do not overlap.
+        pub rules: [PortRule; RULESET_ENTRIES],
+    }
+}
+
+impl Ruleset {
+    /// Whether the node is inside a special-purpose network.
+    #[inline(always)]
+    pub const fn is_special(&self) -> bool {
+        self.flags & RULESET_SPECIAL != 0
+    }
+
+    /// Whether the node is an address of this host.
+    #[inline(always)]
+    pub const fn is_local(&self) -> bool {
+        self.flags & RULESET_LOCAL != 0
+    }
+
+    /// The rule that allows `port` (host byte order) over `protocol` (an IANA number).
+    #[inline(always)]
+    pub fn find(&self, protocol: u8, port: u16) -> Option<RuleId> {
+        let set = protocols::of(protocol);
+        // All entries, not `len` of them: unused ones have no protocol, and the bound stays constant for
+        // the verifier.
+        for entry in &self.rules {
+            if entry.protocols & set != 0
+                && (set == protocols::ICMP || (entry.first <= port && port <= entry.last))
+            {
+                return Some(RuleId(entry.rule));
+            }
+        }
+        None
+    }
+}
+
+wire! {
+    /// One node of the name trie. Its key is a [`crate::name::NameKey`].
+    #[derive(Default)]
+    pub struct NameNode {
+        /// Bytes of the node's own key: a name that is as long is this name, a longer one is below it.
+        pub len: u32,
+        /// For the name itself.
+        pub this: Ruleset,
+        /// For every name below it.
+        pub below: Ruleset,
+    }
+}
+
+wire! {
+    /// The process behind an operation.
+    #[derive(Default)]
+    pub struct Process {
+        /// Process id (thread group id) in the initial namespace; 0 if not known.
+        pub pid: u32,
+        /// User id in the initial user namespace.
+        pub uid: u32,
+        /// Command name, NUL-terminated.
+        pub comm: [u8; COMM_BYTES],
+    }
+}
+
+wire! {
+    /// A UDP peer that was let in and may be answered.
+    #[derive(Default)]
+    pub struct UdpPeer {
+        /// Its address, see [`Addr`].
+        pub addr: [u32; 4],
+        /// Its port, host byte order.
+        pub port: u16,
+        /// Zero.
+        pub pad: [u16; 3],
+        /// When the permission ends, nanoseconds of `CLOCK_MONOTONIC`.
+        pub expiry: u64,
+    }
+}
+
+/// Nothing is remembered.
+pub const CACHED_NONE: u8 = 0;
+/// The remembered peer was allowed.
+pub const CACHED_ALLOW: u8 = 1;
+
+/// An ordinary socket.
+pub const ROLE_NONE: u8 = 0;
+/// A TCP socket that accept() made; `peer` may be answered.
+pub const ROLE_ACCEPTED: u8 = 1;
+
+wire! {
+    /// What is remembered with a socket.
+    #[derive(Default)]
+    pub struct SockState {
+        /// The agent that made it.
+        pub agent: u32,
+        /// Generation under which `cached` was decided.
+        pub generation: u32,
+        /// Address to which `cached` and `role` belong, see [`Addr`].
+        pub peer: [u32; 4],
+        /// Its port, host byte order.
+        pub peer_port: u16,
+        /// The rule behind `cached`, see [`RuleId`].
+        pub rule: u16,
+        /// `CACHED_*`.
+        pub cached: u8,
+        /// `ROLE_*`.
+        pub role: u8,
+        /// Reason of the last refusal that was reported, 0 if none.
+        pub last_reason: u8,
+        /// IANA protocol of `last_*`.
+        pub last_protocol: u8,
+        /// The maker, or whoever last connected it.
+        pub process: Process,
+        /// Refusals that were folded into `last_reason` since it was reported.
+        pub folded: u32,
+        /// Port of the refusal last reported.
+        pub last_port: u16,
+        /// Zero.
+        pub pad: u16,
+        /// Address of the refusal last reported.
+        pub last_addr: [u32; 4],
+        /// When it was reported, nanoseconds of `CLOCK_MONOTONIC`.
+        pub last_time: u64,
+        /// Bytes sent, IP headers included.
+        pub tx_bytes: u64,
+        /// Packets sent, before segmentation.
+        pub tx_packets: u64,
+        /// Peers that were let in.
+        pub udp_peers: [UdpPeer; UDP_PEERS],
+    }
+}
+
+wire! {
+    /// Counters of an agent on one CPU.
+    pub struct AgentCounters {
+        /// Records written to the alert ring; the next one's number.
+        pub alerts: u64,
+        /// Records written to the sample ring; the next one's number.
+        pub samples: u64,
+        /// Records lost because the alert ring was full.
+        pub alerts_lost: u64,
+        /// Records lost because the sample ring was full.
+        pub samples_lost: u64,
+        /// Refusals that were counted but not reported, because the agent made too many a second.
+        pub suppressed: u64,
+        /// Start of the second in which `window_count` counts, nanoseconds.
+        pub window_start: u64,
+        /// Alert records in this second.
+        pub window_count: u64,
+        /// Packets let through.
+        pub allowed_packets: u64,
+        /// Bytes let through, IP headers included.
+        pub allowed_bytes: u64,
+        /// TCP sockets with refused data that did not fit into [`maps::REFUSED`].
+        pub refused_overflow: u64,
+        /// Refusals by [`crate::verdict::Reason`].
+        pub denied: [u64; REASON_SLOTS],
+    }
+}
+
+/// Alert records an agent may write a second on one CPU; more are counted as `suppressed`. A flood must
+/// not push another agent's alerts out of the ring.
+pub const ALERTS_PER_SECOND: u64 = 500;
+
+/// Bytes of the alert ring, a power of two of pages.
+pub const ALERT_RING_BYTES: u32 = 1 << 20;
+/// Bytes of the sample ring, a power of two of pages.
+pub const SAMPLE_RING_BYTES: u32 = 1 << 21;
+/// TCP sockets with refused data that are remembered.
+pub const REFUSED_ENTRIES: u32 = 1 << 16;
+/// Agents that one set of maps can govern.
+pub const MAX_AGENTS: u32 = 1024;
+
+impl SockState {
+    /// The remembered peer.
+    #[inline(always)]
+    pub const fn peer_addr(&self) -> Addr {
+        Addr { words: self.peer }
+    }
+}
+
+const _: () = {
+    assert!(size_of::<AgentCfg>() == 16);
+    assert!(size_of::<PortRule>() == 8);
+    assert!(size_of::<Ruleset>() == 132);
+    assert!(size_of::<NameNode>() == 268);
+    assert!(size_of::<SockState>() % 8 == 0);
+    assert!(size_of::<AgentCounters>() == 8 * (10 + REASON_SLOTS));
+};

@@ -1,0 +1,113 @@
+//! Domain names as keys of a longest-prefix trie: the wire form (RFC 1035, 3.1) reversed byte for byte.
+//!
+//! `www.example.com` is `3www7example3com` on the wire and `moc\x03elpmaxe\x07www\x03` as a key. The length
+//! byte that ends a label keeps a prefix on label boundaries: `example.com` never matches
+//! `badexample.com`, and a dot inside a label cannot be taken for a boundary.
+
+/// Bytes of a key. The kernel's limit for a trie is 256 bytes of data; a name has at most 255 on the wire
+/// (RFC 1035, 2.3.4), 254 without the root.
+pub const KEY_BYTES: usize = 256;
+
+/// A reversed wire name.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct NameKey {
+    /// Bytes used in `bytes`, at most 254.
+    pub len: usize,
+    /// The reversed name, then zeros.
+    pub bytes: [u8; KEY_BYTES],
+}
+
+/// Why a text is not a domain name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NameError {
+    /// No label at all.
+    Empty,
+    /// An empty label, as in `a..b`.
+    EmptyLabel,
+    /// A label over 63 bytes (RFC 1035, 2.3.4).
+    LongLabel,
+    /// Over 253 characters.
+    LongName,
+    /// A byte other than a lower-case letter, a digit, `-` or `_`.
+    Character(u8),
+}
+
+impl NameKey {
+    /// The key of a lower-case ASCII name in dotted form, without a trailing dot.
+    ///
+    /// # Errors
+    /// What is wrong with `name`, see [`NameError`].
+    pub fn from_dotted(name: &str) -> Result<Self, NameError> {
+        if name.is_empty() {
+            return Err(NameError::Empty);
+        }
+        let mut key = Self { len: 0, bytes: [0; KEY_BYTES] };
+        for label in name.rsplit('.') {
+            let length = match u8::try_from(label.len()) {
+                Ok(0) => return Err(NameError::EmptyLabel),
+                Ok(length @ 1..=63) => length,
+                _ => return Err(NameError::LongLabel),
+            };
+            for byte in label.bytes().rev() {
+                if !matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_') {
+                    return Err(NameError::Character(byte));
+                }
+                key.push(byte)?;
+            }
+            key.push(length)?;
+        }
+        Ok(key)
+    }
+
+    fn push(&mut self, byte: u8) -> Result<(), NameError> {
+        if self.len >= 254 {
+            return Err(NameError::LongName);
+        }
+        let slot = self.bytes.get_mut(self.len).ok_or(NameError::LongName)?;
+        *slot = byte;
+        self.len += 1;
+        Ok(())
+    }
+
+    /// The bytes used.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+}
+
+impl core::fmt::Debug for NameKey {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "NameKey({:?})", self.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{NameError, NameKey};
+
+    #[test]
+    fn a_key_is_the_reversed_wire_form() {
+        assert_eq!(NameKey::from_dotted("www.example.com").unwrap().as_bytes(), b"moc\x03elpmaxe\x07www\x03");
+    }
+
+    #[test]
+    fn a_parent_is_a_prefix_only_on_label_boundaries() {
+        let parent = NameKey::from_dotted("example.com").unwrap();
+        let child = NameKey::from_dotted("a.example.com").unwrap();
+        let other = NameKey::from_dotted("badexample.com").unwrap();
+        assert!(child.as_bytes().starts_with(parent.as_bytes()));
+        assert!(!other.as_bytes().starts_with(parent.as_bytes()));
+    }
+
+    #[test]
+    fn what_is_not_a_name_is_refused() {
+        assert_eq!(NameKey::from_dotted(""), Err(NameError::Empty));
+        assert_eq!(NameKey::from_dotted("a..b"), Err(NameError::EmptyLabel));
+        assert_eq!(NameKey::from_dotted("A.b"), Err(NameError::Character(b'A')));
+        assert_eq!(NameKey::from_dotted(&"a".repeat(64)), Err(NameError::LongLabel));
+        let longest = format!("{0}.{0}.{0}.{1}", "a".repeat(63), "b".repeat(61));
+        assert_eq!(NameKey::from_dotted(&longest).unwrap().len, 254);
+        let too_long = format!("{0}.{0}.{0}.{1}", "a".repeat(63), "b".repeat(62));
+        assert_eq!(NameKey::from_dotted(&too_long), Err(NameError::LongName));
+    }
+}

@@ -1,0 +1,129 @@
+//! Checked decoding of what the kernel wrote: every length, version and code is verified, nothing is cast.
+
+use zerocopy::FromBytes as _;
+
+use crate::{
+    abi::{ABI_VERSION, COMM_BYTES, Process},
+    event::{Header, Hook, Kind, Outcome, VerdictEvent},
+    verdict::{Reason, RuleId},
+};
+
+/// A record of either ring.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Record {
+    /// A verdict.
+    Verdict(VerdictRecord),
+}
+
+/// A [`VerdictEvent`] whose codes are known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerdictRecord {
+    /// The record as the kernel wrote it.
+    pub event: VerdictEvent,
+    /// Where it was decided.
+    pub hook: Hook,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// The rule that allowed it, or the reason why none did.
+    pub cause: Cause,
+}
+
+/// Why a verdict is what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// A rule.
+    Rule(RuleId),
+    /// The lack of one.
+    Reason(Reason),
+}
+
+/// Why a record could not be read. Each is a defect in the build, not in the traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DecodeError {
+    /// Shorter than its header or its kind says.
+    Short {
+        /// Bytes that are there.
+        have: usize,
+        /// Bytes that should be.
+        need: usize,
+    },
+    /// Written by another version.
+    Abi(u16),
+    /// A kind this build does not know.
+    Kind(u16),
+    /// A code this build does not know.
+    Code {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        code: u8,
+    },
+}
+
+impl core::fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Short { have, need } => write!(f, "kernel record of {have} bytes, {need} needed"),
+            Self::Abi(abi) => write!(f, "kernel record of ABI version {abi}, this is version {ABI_VERSION}"),
+            Self::Kind(kind) => write!(f, "kernel record of unknown kind {kind}"),
+            Self::Code { field, code } => write!(f, "kernel record with unknown {field} {code}"),
+        }
+    }
+}
+
+impl std::error::Error for DecodeError {}
+
+impl Record {
+    /// Reads one record.
+    ///
+    /// # Errors
+    /// See [`DecodeError`]; the record is then to be counted as lost.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let short = |need| DecodeError::Short { have: bytes.len(), need };
+        let (header, _) = Header::read_from_prefix(bytes).map_err(|_| short(size_of::<Header>()))?;
+        if header.abi != ABI_VERSION {
+            return Err(DecodeError::Abi(header.abi));
+        }
+        let kind = u8::try_from(header.kind).ok().and_then(Kind::from_code);
+        match kind.ok_or(DecodeError::Kind(header.kind))? {
+            Kind::Verdict => {
+                let (event, _) = VerdictEvent::read_from_prefix(bytes)
+                    .map_err(|_| short(size_of::<VerdictEvent>()))?;
+                VerdictRecord::check(event).map(Self::Verdict)
+            }
+        }
+    }
+
+    /// The header.
+    pub const fn header(&self) -> &Header {
+        match self {
+            Self::Verdict(record) => &record.event.header,
+        }
+    }
+}
+
+impl VerdictRecord {
+    fn check(event: VerdictEvent) -> Result<Self, DecodeError> {
+        let outcome = Outcome::from_code(event.outcome)
+            .ok_or(DecodeError::Code { field: "outcome", code: event.outcome })?;
+        let cause = match outcome {
+            Outcome::Allowed => Cause::Rule(RuleId(event.rule)),
+            Outcome::Blocked | Outcome::Audited => Cause::Reason(
+                Reason::from_code(event.reason)
+                    .ok_or(DecodeError::Code { field: "reason", code: event.reason })?,
+            ),
+        };
+        let hook =
+            Hook::from_code(event.hook).ok_or(DecodeError::Code { field: "hook", code: event.hook })?;
+        Ok(Self { event, hook, outcome, cause })
+    }
+}
+
+impl Process {
+    /// The command name as text; bytes that are not UTF-8 are replaced.
+    pub fn comm_text(&self) -> String {
+        let end = self.comm.iter().position(|&byte| byte == 0).unwrap_or(COMM_BYTES);
+        String::from_utf8_lossy(self.comm.get(..end).unwrap_or_default()).into_owned()
+    }
+}

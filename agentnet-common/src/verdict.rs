@@ -1,0 +1,182 @@
+//! THE decision: whether an agent may send to an endpoint.
+//!
+//! One function, compiled into every hook and used by `policy explain`, `replay` and the property tests.
+//! It reads the policy through [`Tables`], which the kernel implements on maps and the user side on plain
+//! collections.
+
+use crate::{
+    abi::{AgentCfg, LOCAL_ANY, LOCAL_DENY, NameNode, Ruleset},
+    addr::{Addr, Endpoint},
+    codes,
+    name::NameKey,
+};
+
+/// A rule of the policy by its index, or one of the reserved identifiers below.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(transparent)]
+pub struct RuleId(pub u16);
+
+impl RuleId {
+    /// Rules of a policy have smaller identifiers.
+    pub const FIRST_RESERVED: u16 = 0xff00;
+    /// `[local] loopback`: a listener of the same agent.
+    pub const OWN_LISTENER: Self = Self(0xff01);
+    /// `[local] loopback = "any"`: a listener of somebody else on this host.
+    pub const ANY_LISTENER: Self = Self(0xff02);
+    /// `[local] listen`: the reply to a peer that was let in.
+    pub const REPLY: Self = Self(0xff03);
+    /// No rule: the operation sends nothing (a UDP connect to port 0 only asks for a route).
+    pub const NOTHING_SENT: Self = Self(0xff04);
+    /// No rule applies.
+    pub const NONE: Self = Self(0xffff);
+
+    /// Whether this names a rule of the policy file.
+    pub const fn is_policy_rule(self) -> bool {
+        self.0 < Self::FIRST_RESERVED
+    }
+}
+
+codes! {
+    /// Why something was refused. The codes are stable: alerts and counters carry them.
+    pub enum Reason {
+        /// No rule of the policy allows the endpoint.
+        NoRule = 1 => "no_rule",
+        /// A special-purpose network (link-local, metadata, private, multicast, ...) that no rule names.
+        SpecialNetwork = 2 => "special_network",
+        /// A listener on this host that is not the agent's own.
+        ForeignListener = 3 => "foreign_listener",
+        /// Somebody who may not connect into the agent, `[local] listen`.
+        ListenDenied = 4 => "listen_denied",
+        /// The address is allowed, the port or protocol is not.
+        PortOrProtocol = 5 => "port_or_protocol",
+        /// An IPv4 header with options (source routing and the like).
+        IpOptions = 6 => "ip_options",
+        /// A fragment: the kernel filters before it fragments, so only raw sockets make these.
+        Fragment = 7 => "fragment",
+        /// An IPv6 extension or routing header before the transport header.
+        ExtensionHeader = 8 => "extension_header",
+        /// A transport protocol that no rule can name.
+        UnknownProtocol = 9 => "unknown_protocol",
+        /// A packet that cannot be parsed.
+        Malformed = 10 => "malformed",
+        /// A raw socket.
+        RawSocket = 11 => "raw_socket",
+        /// A ping socket without a rule for ICMP.
+        PingSocket = 12 => "ping_socket",
+        /// A socket of another kind than TCP and UDP (MPTCP, UDP-Lite, SCTP, ...).
+        SocketType = 13 => "socket_type",
+        /// A socket option that would let packets pass the hooks by.
+        SocketOption = 14 => "socket_option",
+        /// The cgroup is being set up or taken down: there is no policy yet.
+        NotConfigured = 15 => "not_configured",
+        /// A packet without a socket.
+        NoSocket = 16 => "no_socket",
+        /// The socket's storage could not be made.
+        StorageFull = 17 => "storage_full",
+        /// The policy slot holds no policy.
+        NoPolicy = 18 => "no_policy",
+        /// An ICMP message other than an echo request or reply.
+        IcmpType = 19 => "icmp_type",
+        /// An address family that the hooks cannot read.
+        Family = 20 => "family",
+        /// The agent is in quarantine.
+        Quarantined = 21 => "quarantined",
+        /// A name that no rule allows.
+        NameNotAllowed = 22 => "name_not_allowed",
+        /// Something that came in and answers nothing the agent was allowed to send.
+        Unsolicited = 23 => "unsolicited",
+        /// A kernel helper failed.
+        HelperError = 24 => "helper_error",
+    }
+}
+
+/// Number of slots in arrays indexed by [`Reason`]; the highest code is smaller.
+pub const REASON_SLOTS: usize = 32;
+
+/// What was decided.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Let through, by this rule.
+    Allow(RuleId),
+    /// Refused, for this reason.
+    Deny(Reason),
+}
+
+/// Where an endpoint is, as far as only the place that decides can know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Not on this host.
+    Remote,
+    /// On this host, a listener of the same agent.
+    OwnListener,
+    /// On this host, somebody else's listener or none.
+    ForeignListener,
+}
+
+/// The policy as the verdict reads it.
+pub trait Tables {
+    /// The node of the longest prefix that holds `addr`, among the networks of policy `slot`. The root
+    /// (`::/0`) is always there; `None` means that the slot holds no policy.
+    fn net(&self, slot: u32, addr: &Addr) -> Option<&Ruleset>;
+}
+
+/// The names of a policy as the verdict reads them.
+pub trait NameTables {
+    /// The node of the longest suffix of `name` that a rule of policy `slot` mentions.
+    fn name(&self, slot: u32, name: &NameKey) -> Option<&NameNode>;
+}
+
+/// Decides whether the agent of `cfg` may send to `endpoint`.
+///
+/// An explicit network rule is asked first; `[local] loopback` speaks for what is on this host and is not
+/// named by a rule. Whatever is not known to be allowed is denied.
+#[inline(always)]
+pub fn decide<T: Tables>(tables: &T, cfg: &AgentCfg, endpoint: &Endpoint, scope: Scope) -> Verdict {
+    if cfg.is_quarantined() {
+        return Verdict::Deny(Reason::Quarantined);
+    }
+    match scope {
+        Scope::OwnListener if cfg.loopback != LOCAL_DENY => return Verdict::Allow(RuleId::OWN_LISTENER),
+        Scope::ForeignListener if cfg.loopback == LOCAL_ANY => {
+            return Verdict::Allow(RuleId::ANY_LISTENER);
+        }
+        _ => {}
+    }
+    let Some(rules) = tables.net(cfg.slot, &endpoint.addr) else {
+        return Verdict::Deny(Reason::NoPolicy);
+    };
+    let local = scope != Scope::Remote;
+    // Rules open what is on this host only where the policy knows that the address is this host's: an
+    // address that appeared later must not turn a rule for a network into one for the host itself.
+    if local && !rules.is_local() {
+        return Verdict::Deny(Reason::ForeignListener);
+    }
+    match rules.find(endpoint.protocol, endpoint.port) {
+        Some(rule) => Verdict::Allow(rule),
+        None if local => Verdict::Deny(Reason::ForeignListener),
+        None if rules.is_special() => Verdict::Deny(Reason::SpecialNetwork),
+        None if rules.len > 0 => Verdict::Deny(Reason::PortOrProtocol),
+        None => Verdict::Deny(Reason::NoRule),
+    }
+}
+
+/// Decides whether policy `slot` lets `name` be reached at `port` over `protocol` (an IANA number).
+#[inline(always)]
+pub fn decide_name<T: NameTables>(
+    tables: &T,
+    slot: u32,
+    name: &NameKey,
+    protocol: u8,
+    port: u16,
+) -> Verdict {
+    let Some(node) = tables.name(slot, name) else {
+        return Verdict::Deny(Reason::NameNotAllowed);
+    };
+    let rules = if node.len as usize == name.len { &node.this } else { &node.below };
+    match rules.find(protocol, port) {
+        Some(rule) => Verdict::Allow(rule),
+        None if rules.len > 0 => Verdict::Deny(Reason::PortOrProtocol),
+        None => Verdict::Deny(Reason::NameNotAllowed),
+    }
+}

@@ -1,0 +1,1 @@
+//! Who is governed, and the launcher that makes a governed process tree.

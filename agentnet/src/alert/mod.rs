@@ -1,0 +1,1 @@
+//! Kernel records turned into alerts.

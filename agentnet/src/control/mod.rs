@@ -1,0 +1,1 @@
+//! Requests and replies between a client and an engine.

@@ -1,0 +1,1 @@
+//! The engine of a running agentnet: one task owns all mutable state.

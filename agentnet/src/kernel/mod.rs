@@ -1,0 +1,1 @@
+//! All code that talks to the kernel about eBPF.

@@ -1,0 +1,4 @@
+//! The agentnet binary.
+fn main() -> std::process::ExitCode {
+    agentnet::cli::main()
+}

@@ -1,0 +1,3 @@
+//! The policy file: Document -> Valid -> Compiled -> loaded.
+
+pub mod compile;

@@ -1,0 +1,1 @@
+//! The lab of the end-to-end tests: namespaces, servers, clients, residue checks.
