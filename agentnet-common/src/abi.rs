@@ -256,6 +256,7 @@ wire! {
 
 wire! {
     /// Counters of an agent on one CPU.
+    #[derive(Default)]
     pub struct AgentCounters {
         /// Records written to the alert ring; the next one's number.
         pub alerts: u64,
