@@ -203,8 +203,10 @@ wire! {
 
 /// Nothing is remembered.
 pub const CACHED_NONE: u8 = 0;
-/// The remembered peer was allowed.
+/// The remembered peer was allowed, and still is under the same generation.
 pub const CACHED_ALLOW: u8 = 1;
+/// The remembered peer was allowed and reported, but is to be judged again with every packet.
+pub const CACHED_JUDGE: u8 = 2;
 
 /// An ordinary socket.
 pub const ROLE_NONE: u8 = 0;

@@ -75,12 +75,23 @@ fn judge(level: i32, option: i32) -> Verdict {
         // Packet and XDP sockets have no hook of their own; without these options tcx sees what they send.
         SOL_PACKET | SOL_XDP => true,
         SOL_SOCKET => matches!(option, SO_MARK | SO_ZEROCOPY),
-        SOL_IP => matches!(option, IP_HDRINCL | IP_OPTIONS | IP_TRANSPARENT),
+        SOL_IP => matches!(option, IP_HDRINCL | IP_OPTIONS | IP_TRANSPARENT) || joins_group(option, 35),
         // Hop-by-hop (54), destination (55, 59) and routing (57) headers, their RFC 2292 forms (2, 3, 5) and
         // IPV6_HDRINCL (36).
-        SOL_IPV6 => matches!(option, 2 | 3 | 5 | 36 | 54 | 55 | 57 | 59 | IPV6_TRANSPARENT),
+        SOL_IPV6 => {
+            matches!(option, 2 | 3 | 5 | 36 | 54 | 55 | 57 | 59 | IPV6_TRANSPARENT) || joins_group(option, 20)
+        }
         SOL_TCP => matches!(option, TCP_REPAIR | TCP_ULP),
         _ => false,
     };
     if refused { Verdict::Deny(Reason::SocketOption) } else { Verdict::Allow(RuleId::NOTHING_SENT) }
+}
+
+/// Joining a multicast or anycast group: the kernel itself announces the group to the network, from a socket
+/// of its own, so that the group's address carries what the agent wants to tell.
+#[inline(always)]
+const fn joins_group(option: i32, join: i32) -> bool {
+    // IP_ADD_MEMBERSHIP (35) or IPV6_JOIN_GROUP (20); IPV6_JOIN_ANYCAST (27), IP_ADD_SOURCE_MEMBERSHIP (39),
+    // MCAST_JOIN_GROUP (42), MCAST_JOIN_SOURCE_GROUP (46).
+    option == join || matches!(option, 39 | 42 | 46) || (join == 20 && option == 27)
 }

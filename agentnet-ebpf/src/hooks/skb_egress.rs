@@ -1,7 +1,7 @@
 //! cgroup_skb/egress: the last word, on every packet, by the agent of its socket.
 
 use agentnet_common::{
-    abi::{AgentCfg, CACHED_NONE, ROLE_ACCEPTED, ROLE_NONE, SockState},
+    abi::{AgentCfg, ROLE_ACCEPTED, ROLE_NONE, SockState},
     addr::{Addr, Endpoint, protocol},
     event::Hook,
     verdict::{Reason, RuleId, Scope, Verdict, decide},
@@ -15,7 +15,7 @@ use aya_ebpf::{
 
 use super::{
     TCP_LISTEN, code,
-    sock_addr::{is_cached, is_reply, may_come_in, remember},
+    sock_addr::{is_cached, is_reply, is_reported, may_come_in, remember},
 };
 use crate::{
     agent::{config, sock_state},
@@ -56,16 +56,15 @@ fn try_egress(ctx: &SkBuffContext) -> bool {
 
     let tcp = packet.remote.protocol == protocol::TCP;
     let syn = tcp && packet.is_syn();
-    let known = is_cached(state, cfg, &packet.remote);
     // A connection that is under way, or more of the same to the same peer. What opens a connection is
     // judged afresh: on this host another listener may have taken the port.
-    if known && !syn {
+    if !syn && (is_cached(state, cfg, &packet.remote) || is_accepted(state, cfg, &packet)) {
         count_allowed(cfg, packet.len);
         return true;
     }
+    let reported = is_reported(state, cfg, &packet.remote);
     if syn {
         state.role = ROLE_NONE;
-        state.cached = CACHED_NONE;
     }
     // SAFETY: a full socket.
     let listening = tcp && unsafe { (*sk).state } == TCP_LISTEN;
@@ -74,13 +73,15 @@ fn try_egress(ctx: &SkBuffContext) -> bool {
     } else {
         Scope::Remote
     };
-    let verdict = if answers(state, cfg, &packet, listening, scope) {
+    let half_open = listening && packet.is_syn_ack() && may_come_in(cfg, packet.on_loopback);
+    let verdict = if half_open || is_reply(state, cfg, &packet.remote, scope) {
         Verdict::Allow(RuleId::REPLY)
     } else {
         decide(&Maps, cfg, &packet.remote, scope)
     };
-    // A listener's storage is what its children begin with: it must not carry a verdict.
-    if state.role != ROLE_ACCEPTED && !listening {
+    // A listener's storage is what its children begin with: it must not carry a verdict. An accepted socket
+    // keeps its peer.
+    if !listening && state.role != ROLE_ACCEPTED {
         remember(state, cfg, &packet.remote, scope, verdict);
     }
     let allowed = matches!(verdict, Verdict::Allow(_));
@@ -101,28 +102,19 @@ fn try_egress(ctx: &SkBuffContext) -> bool {
         bytes: packet.len,
         detail: 0,
     };
-    // connect and sendmsg have reported what they let through; a reply is the other side's flow.
-    let fresh = !known && !matches!(verdict, Verdict::Allow(RuleId::REPLY)) && !tcp_of_connect(tcp, syn, state);
+    // What connect and sendmsg let through they have reported; a reply is the other side's flow.
+    let fresh = !reported && !matches!(verdict, Verdict::Allow(RuleId::REPLY));
     conclude(cfg, Some(state), &facts, verdict, fresh)
 }
 
-/// Whether the packet goes back to somebody who was let in: a half-open child of a listener, an accepted
-/// socket, a UDP peer.
+/// Whether the packet goes back to the peer whose connection this socket accepted.
 #[inline(always)]
-fn answers(state: &SockState, cfg: &AgentCfg, packet: &Packet, listening: bool, scope: Scope) -> bool {
-    if packet.remote.protocol != protocol::TCP {
-        return is_reply(state, cfg, &packet.remote, scope);
-    }
-    let accepted = state.role == ROLE_ACCEPTED
+fn is_accepted(state: &SockState, cfg: &AgentCfg, packet: &Packet) -> bool {
+    packet.remote.protocol == protocol::TCP
+        && state.role == ROLE_ACCEPTED
         && state.peer_port == packet.remote.port
-        && state.peer == packet.remote.addr.words;
-    (accepted || (listening && packet.is_syn_ack())) && may_come_in(cfg, packet.on_loopback)
-}
-
-/// Whether a connect() of this TCP socket was already reported: its SYN is no news.
-#[inline(always)]
-const fn tcp_of_connect(tcp: bool, syn: bool, state: &SockState) -> bool {
-    tcp && syn && state.process.pid != 0
+        && state.peer == packet.remote.addr.words
+        && may_come_in(cfg, packet.on_loopback)
 }
 
 /// Drops a packet that could not be read.

@@ -1,7 +1,7 @@
 //! What connect and sendmsg share: the address a process names, in either family.
 
 use agentnet_common::{
-    abi::{AgentCfg, CACHED_ALLOW, CACHED_NONE, LOCAL_ANY, LOCAL_OWN, ROLE_NONE, SockState},
+    abi::{AgentCfg, CACHED_ALLOW, CACHED_JUDGE, CACHED_NONE, LOCAL_ANY, LOCAL_OWN, ROLE_NONE, SockState},
     addr::{Addr, Endpoint, protocol},
     event::Hook,
     verdict::{Reason, RuleId, Scope, Verdict, decide},
@@ -58,10 +58,10 @@ pub fn decide_call(ctx: &SockAddrContext, family: Family, hook: Hook) -> bool {
     };
     state.agent = cfg.agent;
     state.process = process;
-    let repeat = matches!(hook, Hook::Sendmsg) && is_cached(state, cfg, &remote);
-    if repeat {
+    if matches!(hook, Hook::Sendmsg) && is_cached(state, cfg, &remote) {
         return true;
     }
+    let reported = matches!(hook, Hook::Sendmsg) && is_reported(state, cfg, &remote);
     let scope = scope_of_address(ctx.as_ptr(), cfg, &remote);
     let verdict = if is_reply(state, cfg, &remote, scope) {
         Verdict::Allow(RuleId::REPLY)
@@ -77,7 +77,7 @@ pub fn decide_call(ctx: &SockAddrContext, family: Family, hook: Hook) -> bool {
         state.role = ROLE_NONE;
     }
     remember(state, cfg, &remote, scope, verdict);
-    let fresh = !matches!(verdict, Verdict::Allow(RuleId::NOTHING_SENT));
+    let fresh = !reported && !matches!(verdict, Verdict::Allow(RuleId::NOTHING_SENT | RuleId::REPLY));
     conclude(cfg, Some(state), &facts, verdict, fresh)
 }
 
@@ -93,27 +93,32 @@ fn normalise(addr: Addr) -> Addr {
 /// Whether this very endpoint was allowed under the policy in force.
 #[inline(always)]
 pub fn is_cached(state: &SockState, cfg: &AgentCfg, remote: &Endpoint) -> bool {
-    state.cached == CACHED_ALLOW
+    state.cached == CACHED_ALLOW && is_reported(state, cfg, remote)
+}
+
+/// Whether this very endpoint was reported as allowed under the policy in force.
+#[inline(always)]
+pub fn is_reported(state: &SockState, cfg: &AgentCfg, remote: &Endpoint) -> bool {
+    state.cached != CACHED_NONE
         && state.generation == cfg.generation
         && state.peer_port == remote.port
         && state.peer == remote.addr.words
         && !cfg.is_quarantined()
 }
 
-/// Remembers a verdict. What is on this host is asked anew each time: its listener may change.
+/// Remembers a verdict. UDP on this host is judged anew each time: its listener may change.
 #[inline(always)]
 pub fn remember(state: &mut SockState, cfg: &AgentCfg, remote: &Endpoint, scope: Scope, verdict: Verdict) {
-    let keep = scope == Scope::Remote || remote.protocol == protocol::TCP;
-    match verdict {
-        Verdict::Allow(rule) if keep => {
-            state.cached = CACHED_ALLOW;
-            state.generation = cfg.generation;
-            state.peer = remote.addr.words;
-            state.peer_port = remote.port;
-            state.rule = rule.0;
-        }
-        _ => state.cached = CACHED_NONE,
-    }
+    let Verdict::Allow(rule) = verdict else {
+        state.cached = CACHED_NONE;
+        return;
+    };
+    let lasting = matches!(scope, Scope::Remote) || remote.protocol == protocol::TCP;
+    state.cached = if lasting { CACHED_ALLOW } else { CACHED_JUDGE };
+    state.generation = cfg.generation;
+    state.peer = remote.addr.words;
+    state.peer_port = remote.port;
+    state.rule = rule.0;
 }
 
 /// Whether `[local] listen` lets somebody at this place talk to the agent.
