@@ -1,1 +1,5 @@
 //! All code that talks to the kernel about eBPF.
+
+pub mod addrs;
+pub mod mounts;
+pub mod sockdiag;
