@@ -3,10 +3,14 @@
 //! [`Kernel`] is the one handle: it loads the object, installs policies, attaches agents and reads what the
 //! programs report.
 
+pub mod addrs;
+pub mod features;
 pub mod links;
+pub mod mounts;
 pub mod object;
 pub mod pins;
 pub mod ring;
+pub mod sockdiag;
 mod sys;
 pub mod verify;
 
