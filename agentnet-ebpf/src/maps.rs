@@ -10,7 +10,7 @@ use agentnet_common::{
 };
 use aya_ebpf::{
     bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, bpf_map_type},
-    btf_maps::{ArrayOfMaps, HashMap, LpmTrie, PerCpuHashMap, RingBuf},
+    btf_maps::{ArrayOfMaps, HashMap, LpmTrie, PerCpuArray, RingBuf},
     macros::btf_map,
 };
 
@@ -66,7 +66,7 @@ pub static SOCK: SockMap = SockMap::new();
 #[btf_map]
 pub static NETS: ArrayOfMaps<NetTrie, { SLOTS as usize }> = ArrayOfMaps::new();
 #[btf_map]
-pub static COUNTERS: PerCpuHashMap<u32, AgentCounters, { MAX_AGENTS as usize }> = PerCpuHashMap::new();
+pub static COUNTERS: PerCpuArray<AgentCounters, { MAX_AGENTS as usize }> = PerCpuArray::new();
 #[btf_map]
 pub static REFUSED: HashMap<u64, u32, { REFUSED_ENTRIES as usize }> = HashMap::new();
 #[btf_map]

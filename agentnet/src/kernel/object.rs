@@ -16,7 +16,8 @@ use agentnet_common::{
 };
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
-    maps::{ArrayOfMaps, LpmTrie, Map, MapData, MapError, PerCpuHashMap, PerCpuValues, RingBuf, lpm_trie::Key},
+    programs::ProgramInfo,
+    maps::{ArrayOfMaps, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf, lpm_trie::Key},
 };
 
 use super::{links, pins, ring::Ring, sys};
@@ -118,22 +119,9 @@ pub struct Kernel {
     attached: Vec<links::Attached>,
 }
 
-/// Reads the object and makes its maps, loads every program.
-fn load_object(log: VerifierLogLevel) -> Result<Ebpf, KernelError> {
-    if OBJECT.is_empty() {
-        return Err(KernelError::Stub);
-    }
-    let mut object = EbpfLoader::new()
-        .verifier_log_level(log)
-        .load(OBJECT)
-        .map_err(|error| KernelError::Object(Box::new(error)))?;
-    links::load_programs(&mut object)?;
-    Ok(object)
-}
-
-/// Loads the object for inspection only: nothing is pinned or attached.
-pub(super) fn load_for_inspection() -> Result<Ebpf, KernelError> {
-    load_object(VerifierLogLevel::STATS)
+/// The object.
+pub(super) fn bytes() -> Result<&'static [u8], KernelError> {
+    if OBJECT.is_empty() { Err(KernelError::Stub) } else { Ok(OBJECT) }
 }
 
 impl Kernel {
@@ -143,7 +131,11 @@ impl Kernel {
     /// When this build holds no object, the kernel refuses it, or bpffs cannot be written. Nothing is left
     /// behind then.
     pub fn load(pins: &Path) -> Result<Self, KernelError> {
-        let object = load_object(VerifierLogLevel::DISABLE)?;
+        let mut object = EbpfLoader::new()
+            .verifier_log_level(VerifierLogLevel::DISABLE)
+            .load(bytes()?)
+            .map_err(|error| KernelError::Object(Box::new(error)))?;
+        links::load_programs(&mut object)?;
         let kernel = Self { object, pins: pins.to_owned(), attached: Vec::new() };
         let pinned = pins::create(pins).and_then(|()| kernel.pin_maps());
         if let Err(error) = pinned {
@@ -208,16 +200,15 @@ impl Kernel {
         self.configure(cgroup, cfg)
     }
 
-    /// Makes room for the agent's counters.
+    /// Starts the agent's counters at zero.
     fn register(&mut self, agent: u32) -> Result<(), KernelError> {
         let failed = |source| KernelError::Map { map: maps::COUNTERS, source };
-        let cpus = aya::util::nr_cpus()
-            .map_err(|(_, error)| failed(MapError::IoError(error)))?;
+        let cpus = aya::util::nr_cpus().map_err(|(_, error)| failed(MapError::IoError(error)))?;
         let zero = PerCpuValues::try_from(vec![AgentCounters::default(); cpus])
             .map_err(|error| failed(MapError::IoError(error)))?;
-        PerCpuHashMap::<_, u32, AgentCounters>::try_from(self.map_mut(maps::COUNTERS)?)
+        PerCpuArray::<_, AgentCounters>::try_from(self.map_mut(maps::COUNTERS)?)
             .map_err(failed)?
-            .insert(agent, zero, 0)
+            .set(agent, zero, 0)
             .map_err(failed)
     }
 
@@ -243,7 +234,7 @@ impl Kernel {
     /// When the map cannot be read or does not know the agent.
     pub fn counters(&self, agent: u32) -> Result<AgentCounters, KernelError> {
         let failed = |source| KernelError::Map { map: maps::COUNTERS, source };
-        let values = PerCpuHashMap::<_, u32, AgentCounters>::try_from(self.map(maps::COUNTERS)?)
+        let values = PerCpuArray::<_, AgentCounters>::try_from(self.map(maps::COUNTERS)?)
             .map_err(failed)?
             .get(&agent, 0)
             .map_err(failed)?;
@@ -271,6 +262,18 @@ impl Kernel {
         Ok((take(maps::ALERTS)?, take(maps::SAMPLES)?))
     }
 
+    /// What the kernel says of one of the programs.
+    ///
+    /// # Errors
+    /// When there is no such program.
+    pub(super) fn program_info(&self, program: &'static str) -> Result<ProgramInfo, KernelError> {
+        self.object
+            .program(program)
+            .ok_or(KernelError::NoProgram { program })?
+            .info()
+            .map_err(|source| KernelError::Load { program, source: Box::new(source) })
+    }
+
     /// What is guarded now, in words.
     pub fn attached(&self) -> Vec<&'static str> {
         self.attached.iter().map(|attached| attached.hook.door).collect()
@@ -296,7 +299,7 @@ const fn missing(map: &'static str) -> KernelError {
 /// The map's descriptor, for the kinds that are pinned or written by hand.
 const fn map_data(map: &Map) -> Option<&MapData> {
     match map {
-        Map::CgroupStorage(data) | Map::HashMap(data) | Map::PerCpuHashMap(data) | Map::ArrayOfMaps(data) => {
+        Map::CgroupStorage(data) | Map::HashMap(data) | Map::PerCpuArray(data) | Map::ArrayOfMaps(data) => {
             Some(data)
         }
         _ => None,
