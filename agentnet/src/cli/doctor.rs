@@ -12,7 +12,7 @@ use owo_colors::OwoColorize as _;
 use crate::kernel::features::{self, Check, Purpose, State};
 
 /// Arguments of `agentnet doctor`.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Copy, Debug, clap::Args)]
 pub struct DoctorArgs {
     /// Print one JSON object per check
     #[arg(long)]
@@ -26,9 +26,8 @@ pub struct DoctorArgs {
 ///
 /// If the result cannot be written.
 pub fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
-    let DoctorArgs { json } = args;
     let checks = features::probe();
-    let text = if json { lines(&checks)? } else { table(&checks) };
+    let text = if args.json { lines(&checks)? } else { table(&checks, rustix::process::geteuid().is_root()) };
     let mut out = anstream::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         // Whoever reads has seen enough.
@@ -47,18 +46,18 @@ fn lines(checks: &[Check]) -> anyhow::Result<String> {
     Ok(text)
 }
 
-fn table(checks: &[Check]) -> String {
+fn table(checks: &[Check], root: bool) -> String {
     let groups = [
-        (Purpose::Enforcement, "to refuse what a policy does not allow"),
-        (Purpose::Run, "to start and confine an agent"),
-        (Purpose::Later, "for later versions"),
+        (Purpose::Enforcement, "Enforcement"),
+        (Purpose::Run, "agentnet run"),
+        (Purpose::Later, "Later versions"),
     ];
     let width = checks.iter().map(|check| check.title.len()).max().unwrap_or_default();
     let mut text = String::new();
     for (purpose, heading) in groups {
         section(&mut text, heading, width, checks.iter().filter(|check| check.needed_for == purpose));
     }
-    text.push_str(&conclusion(checks));
+    text.push_str(&conclusion(checks, root));
     text.push('\n');
     text
 }
@@ -68,8 +67,8 @@ fn section<'a>(text: &mut String, heading: &str, width: usize, checks: impl Iter
     let _ = writeln!(text, "{}", heading.bold());
     for check in checks {
         let mark = mark(check);
-        let optional = if check.required { "" } else { " (optional)" };
-        let _ = writeln!(text, "  {mark} {:width$}  {}{}", check.title, check.detail, optional.dimmed());
+        let optional = if check.required || check.state == State::Ok { "" } else { "optional: " };
+        let _ = writeln!(text, "  {mark} {:width$}  {}{}", check.title, optional.dimmed(), check.detail);
         if let Some(fix) = &check.fix {
             let _ = writeln!(text, "    {:width$}  → {fix}", "");
         }
@@ -87,18 +86,93 @@ fn mark(check: &Check) -> String {
 }
 
 /// One line: whether it works, or what to do first.
-fn conclusion(checks: &[Check]) -> String {
+fn conclusion(checks: &[Check], root: bool) -> String {
     let mut blocking = checks.iter().filter(|check| check.blocks());
     let Some(first) =
         blocking.clone().find(|check| check.state != State::Unknown).or_else(|| blocking.next())
     else {
         return "agentnet can enforce on this host.".to_owned();
     };
-    match (&first.fix, first.state) {
-        (Some(fix), _) => format!("agentnet cannot enforce on this host yet. First {}: {fix}.", first.title),
-        (None, _) if !rustix::process::geteuid().is_root() => {
-            "Nothing is missing so far; the rest needs root: run `sudo agentnet doctor`.".to_owned()
+    match &first.fix {
+        Some(fix) => format!("agentnet cannot enforce on this host yet. First, for {}: {fix}.", first.title),
+        None if root => {
+            format!("It is not known whether agentnet can enforce here: {}: {}.", first.title, first.detail)
         }
-        (None, _) => format!("agentnet may not be able to enforce here. {}: {}.", first.title, first.detail),
+        None => "Nothing is missing so far; the rest needs root: run `sudo agentnet doctor`.".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(
+        id: &'static str,
+        needed_for: Purpose,
+        state: State,
+        required: bool,
+        fix: Option<&str>,
+    ) -> Check {
+        Check { id, title: id, state, required, needed_for, detail: "seen".into(), fix: fix.map(Into::into) }
+    }
+
+    fn mixed() -> Vec<Check> {
+        vec![
+            check("cgroup2", Purpose::Enforcement, State::Ok, true, None),
+            check("hook", Purpose::Enforcement, State::Unknown, true, None),
+            check("sysctl", Purpose::Run, State::Degraded, false, Some("set it")),
+            check("seccomp", Purpose::Run, State::Missing, true, Some("build it in")),
+            check("tcx", Purpose::Later, State::Missing, false, Some("wait")),
+        ]
+    }
+
+    #[test]
+    fn the_table_is_grouped_and_says_what_to_do() {
+        let plain = anstream::adapter::strip_str(&table(&mixed(), true)).to_string();
+        insta::assert_snapshot!(plain, @r"
+        Enforcement
+          ✓ cgroup2  seen
+          ? hook     seen
+
+        agentnet run
+          ! sysctl   optional: seen
+                     → set it
+          ✗ seccomp  seen
+                     → build it in
+
+        Later versions
+          ! tcx      optional: seen
+                     → wait
+
+        agentnet cannot enforce on this host yet. First, for seccomp: build it in.
+        ");
+    }
+
+    #[test]
+    fn the_conclusion_names_what_comes_first() {
+        let mut checks = mixed();
+        assert_eq!(
+            conclusion(&checks, true),
+            "agentnet cannot enforce on this host yet. First, for seccomp: build it in."
+        );
+        checks.retain(|check| check.id != "seccomp");
+        assert!(conclusion(&checks, false).contains("sudo agentnet doctor"));
+        assert!(conclusion(&checks, true).contains("hook: seen"));
+        checks.retain(|check| check.id != "hook");
+        assert_eq!(conclusion(&checks, true), "agentnet can enforce on this host.");
+    }
+
+    #[test]
+    fn each_line_of_json_is_one_check() {
+        let text = lines(&mixed()).expect("strings and codes only");
+        let parsed: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).expect("an object")).collect();
+        assert_eq!(parsed.len(), mixed().len());
+        let expected = serde_json::json!({
+            "id": "seccomp", "title": "seccomp", "state": "missing", "required": true, "needed_for": "run",
+            "detail": "seen", "fix": "build it in"
+        });
+        assert_eq!(parsed[3], expected);
+        assert!(parsed[0].get("fix").is_none(), "nothing to fix, nothing said");
     }
 }

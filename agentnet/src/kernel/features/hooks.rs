@@ -21,7 +21,11 @@ use crate::kernel::mounts;
 /// What a kernel needs that lacks a map or hook. The version is the oldest on which all of it was seen to work.
 const KERNEL: &str = "use Linux 6.12 or later with CONFIG_BPF_SYSCALL=y and CONFIG_CGROUP_BPF=y";
 /// What helps root that is refused.
-const OUTSIDE: &str = "run it on the host itself: containers and user namespaces are not allowed eBPF";
+const FORBIDDEN: &str =
+    "run it on the host itself, outside any container; if this is the host, an LSM policy forbids eBPF";
+/// What helps when only attaching is refused (`hierarchy_allows_attach`, kernel/bpf/cgroup.c).
+const EXCLUSIVE: &str = "find with `bpftool cgroup tree` what another tool attached to a cgroup above without \
+                         allowing others below it, and detach that";
 
 // enum bpf_map_type, include/uapi/linux/bpf.h
 const LPM_TRIE: u32 = 11;
@@ -109,15 +113,15 @@ const fn hook(
 }
 
 const HOOKS: &[Hook] = &[
-    hook("hook_egress", "packets sent", CGROUP_SKB, 1, SKB),
-    hook("hook_ingress", "packets received", CGROUP_SKB, 0, SKB),
-    hook("hook_connect4", "connect, IPv4", CGROUP_SOCK_ADDR, 10, SOCK_ADDR),
-    hook("hook_connect6", "connect, IPv6", CGROUP_SOCK_ADDR, 11, SOCK_ADDR),
-    hook("hook_sendmsg4", "sendmsg, IPv4", CGROUP_SOCK_ADDR, 14, SOCK_ADDR),
-    hook("hook_sendmsg6", "sendmsg, IPv6", CGROUP_SOCK_ADDR, 15, SOCK_ADDR),
-    hook("hook_sock_create", "socket", CGROUP_SOCK, 2, SOCK_CREATE),
+    hook("hook_egress", "cgroup_skb egress", CGROUP_SKB, 1, SKB),
+    hook("hook_ingress", "cgroup_skb ingress", CGROUP_SKB, 0, SKB),
+    hook("hook_connect4", "connect4", CGROUP_SOCK_ADDR, 10, SOCK_ADDR),
+    hook("hook_connect6", "connect6", CGROUP_SOCK_ADDR, 11, SOCK_ADDR),
+    hook("hook_sendmsg4", "sendmsg4", CGROUP_SOCK_ADDR, 14, SOCK_ADDR),
+    hook("hook_sendmsg6", "sendmsg6", CGROUP_SOCK_ADDR, 15, SOCK_ADDR),
+    hook("hook_sock_create", "sock_create", CGROUP_SOCK, 2, SOCK_CREATE),
     hook("hook_setsockopt", "setsockopt", CGROUP_SOCKOPT, 22, SOCKOPT),
-    hook("hook_sock_ops", "TCP state changes", SOCK_OPS, 3, SOCKOPS),
+    hook("hook_sock_ops", "sock_ops", SOCK_OPS, 3, SOCKOPS),
 ];
 
 const fn unix_hook(id: &'static str, title: &'static str, attach_type: u32) -> Hook {
@@ -125,10 +129,8 @@ const fn unix_hook(id: &'static str, title: &'static str, attach_type: u32) -> H
     Hook { subject, prog_type: CGROUP_SOCK_ADDR, attach_type, uses: UNIX }
 }
 
-const UNIX_HOOKS: &[Hook] = &[
-    unix_hook("hook_connect_unix", "connect, Unix", 49),
-    unix_hook("hook_sendmsg_unix", "sendmsg, Unix", 50),
-];
+const UNIX_HOOKS: &[Hook] =
+    &[unix_hook("hook_connect_unix", "connect_unix", 49), unix_hook("hook_sendmsg_unix", "sendmsg_unix", 50)];
 
 const MAP_IDENTITY: Subject = map("map_cgroup_storage", "cgroup storage");
 const MAP_SOCKETS: Subject = map("map_sk_storage", "socket storage");
@@ -141,12 +143,12 @@ const fn map(id: &'static str, title: &'static str) -> Subject {
 }
 
 const KILL: Subject = Subject::required("cgroup_kill", "cgroup.kill", Purpose::Run);
-const TCX: Subject = Subject::optional("hook_tcx", "packets of containers (tcx)", Purpose::Later);
-const MSG: Subject = Subject::optional("hook_sk_msg", "TCP payload (sk_msg)", Purpose::Later);
+const TCX: Subject = Subject::optional("hook_tcx", "tcx", Purpose::Later);
+const MSG: Subject = Subject::optional("hook_sk_msg", "sk_msg", Purpose::Later);
 
 /// Tries them all. `cgroup.kill` is among them: it shows only in a cgroup below the top, and here is one.
 pub(super) fn probe(privileges: &Privileges) -> Vec<Check> {
-    if !privileges.may_load {
+    if !privileges.may_load() {
         let maps = [MAP_IDENTITY, MAP_SOCKETS, MAP_TRIE, MAP_NESTED, MAP_RING];
         let hooks = HOOKS.iter().chain(UNIX_HOOKS).map(|hook| hook.subject);
         return maps.into_iter().chain(hooks).chain([KILL, TCX, MSG]).map(Subject::needs_root).collect();
@@ -243,7 +245,13 @@ impl Hook {
         match scratch {
             Ok(scratch) => {
                 let link = bpf::attach(program.as_fd(), scratch.directory.as_raw_fd(), self.attach_type);
-                judge(self.subject, link.map(drop), "loads and attaches", fix)
+                match link {
+                    Ok(_) => self.subject.ok("loads and attaches"),
+                    Err(refusal) => {
+                        let fix = if refusal.is_permission() { EXCLUSIVE } else { fix };
+                        self.subject.missing(format!("loads; {refusal}"), fix)
+                    }
+                }
             }
             Err(error) => self.subject.unknown(format!("loads; {error}")),
         }
@@ -273,7 +281,7 @@ fn judge(subject: Subject, result: Result<(), Refusal>, works: &str, fix: &str) 
 }
 
 fn denied(subject: Subject, refusal: &Refusal, detail: String, fix: &str) -> Check {
-    subject.missing(detail, if refusal.is_permission() { OUTSIDE } else { fix })
+    subject.missing(detail, if refusal.is_permission() { FORBIDDEN } else { fix })
 }
 
 /// Attaches to the loopback interface of a network namespace that ends with the thread.
@@ -362,6 +370,43 @@ fn reap(mount: &Path) {
         });
         if abandoned {
             let _ = fs::remove_dir(entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::features::State;
+
+    /// A hook that asks for the packet where there is none.
+    const WRONG: Hook = hook("wrong", "wrong", CGROUP_SOCK_ADDR, 10, &[Use::Clock, Use::Packet, Use::Cookie]);
+
+    #[test]
+    fn a_hook_that_is_refused_says_what_for() {
+        let check = WRONG.check(&Maps::default(), Err(&"there is no cgroup".to_owned()));
+        assert_eq!(check.state, State::Missing, "{check:?}");
+        if Privileges::of_this_process().may_load() {
+            assert!(
+                check.detail.starts_with("cannot use bpf_skb_load_bytes; the verifier says: "),
+                "{check:?}"
+            );
+            assert_eq!(check.fix.as_deref(), Some(KERNEL));
+        } else {
+            assert_eq!(check.fix.as_deref(), Some(FORBIDDEN), "{check:?}");
+        }
+    }
+
+    #[test]
+    fn a_hook_without_its_maps_or_cgroup_is_unknown() {
+        let needs_map = hook("map", "map", CGROUP_SKB, 1, SKB);
+        let check = needs_map.check(&Maps::default(), Err(&String::new()));
+        assert_eq!(check.state, State::Unknown, "{check:?}");
+
+        let bare = hook("bare", "bare", CGROUP_SKB, 1, &[]);
+        let check = bare.check(&Maps::default(), Err(&"there is no cgroup".to_owned()));
+        if Privileges::of_this_process().may_load() {
+            assert_eq!((check.state, check.detail.as_str()), (State::Unknown, "loads; there is no cgroup"));
         }
     }
 }

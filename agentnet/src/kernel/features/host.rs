@@ -12,34 +12,36 @@ use rustix::{
     mount::{FsMountFlags, FsOpenFlags, MountAttrFlags},
 };
 
-use super::{Check, Purpose, Subject};
+use super::{Check, Purpose, State, Subject};
 use crate::kernel::{
     mounts::{self, MountError},
     sockdiag::{self, SockDiagError},
 };
 
-const PRIVILEGE: Subject = Subject::required("privilege", "root", Purpose::Run);
+const KERNEL: Subject = Subject::optional("kernel", "kernel", Purpose::Enforcement);
+const PRIVILEGE: Subject = Subject::required("privilege", "privileges", Purpose::Run);
 const CGROUP2: Subject = Subject::required("cgroup2", "cgroup v2", Purpose::Enforcement);
 const BPFFS: Subject = Subject::required("bpffs", "bpffs", Purpose::Enforcement);
-const DESTROY: Subject = Subject::required("sock_destroy", "destroying sockets", Purpose::Enforcement);
+const DESTROY: Subject = Subject::required("sock_destroy", "socket destruction", Purpose::Enforcement);
 const UNPRIVILEGED: Subject =
-    Subject::optional("unprivileged_bpf", "eBPF is root's alone", Purpose::Enforcement);
-const SECCOMP: Subject = Subject::required("seccomp", "system call filter", Purpose::Run);
-const LANDLOCK: Subject = Subject::required("landlock", "Landlock", Purpose::Run);
+    Subject::optional("unprivileged_bpf", "unprivileged eBPF", Purpose::Enforcement);
+const SECCOMP: Subject = Subject::required("seccomp", "seccomp filter", Purpose::Run);
+const LANDLOCK: Subject = Subject::optional("landlock", "Landlock", Purpose::Run);
 const IO_URING: Subject = Subject::optional("io_uring", "io_uring", Purpose::Run);
 const PTRACE: Subject = Subject::optional("ptrace_scope", "ptrace", Purpose::Run);
-const TIOCSTI: Subject = Subject::optional("tiocsti", "typing into a terminal", Purpose::Run);
-const PING: Subject = Subject::optional("ping_group_range", "ping without root", Purpose::Run);
+const TIOCSTI: Subject = Subject::optional("tiocsti", "TIOCSTI", Purpose::Run);
+const PING: Subject = Subject::optional("ping_group_range", "ping sockets", Purpose::Run);
 const RESOLVED: Subject = Subject::optional("resolved", "systemd-resolved", Purpose::Run);
-const BTF: Subject = Subject::optional("btf", "the kernel's types (BTF)", Purpose::Later);
+const BTF: Subject = Subject::optional("btf", "BTF of the kernel", Purpose::Later);
 const LOCKDOWN: Subject = Subject::optional("lockdown", "lockdown", Purpose::Later);
 
 /// What this process may do.
 pub(super) struct Privileges {
     root: bool,
-    /// Load and attach programs.
-    pub(super) may_load: bool,
+    /// Of the capabilities that agentnet takes, those that this process does not have.
     lacking: Vec<Capability>,
+    /// Root is root only in a namespace of its own, so its capabilities do not count.
+    in_user_namespace: bool,
 }
 
 impl Privileges {
@@ -47,30 +49,50 @@ impl Privileges {
         // An error means a kernel without the capability: it cannot be had.
         let has = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
         let wanted = [Capability::CAP_SYS_ADMIN, Capability::CAP_NET_ADMIN];
-        let lacking: Vec<_> = wanted.into_iter().filter(|capability| !has(*capability)).collect();
-        Self { root: rustix::process::geteuid().is_root(), may_load: lacking.is_empty(), lacking }
+        let identity = |map: String| map.split_whitespace().eq(["0", "0", "4294967295"]);
+        Self {
+            root: rustix::process::geteuid().is_root(),
+            lacking: wanted.into_iter().filter(|capability| !has(*capability)).collect(),
+            in_user_namespace: !read("/proc/thread-self/uid_map").is_none_or(identity),
+        }
+    }
+
+    /// Whether it may load and attach programs.
+    pub(super) fn may_load(&self) -> bool {
+        self.lacking.is_empty() && !self.in_user_namespace
     }
 }
 
 /// Looks at them all.
 pub(super) fn probe(privileges: &Privileges) -> Vec<Check> {
+    let seccomp = seccomp();
+    let filter = seccomp.state == State::Ok;
     let landlock = landlock_abi();
     vec![
+        kernel(),
         cgroup2(&mounts::mountinfo()),
         bpffs(privileges),
         sock_destroy(),
         unprivileged_bpf(setting("kernel/unprivileged_bpf_disabled").as_deref()),
         privilege(privileges, &helpers()),
-        seccomp(),
+        seccomp,
         landlock_check(&landlock),
-        io_uring(setting("kernel/io_uring_disabled").as_deref()),
+        io_uring(setting("kernel/io_uring_disabled").as_deref(), filter),
         ptrace_scope(setting("kernel/yama/ptrace_scope").as_deref(), landlock.is_ok()),
-        tiocsti(setting("dev/tty/legacy_tiocsti").as_deref()),
+        tiocsti(setting("dev/tty/legacy_tiocsti").as_deref(), filter),
         ping(setting("net/ipv4/ping_group_range").as_deref()),
         resolved(Path::new("/run/systemd/resolve")),
         btf(Path::new("/sys/kernel/btf/vmlinux")),
         lockdown(read("/sys/kernel/security/lockdown").as_deref()),
     ]
+}
+
+/// For whoever reads a report; nothing is concluded from the version.
+fn kernel() -> Check {
+    let name = rustix::system::uname();
+    let [system, release, machine] =
+        [name.sysname(), name.release(), name.machine()].map(std::ffi::CStr::to_string_lossy);
+    KERNEL.ok(format!("{system} {release} {machine}"))
 }
 
 fn read(path: impl AsRef<Path>) -> Option<String> {
@@ -112,7 +134,7 @@ fn bpffs(privileges: &Privileges) -> Check {
     if let Ok(point) = mounts::bpffs_mount() {
         return BPFFS.ok(format!("mounted at {}", point.display()));
     }
-    if privileges.may_load {
+    if privileges.may_load() {
         return match detached_bpffs() {
             Ok(()) => BPFFS.ok("not mounted; agentnet mounts it when it runs"),
             Err(error) => BPFFS.missing(format!("not mounted, and mounting it fails: {error}"), FIX),
@@ -183,8 +205,13 @@ fn helpers() -> Vec<PathBuf> {
 }
 
 fn privilege(privileges: &Privileges, helpers: &[PathBuf]) -> Check {
+    if privileges.may_load() {
+        return PRIVILEGE.ok("this process may do all that agentnet does");
+    }
     match (privileges.root, helpers) {
-        _ if privileges.lacking.is_empty() => PRIVILEGE.ok("this process may do all that agentnet does"),
+        (true, _) if privileges.in_user_namespace => {
+            PRIVILEGE.missing("root of a user namespace, not of the host", "run it on the host itself")
+        }
         (true, _) => {
             let lacking: Vec<String> = privileges.lacking.iter().map(ToString::to_string).collect();
             let detail = format!("root, but without {}", lacking.join(" and "));
@@ -229,61 +256,52 @@ fn landlock_check(abi: &io::Result<i64>) -> Check {
     const SCOPES: i64 = 6;
     match abi {
         Ok(abi) if *abi >= SCOPES => LANDLOCK.ok(format!("ABI {abi}")),
-        Ok(abi) => {
-            let detail = format!("ABI {abi}: cannot keep an agent from signals and abstract Unix sockets");
-            LANDLOCK.degraded(detail, "use Linux 6.12 or later")
-        }
+        Ok(abi) => LANDLOCK.degraded(
+            format!(
+                "ABI {abi}: an agent can signal its user's other processes and reach their abstract sockets"
+            ),
+            "use Linux 6.12 or later",
+        ),
         Err(error) => LANDLOCK.missing(
-            error.to_string(),
+            format!("{error}: an agent can reach into its user's other processes"),
             "use a kernel with CONFIG_SECURITY_LANDLOCK=y, and add landlock to its lsm= parameter",
         ),
     }
 }
 
-fn io_uring(value: Option<&str>) -> Check {
-    let meaning = match value {
-        Some("0") => "everybody may use it",
-        Some("1") => "only privileged processes may use it",
-        Some("2") => "nobody may use it",
-        _ => "there is no switch for it",
-    };
-    IO_URING.ok(format!("{meaning}; agents may not"))
+fn io_uring(value: Option<&str>, filter: bool) -> Check {
+    match (value, filter) {
+        (Some("2"), _) => IO_URING.ok("kernel.io_uring_disabled = 2"),
+        (_, true) => IO_URING.ok("agents may not use it, by their seccomp filter"),
+        (_, false) => IO_URING.degraded("an agent may use it", sysctl("kernel.io_uring_disabled=2")),
+    }
 }
 
 fn ptrace_scope(value: Option<&str>, landlock: bool) -> Check {
-    let seen = value.unwrap_or("not there");
-    match value {
-        Some("1" | "2" | "3") => PTRACE.ok(format!("kernel.yama.ptrace_scope = {seen}")),
-        _ if landlock => PTRACE
-            .ok(format!("kernel.yama.ptrace_scope is {seen}; Landlock keeps agents from other processes")),
-        _ => PTRACE.degraded(
-            format!("kernel.yama.ptrace_scope is {seen}: an agent can take over its user's other processes"),
+    match (value, landlock) {
+        (Some(value @ ("1" | "2" | "3")), _) => PTRACE.ok(format!("kernel.yama.ptrace_scope = {value}")),
+        (_, true) => PTRACE.ok("agents cannot trace others, by Landlock"),
+        (_, false) => PTRACE.degraded(
+            "an agent can take over its user's other processes",
             sysctl("kernel.yama.ptrace_scope=1"),
         ),
     }
 }
 
-fn tiocsti(value: Option<&str>) -> Check {
-    match value {
-        Some("0") => TIOCSTI.ok("dev.tty.legacy_tiocsti = 0"),
-        Some(_) => TIOCSTI.degraded(
-            "a program can type commands into the terminal it was started from",
+fn tiocsti(value: Option<&str>, filter: bool) -> Check {
+    match (value, filter) {
+        (Some("0"), _) => TIOCSTI.ok("dev.tty.legacy_tiocsti = 0"),
+        (_, true) => TIOCSTI.ok("agents cannot type into their terminal, by their seccomp filter"),
+        (_, false) => TIOCSTI.degraded(
+            "an agent can type commands into the terminal it was started from",
             sysctl("dev.tty.legacy_tiocsti=0"),
-        ),
-        None => TIOCSTI.degraded(
-            "a program can type commands into the terminal it was started from",
-            "use Linux 6.2 or later, and there dev.tty.legacy_tiocsti=0",
         ),
     }
 }
 
 fn ping(value: Option<&str>) -> Check {
-    let bounds: Vec<u32> = value
-        .as_deref()
-        .unwrap_or_default()
-        .split_whitespace()
-        .filter_map(|bound| bound.parse().ok())
-        .collect();
+    let bounds: Vec<u32> =
+        value.unwrap_or_default().split_whitespace().filter_map(|bound| bound.parse().ok()).collect();
     match bounds.as_slice() {
         [first, last] if first <= last => PING.ok(format!("groups {first} to {last} may ping")),
         [_, _] => PING.degraded(
@@ -328,7 +346,6 @@ fn lockdown(text: Option<&str>) -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::features::State;
 
     #[test]
     fn settings_are_understood() {
@@ -337,15 +354,18 @@ mod tests {
             (unprivileged_bpf(Some("1")), State::Ok),
             (unprivileged_bpf(Some("2")), State::Ok),
             (unprivileged_bpf(None), State::Unknown),
-            (io_uring(Some("0")), State::Ok),
-            (io_uring(None), State::Ok),
+            (io_uring(Some("0"), true), State::Ok),
+            (io_uring(Some("0"), false), State::Degraded),
+            (io_uring(Some("2"), false), State::Ok),
+            (io_uring(None, false), State::Degraded),
             (ptrace_scope(Some("1"), false), State::Ok),
             (ptrace_scope(Some("0"), false), State::Degraded),
             (ptrace_scope(None, false), State::Degraded),
             (ptrace_scope(Some("0"), true), State::Ok),
-            (tiocsti(Some("0")), State::Ok),
-            (tiocsti(Some("1")), State::Degraded),
-            (tiocsti(None), State::Degraded),
+            (tiocsti(Some("0"), false), State::Ok),
+            (tiocsti(Some("1"), true), State::Ok),
+            (tiocsti(Some("1"), false), State::Degraded),
+            (tiocsti(None, false), State::Degraded),
             (ping(Some("0\t2147483647")), State::Ok),
             (ping(Some("1\t0")), State::Degraded),
             (ping(Some("nonsense")), State::Unknown),
@@ -387,15 +407,23 @@ mod tests {
 
     #[test]
     fn root_is_had_or_asked_for() {
-        let user = Privileges { root: false, may_load: false, lacking: vec![Capability::CAP_SYS_ADMIN] };
+        let user =
+            Privileges { root: false, lacking: vec![Capability::CAP_SYS_ADMIN], in_user_namespace: false };
         let asked = privilege(&user, &["/usr/bin/sudo".into(), "/usr/bin/doas".into()]);
         assert_eq!(asked.state, State::Ok);
         assert!(asked.detail.contains("/usr/bin/sudo"), "{asked:?}");
         assert_eq!(privilege(&user, &[]).state, State::Missing);
 
         let container = Privileges { root: true, ..user };
-        let container = privilege(&container, &["/usr/bin/sudo".into()]);
-        assert_eq!(container.state, State::Missing);
-        assert!(container.detail.contains("CAP_SYS_ADMIN"), "{container:?}");
+        let told = privilege(&container, &["/usr/bin/sudo".into()]);
+        assert_eq!(told.state, State::Missing);
+        assert!(told.detail.contains("CAP_SYS_ADMIN"), "{told:?}");
+
+        let namespace = Privileges { root: true, lacking: Vec::new(), in_user_namespace: true };
+        assert!(!namespace.may_load());
+        assert_eq!(privilege(&namespace, &[]).state, State::Missing);
+        let root = Privileges { in_user_namespace: false, ..namespace };
+        assert!(root.may_load());
+        assert_eq!(privilege(&root, &[]).state, State::Ok);
     }
 }
