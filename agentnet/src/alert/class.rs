@@ -9,7 +9,10 @@ use std::{borrow::Cow, net::IpAddr};
 
 use agentnet_common::{event::Outcome, verdict::Reason};
 
-use super::model::{Action, Kind, Severity};
+use super::{
+    model::{Action, Kind, Severity},
+    names::Socket,
+};
 
 /// What a reason means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,34 +138,49 @@ impl Class {
         }
     }
 
-    /// The same, sharpened by the destination: reaching for a cloud's credentials is not an ordinary slip.
-    pub fn at(self, destination: Option<IpAddr>) -> Self {
-        match destination {
-            Some(ip) if self.kind == Kind::EgressDenied && is_metadata(ip) => Self {
+    /// The same with what it was about taken into account: to reach for a cloud's credentials is no ordinary
+    /// slip, and to try MPTCP first is what ordinary servers do.
+    #[must_use]
+    pub fn about(self, destination: Option<IpAddr>, socket: Option<&Socket>) -> Self {
+        if self.kind == Kind::EgressDenied && destination.is_some_and(is_metadata) {
+            return Self {
                 severity: Severity::High,
                 technique: Some("T1552.005"), // Unsecured Credentials: Cloud Instance Metadata API
                 short: "cloud metadata service",
                 ..self
-            },
-            _ => self,
+            };
         }
+        if self.kind == Kind::RawSocket && socket.is_some_and(|socket| socket.protocol == "mptcp") {
+            return Self {
+                severity: Severity::Low,
+                technique: None,
+                remedy: Remedy::Instead(
+                    "use plain TCP, as programs do by themselves where there is no MPTCP",
+                ),
+                ..self
+            };
+        }
+        self
     }
 }
 
-/// Whether `ip` is where a cloud hands out the credentials of the machine: AWS, GCP, Azure and most others
-/// (169.254.169.254), AWS's container credentials and time, IMDS over IPv6, Azure's wire server, Alibaba.
+/// Whether `ip` is where a cloud hands out a machine's credentials or controls it.
 pub fn is_metadata(ip: IpAddr) -> bool {
-    const V4: [[u8; 4]; 5] = [
-        [169, 254, 169, 254],
-        [169, 254, 170, 2],
-        [169, 254, 170, 23],
-        [168, 63, 129, 16],
-        [100, 100, 100, 200],
+    const V4: [[u8; 4]; 7] = [
+        [100, 100, 100, 200], // Alibaba Cloud
+        [168, 63, 129, 16],   // Azure, platform services
+        [169, 254, 42, 42],   // Scaleway
+        [169, 254, 169, 254], // AWS, Google Cloud, Azure and most others
+        [169, 254, 170, 2],   // AWS, credentials of tasks
+        [169, 254, 170, 23],  // AWS, credentials of pods
+        [192, 0, 0, 192],     // Oracle Cloud Classic
     ];
-    const V6: [[u16; 8]; 3] = [
-        [0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x254],
-        [0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x23],
-        [0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x254],
+    const V6: [[u16; 8]; 5] = [
+        [0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42],     // Scaleway
+        [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23],    // AWS, credentials of pods
+        [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254],   // AWS
+        [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254],    // Google Cloud
+        [0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0xa9fe], // OpenStack
     ];
     match ip.to_canonical() {
         IpAddr::V4(ip) => V4.contains(&ip.octets()),

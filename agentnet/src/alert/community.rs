@@ -24,11 +24,8 @@ pub fn community_id(protocol: u8, one: SocketAddr, other: SocketAddr) -> Option<
     if one.is_ipv4() != other.is_ipv4() || (has_ports && (one.port() == 0 || other.port() == 0)) {
         return None;
     }
-    let (first, second) = if (one.ip(), one.port()) <= (other.ip(), other.port()) {
-        (one, other)
-    } else {
-        (other, one)
-    };
+    let (first, second) =
+        if (one.ip(), one.port()) <= (other.ip(), other.port()) { (one, other) } else { (other, one) };
     let mut hash = Sha1::new();
     hash.update([0, 0]); // the seed
     for end in [first, second] {

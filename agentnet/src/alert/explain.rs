@@ -5,6 +5,8 @@ use agentnet_common::{
     verdict::{Reason, RuleId},
 };
 
+use super::text::one_line;
+
 /// A rule and where it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleRef {
@@ -16,11 +18,20 @@ pub struct RuleRef {
     pub line: u32,
 }
 
+impl std::fmt::Display for RuleRef {
+    /// The rule and its place, in one line.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "`{}` ({}:{})", one_line(&self.text), self.file, self.line)
+    }
+}
+
 /// Why the policy refuses an endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Explained {
     /// The rule that denies it, if one does.
     pub rule: Option<RuleRef>,
+    /// An allow rule for the address that leaves out the port or the protocol.
+    pub near: Option<RuleRef>,
     /// The special-purpose network it is in, in words such as `link-local (169.254.0.0/16)`.
     pub special: Option<String>,
     /// TOML that would allow it, ready to be added to the policy.

@@ -6,13 +6,11 @@ use std::{
     net::IpAddr,
 };
 
-use agentnet_common::verdict::Reason;
-
 use super::{
-    class::{is_metadata, reason_from_label},
+    class::{Class, Remedy, is_metadata, reason_from_label},
     model::Destination,
     summary::Summary,
-    text::{MAX_COMM, clean},
+    text::{MAX_COMM, MAX_SENTENCE, clean},
 };
 
 /// What was seen of one address.
@@ -31,7 +29,7 @@ struct Seen {
 /// machine's credentials, so that to open one is to be a decision.
 pub fn policy(summary: &Summary) -> String {
     let mut seen: BTreeMap<IpAddr, Seen> = BTreeMap::new();
-    let mut cannot: BTreeSet<String> = BTreeSet::new();
+    let mut left_out: BTreeSet<String> = BTreeSet::new();
     let mut listen = None;
     for row in &summary.allowed {
         // What no rule of a file allowed, `[local]` did, and goes on doing.
@@ -40,21 +38,28 @@ pub fn policy(summary: &Summary) -> String {
         }
     }
     for row in &summary.refused {
-        let reason = reason_from_label(&row.reason);
-        match (&row.destination, reason) {
-            (Some(peer), Some(Reason::ListenDenied | Reason::Unsolicited)) => {
+        let remedy = reason_from_label(&row.reason).map(|reason| Class::of(reason).remedy);
+        match (&row.destination, remedy) {
+            (Some(peer), Some(Remedy::Listen)) => {
                 let wanted = if peer.ip.is_loopback() { "loopback" } else { "any" };
                 // "any" includes loopback.
                 if listen != Some("any") {
                     listen = Some(wanted);
                 }
             }
-            (Some(destination), _) if note(&mut seen, destination, &row.processes, row.count) => {}
+            (Some(destination), _) if row.denied_by.is_some() => {
+                let rule = row.denied_by.as_deref().unwrap_or_default();
+                left_out.insert(format!("{destination}: the rule {rule} denies it"));
+            }
+            // Under audit the ping itself follows, and brings its destination.
+            (None, Some(Remedy::Add(_))) => {}
+            (Some(destination), Some(Remedy::Rule | Remedy::Add(_) | Remedy::Operator(_)))
+                if note(&mut seen, destination, &row.processes, row.count) => {}
             (Some(destination), _) => {
-                cannot.insert(format!("{destination} ({})", row.reason));
+                left_out.insert(format!("{destination}: no rule can allow it ({})", row.reason));
             }
             (None, _) => {
-                cannot.insert(row.reason.clone());
+                left_out.insert(format!("{}: no rule can allow it", row.reason));
             }
         }
     }
@@ -67,8 +72,8 @@ pub fn policy(summary: &Summary) -> String {
     if summary.refused_elsewhere + summary.allowed_elsewhere > 0 {
         let _ = writeln!(toml, "# There were more destinations than fit into a summary: this is incomplete.");
     }
-    for what in cannot {
-        let _ = writeln!(toml, "# No rule can allow: {}", clean(&what, MAX_COMM * 2));
+    for what in left_out {
+        let _ = writeln!(toml, "# Left out: {}", clean(&what, MAX_SENTENCE));
     }
     let _ = writeln!(toml, "version = 1\nname = {name}\nmode = \"enforce\"");
     for (ip, seen) in &seen {
@@ -117,16 +122,37 @@ fn write_rules(toml: &mut String, ip: IpAddr, seen: &Seen) {
     }
     let _ = writeln!(toml, "{about}");
     if metadata {
-        let _ = writeln!(toml, "# a cloud metadata service, which hands out the machine's credentials: left out");
+        let _ =
+            writeln!(toml, "# a cloud metadata service, which hands out the machine's credentials: left out");
     }
-    for (ports, protocols) in rules {
+    for (index, (ports, protocols)) in rules.into_iter().enumerate() {
+        if index > 0 {
+            let _ = writeln!(toml);
+        }
         let _ = writeln!(toml, "{start}[[egress.allow]]\n{start}cidr = \"{ip}/{length}\"");
         if !ports.is_empty() {
-            let ports = ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", ");
-            let _ = writeln!(toml, "{start}ports = [{ports}]");
+            let _ = writeln!(toml, "{start}ports = [{}]", ranges(ports).join(", "));
         }
         let _ = writeln!(toml, "{start}protocols = [\"{}\"]", protocols.join("\", \""));
     }
+}
+
+/// Ports as a policy lists them, three or more in a row as a range.
+fn ranges(ports: &BTreeSet<u16>) -> Vec<String> {
+    let mut runs: Vec<(u16, u16)> = Vec::new();
+    for port in ports {
+        match runs.last_mut() {
+            Some((_, last)) if last.checked_add(1) == Some(*port) => *last = *port,
+            _ => runs.push((*port, *port)),
+        }
+    }
+    runs.into_iter()
+        .flat_map(|(first, last)| match last - first {
+            0 => vec![first.to_string()],
+            1 => vec![first.to_string(), last.to_string()],
+            _ => vec![format!("\"{first}-{last}\"")],
+        })
+        .collect()
 }
 
 /// A name for the policy: that of the agent, reduced to what a file name and a policy name may hold.
@@ -151,7 +177,7 @@ mod tests {
     };
 
     use super::{
-        super::testing::{event, pipeline, record, start},
+        super::tests::{event, pipeline, record, start},
         policy,
     };
 
@@ -167,11 +193,19 @@ mod tests {
             ("2001:db8::7", 22, protocol::TCP),
             ("169.254.169.254", 80, protocol::TCP),
             ("203.0.113.9", 0, 47),
+            ("203.0.113.66", 443, protocol::TCP),
+            ("2001:db8::8", 8080, protocol::TCP),
+            ("2001:db8::8", 8081, protocol::TCP),
+            ("2001:db8::8", 8082, protocol::TCP),
+            ("2001:db8::8", 65535, protocol::TCP),
         ] {
             let mut event = event(ip);
             event.outcome = Outcome::Audited as u8;
             let addr = Addr::from(ip.parse::<IpAddr>().unwrap());
             event.endpoint = Endpoint::new(addr, port, number);
+            if number == 47 {
+                event.reason = Reason::UnknownProtocol as u8;
+            }
             let _ = pipeline.on_record(&record(event), start());
         }
         let mut allowed = event("10.0.0.9");

@@ -112,6 +112,9 @@ impl Cause {
                 "{lost} sockets of agent {agent} with refused data could not be remembered, and end only with their \
                  processes; stop the agent before its policy is changed."
             ),
+            Self::Log if lost == 0 => {
+                format!("The log of agent {agent} is written but not in good order: {error}; mend it.")
+            }
             Self::Log => format!(
                 "{lost} lines of agent {agent} could not be written to the log ({error}); \
                  enforcement goes on, make room or mend the file."
@@ -127,6 +130,25 @@ struct Meter {
     reported: u64,
     last: Option<Timestamp>,
     error: Option<String>,
+}
+
+impl Meter {
+    /// What was lost since the last report.
+    fn report(&mut self, cause: Cause, agent: &str, now: Timestamp) -> Loss {
+        let lost = self.total.saturating_sub(self.reported);
+        self.reported = self.total;
+        self.last = Some(now);
+        Loss {
+            cause,
+            sentence: cause.sentence(agent, lost, self.error.as_deref()),
+            evidence: LossEvidence {
+                cause: cause.label().into(),
+                lost,
+                total: self.total,
+                error: self.error.clone(),
+            },
+        }
+    }
 }
 
 /// A loss to be reported.
@@ -187,6 +209,14 @@ impl Losses {
         meter.total = meter.total.max(missing.saturating_sub(explained));
     }
 
+    /// Trouble with the log, to be told at once: `lines` more could not be written because of `error`, or
+    /// none were lost and it only cannot be rotated.
+    pub fn log_trouble(&mut self, agent: &str, lines: u64, error: String, now: Timestamp) -> Loss {
+        self.add(Cause::Log, lines, error);
+        let meter = self.meter(Cause::Log);
+        meter.report(Cause::Log, agent, now)
+    }
+
     /// The total of a cause.
     pub fn total(&self, cause: Cause) -> u64 {
         self.meters.get(&cause).map_or(0, |meter| meter.total)
@@ -199,23 +229,11 @@ impl Losses {
             let meter = self.meter(cause);
             let lost = meter.total.saturating_sub(meter.reported);
             // A clock that was set back does not silence a cause.
-            let waited =
-                meter.last.is_none_or(|last| now < last || now.duration_since(last) >= INTERVAL);
+            let waited = meter.last.is_none_or(|last| now < last || now.duration_since(last) >= INTERVAL);
             if lost == 0 || !(waited || all) {
                 continue;
             }
-            meter.reported = meter.total;
-            meter.last = Some(now);
-            due.push(Loss {
-                cause,
-                sentence: cause.sentence(agent, lost, meter.error.as_deref()),
-                evidence: LossEvidence {
-                    cause: cause.label().into(),
-                    lost,
-                    total: meter.total,
-                    error: meter.error.clone(),
-                },
-            });
+            due.push(meter.report(cause, agent, now));
         }
         due
     }

@@ -23,8 +23,7 @@ pub mod sentence;
 pub mod sequence;
 pub mod summary;
 pub mod text;
+mod verdict;
 
-#[cfg(test)]
-mod testing;
 #[cfg(test)]
 mod tests;

@@ -1,33 +1,32 @@
 //! From kernel records to alerts and flows.
 
-use std::{net::IpAddr, net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use agentnet_common::{
     abi::{AgentCounters, COMM_BYTES},
-    addr::{Addr, Endpoint, protocol},
-    event::{Hook, Outcome},
+    addr::Endpoint,
+    event::Outcome,
     user::{Cause, DecodeError, Record, VerdictRecord},
     verdict::{Reason, RuleId},
 };
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    class::{self, Class, Enforcement},
+    class::{self, Class, Enforcement, Remedy},
     clock::Clock,
-    community::community_id,
     explain::{Explain, Explained, RuleRef, reserved_rule},
     fold::{self, Fold, Repeats},
     id::IdSource,
-    loss::{self, Losses},
+    loss::{self, Loss, Losses},
     model::{
-        Action, Alert, Destination, Direction, EnforcementEvidence, Evidence, Flow, FlowAction, FlowKind, Kind,
-        Output, PolicyRef, Process, VerdictEvidence,
+        Action, Alert, EnforcementEvidence, Evidence, Flow, FlowAction, FlowKind, Kind, Output, PolicyRef,
+        Severity,
     },
-    names::{Socket, SocketOption, protocol_name},
     sentence::{Facts, sentence},
     sequence::{Ring, Sequences},
     summary::{Summary, Tally},
     text::{MAX_COMM, MAX_SENTENCE, clean},
+    verdict::{community, destination, evidence, process},
 };
 use crate::agent::process::{Executables, ProcessTable};
 
@@ -50,6 +49,12 @@ pub struct Pipeline {
     tally: Tally,
 }
 
+impl std::fmt::Debug for Pipeline {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pipeline").field("agent", &self.agent).finish_non_exhaustive()
+    }
+}
+
 /// A refusal and who did it.
 #[derive(Clone)]
 struct Refusal {
@@ -70,7 +75,10 @@ enum Key {
         comm: [u8; COMM_BYTES],
         executable: Option<Arc<str>>,
     },
-    Various { reason: Reason, outcome: Outcome },
+    Various {
+        reason: Reason,
+        outcome: Outcome,
+    },
 }
 
 impl Pipeline {
@@ -139,10 +147,12 @@ impl Pipeline {
         self.lost(now, false)
     }
 
-    /// Takes note of `lines` that could not be written to the log.
+    /// Takes note of trouble with the log, of which the log says how often it may be told: `lines` could
+    /// not be written, or none were lost and it only cannot be rotated.
     pub fn on_unwritten(&mut self, lines: u64, error: &str, now: Timestamp) -> Vec<Output> {
-        self.losses.add(loss::Cause::Log, lines, clean(error, MAX_SENTENCE));
-        self.lost(now, false)
+        let error = clean(error, MAX_SENTENCE);
+        let loss = self.losses.log_trouble(&self.agent, lines, error, now);
+        vec![self.loss(loss, now)]
     }
 
     /// Takes the agent's counters, summed over all CPUs and read after the rings were drained.
@@ -216,7 +226,7 @@ impl Pipeline {
         let count = 1 + u64::from(event.folded);
         let mut refusal = Refusal { record: verdict.clone(), reason, executable, various: false };
         let comm = clean(&event.process.comm_text(), MAX_COMM);
-        self.tally.refused(verdict, reason, destination(verdict).as_ref(), &comm, count);
+        self.tally.refused(verdict, reason, &comm, count);
         let mut key = Key::Exact {
             reason,
             outcome: verdict.outcome,
@@ -245,11 +255,14 @@ impl Pipeline {
         let Refusal { record, reason, executable, various } = refusal;
         let event = &record.event;
         let destination = destination(record);
-        let class = Class::of(*reason).at(destination.as_ref().map(|destination| destination.ip));
-        let explained =
-            destination.as_ref().and_then(|_| self.policy.explain(&event.endpoint, *reason));
-        let process = process(record, executable.as_deref());
         let mut evidence = evidence(record, Some(*reason));
+        let class = Class::of(*reason)
+            .about(destination.as_ref().map(|destination| destination.ip), evidence.socket.as_ref());
+        // The policy is asked only where a rule of it decides.
+        let explained = (class.remedy == Remedy::Rule && destination.is_some())
+            .then(|| self.policy.explain(&event.endpoint, *reason))
+            .flatten();
+        let process = process(record, executable.as_deref());
         evidence.special = explained.as_ref().and_then(|explained| explained.special.clone());
         evidence.various = *various;
         let text = sentence(&Facts {
@@ -290,19 +303,18 @@ impl Pipeline {
     /// Reports losses that are due; all of them with `all`.
     fn lost(&mut self, now: Timestamp, all: bool) -> Vec<Output> {
         let due = self.losses.due(&self.agent, now, all);
-        due.into_iter()
-            .map(|loss| {
-                let count = loss.evidence.lost;
-                let alert =
-                    self.own(Kind::VisibilityLost, loss.sentence, Evidence::Loss(loss.evidence), now);
-                Output::Alert(Box::new(Alert {
-                    severity: loss.cause.severity(),
-                    technique: class::technique(loss.cause.technique()),
-                    count,
-                    ..alert
-                }))
-            })
-            .collect()
+        due.into_iter().map(|loss| self.loss(loss, now)).collect()
+    }
+
+    fn loss(&mut self, loss: Loss, now: Timestamp) -> Output {
+        let count = loss.evidence.lost.max(1);
+        let alert = self.own(Kind::VisibilityLost, loss.sentence, Evidence::Loss(loss.evidence), now);
+        Output::Alert(Box::new(Alert {
+            severity: loss.cause.severity(),
+            technique: class::technique(loss.cause.technique()),
+            count,
+            ..alert
+        }))
     }
 
     /// An alert about agentnet itself.
@@ -313,7 +325,7 @@ impl Pipeline {
             host: self.host.clone(),
             agent: self.agent.clone(),
             kind,
-            severity: super::model::Severity::Info,
+            severity: Severity::Info,
             action: Action::Alerted,
             reason,
             process: None,
@@ -342,7 +354,9 @@ impl Pipeline {
     fn executable(&mut self, verdict: &VerdictRecord) -> Option<Arc<str>> {
         let process = &verdict.event.process;
         (process.pid != 0)
-            .then(|| self.executables.executable(process.pid, &process.comm_text(), verdict.event.header.time))
+            .then(|| {
+                self.executables.executable(process.pid, &process.comm_text(), verdict.event.header.time)
+            })
             .flatten()
     }
 }
@@ -373,71 +387,5 @@ impl Distinct {
         }
         self.count = self.count.saturating_add(1);
         self.count <= DISTINCT_PER_WINDOW
-    }
-}
-
-fn process(verdict: &VerdictRecord, executable: Option<&str>) -> Option<Process> {
-    let process = &verdict.event.process;
-    (process.pid != 0).then(|| Process {
-        pid: process.pid,
-        comm: clean(&process.comm_text(), MAX_COMM),
-        exe: executable.map(str::to_owned),
-        uid: process.uid,
-    })
-}
-
-/// The far end; `None` where the hook knows of none.
-fn destination(verdict: &VerdictRecord) -> Option<Destination> {
-    let endpoint = verdict.event.endpoint;
-    let unknown = endpoint.addr == Addr::UNSPECIFIED && endpoint.port == 0;
-    (!unknown).then(|| Destination {
-        ip: endpoint.addr.into(),
-        port: (endpoint.port != 0 && has_ports(endpoint.protocol)).then_some(endpoint.port),
-        protocol: protocol_name(endpoint.protocol),
-        domain: None,
-    })
-}
-
-/// Whether the port of an endpoint means something.
-const fn has_ports(number: u8) -> bool {
-    !matches!(number, protocol::ICMP | protocol::ICMPV6)
-}
-
-fn local(verdict: &VerdictRecord) -> Option<SocketAddr> {
-    let event = &verdict.event;
-    let ip = IpAddr::from(event.local);
-    (!ip.is_unspecified()).then(|| SocketAddr::new(ip, event.local_port))
-}
-
-fn community(verdict: &VerdictRecord) -> Option<String> {
-    let endpoint = verdict.event.endpoint;
-    let far = SocketAddr::new(destination(verdict)?.ip, endpoint.port);
-    community_id(endpoint.protocol, local(verdict)?, far)
-}
-
-fn evidence(verdict: &VerdictRecord, reason: Option<Reason>) -> VerdictEvidence {
-    let event = &verdict.event;
-    VerdictEvidence {
-        hook: verdict.hook.label().into(),
-        reason: reason.map(|reason| reason.label().into()),
-        direction: match verdict.hook {
-            Hook::Ingress => Direction::Ingress,
-            Hook::Connect | Hook::Sendmsg | Hook::SockCreate | Hook::Setsockopt | Hook::Egress => Direction::Egress,
-        },
-        bytes: event.bytes,
-        // These hooks run before the first byte for the destination; a packet may follow others.
-        bytes_before_block: match verdict.hook {
-            Hook::Connect | Hook::Sendmsg | Hook::SockCreate if verdict.outcome == Outcome::Blocked => Some(0),
-            _ => None,
-        },
-        local: local(verdict),
-        special: None,
-        socket: match (verdict.hook, reason) {
-            (Hook::SockCreate, _) if event.detail != 0 => Some(Socket::from_detail(event.detail)),
-            _ => None,
-        },
-        option: (verdict.hook == Hook::Setsockopt).then(|| SocketOption::from_detail(event.detail)),
-        socket_cookie: (event.header.flow != 0).then_some(event.header.flow),
-        various: false,
     }
 }

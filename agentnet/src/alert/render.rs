@@ -10,7 +10,8 @@ use owo_colors::{OwoColorize as _, Style};
 
 use super::{
     class::{Class, is_metadata, reason_from_label},
-    model::{Action, Alert, Destination, Direction, Evidence, Flow, Output, PolicyRef, Process, Severity, VerdictEvidence},
+    model::{Action, Alert, Destination, Direction, Evidence, Flow, Output, PolicyRef, Process, Severity},
+    names::{Socket, SocketOption},
     summary::{Refused, Summary},
     text::{MAX_COMM, MAX_SENTENCE, clean},
 };
@@ -19,6 +20,8 @@ use super::{
 const WHO: usize = 16;
 /// Width of the column of destinations.
 const WHAT: usize = 24;
+/// Width of the column of reasons in a summary.
+const WHY: usize = 28;
 /// Rows of each table of a summary.
 const ROWS: usize = 20;
 /// Suggestions of a summary.
@@ -69,11 +72,12 @@ impl Renderer {
             Action::Blocked | Action::Quarantined => ("✗ blocked", Look::Bad),
             Action::Alerted => ("! audited", Look::Warn),
         };
-        let mut why = match (&alert.policy.rule, &alert.policy.file, alert.policy.line) {
-            (Some(rule), Some(file), Some(line)) => {
-                format!("denied by {} ({}:{line})", clean(rule, MAX_SENTENCE), clean(file, MAX_SENTENCE))
-            }
-            _ => short(evidence.reason.as_deref().unwrap_or_default(), alert.destination.as_ref()),
+        let (mut why, place) = match &alert.policy.rule {
+            Some(rule) => (clean(rule, MAX_SENTENCE), place(&alert.policy)),
+            None => (
+                short(evidence.reason.as_deref().unwrap_or_default(), alert.destination.as_ref()),
+                format!("(policy {})", clean(&alert.policy.name, MAX_COMM)),
+            ),
         };
         if alert.count > 1 {
             let _ = write!(why, " ×{}", alert.count);
@@ -81,20 +85,24 @@ impl Renderer {
         let what = if evidence.various && alert.count > 1 {
             "various destinations".to_owned()
         } else {
-            what(alert.destination.as_ref(), evidence)
+            let from = evidence.direction == Direction::Ingress;
+            what(alert.destination.as_ref(), evidence.socket.as_ref(), evidence.option.as_ref(), from)
         };
-        let policy = format!("(policy {})", clean(&alert.policy.name, MAX_COMM));
-        self.columns(&time, (verb, look), alert.process.as_ref(), &what, &why, &policy)
+        self.columns(&time, (verb, look), alert.process.as_ref(), &what, &why, &place)
     }
 
     fn flow(&self, flow: &Flow) -> String {
         let time = self.time(flow.time);
-        let what = match &flow.evidence {
-            Evidence::Verdict(evidence) => what(flow.destination.as_ref(), evidence),
-            Evidence::Loss(_) | Evidence::Enforcement(_) => String::new(),
-        };
+        let what = what(flow.destination.as_ref(), None, None, false);
         let why = clean(flow.policy.rule.as_deref().unwrap_or("allowed"), MAX_SENTENCE);
-        self.columns(&time, ("✓ allowed", Look::Good), flow.process.as_ref(), &what, &why, &place(&flow.policy))
+        self.columns(
+            &time,
+            ("✓ allowed", Look::Good),
+            flow.process.as_ref(),
+            &what,
+            &why,
+            &place(&flow.policy),
+        )
     }
 
     fn columns(
@@ -121,7 +129,12 @@ impl Renderer {
 
     fn message(&self, time: &str, verb: &str, look: Look, sentence: &str) -> String {
         let verb = format!("{verb:<9}");
-        format!("{} {}  {}", self.paint(time, Look::Dim), self.paint(&verb, look), clean(sentence, MAX_SENTENCE))
+        format!(
+            "{} {}  {}",
+            self.paint(time, Look::Dim),
+            self.paint(&verb, look),
+            clean(sentence, MAX_SENTENCE)
+        )
     }
 
     /// What happened altogether; `log` is where the lines are.
@@ -144,7 +157,12 @@ impl Renderer {
         self.refused(&mut text, summary, false);
         self.refused(&mut text, summary, true);
         for (what, lost) in &summary.losses {
-            let _ = writeln!(text, "  {}     {lost} {}", self.paint("lost", Look::Warn), clean(what, MAX_SENTENCE));
+            let _ = writeln!(
+                text,
+                "  {}     {lost} {}",
+                self.paint("lost", Look::Warn),
+                clean(what, MAX_SENTENCE)
+            );
         }
         if let Some(log) = log {
             let _ = writeln!(text, "  log      {}", clean(&log.to_string_lossy(), MAX_SENTENCE));
@@ -154,7 +172,8 @@ impl Renderer {
     }
 
     fn allowed(&self, text: &mut String, summary: &Summary) {
-        let flows = sum(summary.allowed.iter().map(|row| row.count)).saturating_add(summary.allowed_elsewhere);
+        let flows =
+            sum(summary.allowed.iter().map(|row| row.count)).saturating_add(summary.allowed_elsewhere);
         if flows == 0 {
             let _ = writeln!(text, "  {}  nothing", self.paint("allowed", Look::Good));
             return;
@@ -169,7 +188,12 @@ impl Renderer {
         );
         for row in summary.allowed.iter().take(ROWS) {
             let rule = clean(row.policy.rule.as_deref().unwrap_or_default(), MAX_SENTENCE);
-            let line = format!("{:>7}×  {:<WHAT$}  {rule}  {}", row.count, far(&row.destination), place(&row.policy));
+            let line = format!(
+                "{:>7}×  {:<WHAT$}  {rule}  {}",
+                row.count,
+                far(&row.destination),
+                place(&row.policy)
+            );
             let _ = writeln!(text, "{}", line.trim_end());
         }
         more(text, summary.allowed.len(), summary.allowed_elsewhere);
@@ -192,10 +216,13 @@ impl Renderer {
         let end = if audited { ", let through because the policy only audits" } else { "" };
         let _ = writeln!(text, "  {verb}  {}{end}", plural(total, "attempt"));
         for row in rows.iter().take(ROWS) {
-            let destination = row.destination.as_ref().map_or_else(|| "-".to_owned(), far);
-            let why = short(&row.reason, row.destination.as_ref());
+            let what = what(row.destination.as_ref(), row.socket.as_ref(), row.option.as_ref(), false);
+            let why = match &row.denied_by {
+                Some(rule) => clean(rule, MAX_SENTENCE),
+                None => short(&row.reason, row.destination.as_ref()),
+            };
             let who: Vec<String> = row.processes.iter().map(|comm| clean(comm, MAX_COMM)).collect();
-            let line = format!("{:>7}×  {destination:<WHAT$}  {why}  {}", row.count, who.join(", "));
+            let line = format!("{:>7}×  {what:<WHAT$}  {why:<WHY$}  {}", row.count, who.join(", "));
             let _ = writeln!(text, "{}", line.trim_end());
         }
         more(text, rows.len(), elsewhere);
@@ -222,12 +249,14 @@ impl Renderer {
 }
 
 /// What it was about: the far end, the socket or the option.
-fn what(destination: Option<&Destination>, evidence: &VerdictEvidence) -> String {
-    match (destination, &evidence.socket, &evidence.option) {
-        (Some(destination), ..) => {
-            let from = if evidence.direction == Direction::Ingress { "from " } else { "" };
-            format!("{from}{}", far(destination))
-        }
+fn what(
+    destination: Option<&Destination>,
+    socket: Option<&Socket>,
+    option: Option<&SocketOption>,
+    from: bool,
+) -> String {
+    match (destination, socket, option) {
+        (Some(destination), ..) => format!("{}{}", if from { "from " } else { "" }, far(destination)),
         (None, Some(socket), _) => clean(&socket.to_string(), MAX_SENTENCE),
         (None, None, Some(option)) => clean(&option.to_string(), MAX_SENTENCE),
         (None, None, None) => "-".to_owned(),
@@ -241,7 +270,9 @@ fn far(destination: &Destination) -> String {
 /// The few words of a reason; its label where it is of a newer version.
 fn short(label: &str, destination: Option<&Destination>) -> String {
     match reason_from_label(label) {
-        Some(reason) => Class::of(reason).at(destination.map(|destination| destination.ip)).short.to_owned(),
+        Some(reason) => {
+            Class::of(reason).about(destination.map(|destination| destination.ip), None).short.to_owned()
+        }
         None => clean(label, MAX_COMM),
     }
 }
@@ -257,7 +288,10 @@ fn place(policy: &PolicyRef) -> String {
 fn more(text: &mut String, rows: usize, elsewhere: u64) {
     let hidden = rows.saturating_sub(ROWS);
     if hidden > 0 || elsewhere > 0 {
-        let _ = writeln!(text, "           and more: {hidden} other rows, {elsewhere} not told apart; see the log");
+        let _ = writeln!(
+            text,
+            "           and more: {hidden} other rows, {elsewhere} not told apart; see the log"
+        );
     }
 }
 

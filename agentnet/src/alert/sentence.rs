@@ -45,7 +45,9 @@ pub struct Facts<'a> {
 pub fn sentence(facts: &Facts<'_>) -> String {
     let times = match facts.count {
         0 | 1 => String::new(),
-        count if facts.various => format!(" (and {} others like it, of other processes or destinations)", count - 1),
+        count if facts.various => {
+            format!(" (and {} others like it, of other processes or destinations)", count - 1)
+        }
         count => format!(" ({count} times)"),
     };
     let verb = match facts.outcome {
@@ -99,12 +101,15 @@ fn because(facts: &Facts<'_>) -> String {
     let Some(explained) = facts.explained else {
         return facts.class.because.to_owned();
     };
-    if let Some(rule) = &explained.rule {
-        return format!("the rule `{}` ({}:{}) denies it", one_line(&rule.text), rule.file, rule.line);
-    }
-    match &explained.special {
-        Some(special) => format!("{special} is open only to a rule that names it"),
-        None => facts.class.because.to_owned(),
+    match explained {
+        Explained { rule: Some(rule), .. } => format!("the rule {rule} denies it"),
+        Explained { near: Some(rule), .. } => {
+            format!("the rule {rule} does not allow that port or protocol")
+        }
+        Explained { special: Some(special), .. } => {
+            format!("no rule names {special}, which has to be named")
+        }
+        Explained { .. } => facts.class.because.to_owned(),
     }
 }
 
@@ -113,13 +118,13 @@ fn remedy(facts: &Facts<'_>) -> String {
     let suggestion = facts.explained.and_then(|explained| explained.suggestion.as_deref());
     match (facts.class.remedy, suggestion) {
         _ if denied_by_rule => format!("to allow it, remove that rule from policy {}", facts.policy),
-        (Remedy::Rule | Remedy::Listen, Some(suggestion)) => {
+        (Remedy::Rule, Some(suggestion)) => {
             format!("to allow it, add to policy {}: {}", facts.policy, one_line(suggestion))
         }
         (Remedy::Rule, None) => {
             format!("to allow it, add an [[egress.allow]] rule for it to policy {}", facts.policy)
         }
-        (Remedy::Listen, None) => {
+        (Remedy::Listen, _) => {
             let local = facts.destination.is_some_and(|peer| peer.ip.is_loopback());
             let listen = if local { "loopback" } else { "any" };
             format!("to allow it, set in policy {}: [local] listen = \"{listen}\"", facts.policy)

@@ -3,18 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use agentnet_common::{
-    abi::AgentCounters,
-    addr::Endpoint,
-    event::Outcome,
-    user::VerdictRecord,
-    verdict::Reason,
+    abi::AgentCounters, addr::Endpoint, event::Outcome, user::VerdictRecord, verdict::Reason,
 };
 use serde::{Deserialize, Serialize};
 
 use super::{
+    class::{Class, Remedy},
     explain::Explain,
     loss::{Cause, Losses},
     model::{Destination, PolicyRef},
+    names::{Socket, SocketOption},
+    verdict::{destination, option, socket},
 };
 
 /// Rows of each table: destinations are the agent's choice.
@@ -69,6 +68,12 @@ pub struct Refused {
     pub processes: BTreeSet<String>,
     /// Times.
     pub count: u64,
+    /// The socket that was asked for, if that was refused.
+    pub socket: Option<Socket>,
+    /// The socket option that was asked for, if that was refused.
+    pub option: Option<SocketOption>,
+    /// The rule that denies it, with its place.
+    pub denied_by: Option<String>,
     /// TOML that would allow it.
     pub suggestion: Option<String>,
 }
@@ -78,13 +83,36 @@ struct RefusedKey {
     endpoint: Endpoint,
     reason: Reason,
     outcome: Outcome,
+    /// What was asked for, where that has no endpoint.
+    detail: u32,
 }
 
 #[derive(Clone, Debug)]
 struct RefusedRow {
     destination: Option<Destination>,
+    socket: Option<Socket>,
+    option: Option<SocketOption>,
     processes: BTreeSet<String>,
     count: u64,
+}
+
+impl RefusedRow {
+    fn finish(self, key: &RefusedKey, policy: &dyn Explain) -> Refused {
+        let ruled = self.destination.is_some() && Class::of(key.reason).remedy == Remedy::Rule;
+        let explained =
+            ruled.then(|| policy.explain(&key.endpoint, key.reason)).flatten().unwrap_or_default();
+        Refused {
+            destination: self.destination,
+            reason: key.reason.label().to_owned(),
+            audited: key.outcome == Outcome::Audited,
+            processes: self.processes,
+            count: self.count,
+            socket: self.socket,
+            option: self.option,
+            denied_by: explained.rule.map(|rule| rule.to_string()),
+            suggestion: explained.suggestion,
+        }
+    }
 }
 
 /// Adds up while the agent runs, in bounded memory.
@@ -127,15 +155,10 @@ impl Tally {
         }
     }
 
-    pub(super) fn refused(
-        &mut self,
-        verdict: &VerdictRecord,
-        reason: Reason,
-        destination: Option<&Destination>,
-        comm: &str,
-        count: u64,
-    ) {
-        let key = RefusedKey { endpoint: verdict.event.endpoint, reason, outcome: verdict.outcome };
+    pub(super) fn refused(&mut self, verdict: &VerdictRecord, reason: Reason, comm: &str, count: u64) {
+        let event = &verdict.event;
+        let key =
+            RefusedKey { endpoint: event.endpoint, reason, outcome: verdict.outcome, detail: event.detail };
         let full = self.refused.len() >= MAX_ROWS;
         let row = match self.refused.entry(key) {
             Entry::Occupied(entry) => entry.into_mut(),
@@ -144,7 +167,9 @@ impl Tally {
                 return;
             }
             Entry::Vacant(entry) => entry.insert(RefusedRow {
-                destination: destination.cloned(),
+                destination: destination(verdict),
+                socket: socket(verdict),
+                option: option(verdict),
                 processes: BTreeSet::new(),
                 count: 0,
             }),
@@ -164,21 +189,8 @@ impl Tally {
         let mut allowed: Vec<_> = self.allowed.into_values().collect();
         // Stable sorts: rows of one count stay in the order of their endpoints.
         allowed.sort_by_key(|row| std::cmp::Reverse(row.count));
-        let mut refused: Vec<_> = self
-            .refused
-            .into_iter()
-            .map(|(key, row)| Refused {
-                suggestion: row
-                    .destination
-                    .as_ref()
-                    .and_then(|_| policy.explain(&key.endpoint, key.reason)?.suggestion),
-                destination: row.destination,
-                reason: key.reason.label().to_owned(),
-                audited: key.outcome == Outcome::Audited,
-                processes: row.processes,
-                count: row.count,
-            })
-            .collect();
+        let mut refused: Vec<_> =
+            self.refused.into_iter().map(|(key, row)| row.finish(&key, policy)).collect();
         refused.sort_by_key(|row| std::cmp::Reverse(row.count));
         Summary {
             agent: agent.to_owned(),

@@ -20,8 +20,10 @@ pub fn clean(text: &str, max: usize) -> String {
     let mut cleaned = String::with_capacity(text.len().min(max));
     let mut room = max;
     for character in text.chars() {
-        let plain =
-            character == ' ' || character == ELLIPSIS || character.is_ascii_graphic() || character.is_alphanumeric();
+        let plain = character == ' '
+            || character == ELLIPSIS
+            || character.is_ascii_graphic()
+            || character.is_alphanumeric();
         let width = if plain { 1 } else { character.escape_unicode().count() };
         // Keep room for the ellipsis until it is known that it is not needed.
         if width > room {
@@ -82,7 +84,10 @@ mod tests {
 
     #[test]
     fn line_breaks_of_a_suggestion_become_spaces() {
-        assert_eq!(one_line("[[egress.allow]]\ncidr = \"10.0.0.1/32\"\n"), "[[egress.allow]] cidr = \"10.0.0.1/32\"");
+        assert_eq!(
+            one_line("[[egress.allow]]\ncidr = \"10.0.0.1/32\"\n"),
+            "[[egress.allow]] cidr = \"10.0.0.1/32\""
+        );
     }
 
     proptest! {

@@ -1,5 +1,13 @@
 //! What the tests of alerts share: a policy double, executables without `/proc`, records.
 
+mod docs;
+mod log;
+mod losses;
+mod properties;
+mod reasons;
+mod render;
+mod repeats;
+
 use std::{net::IpAddr, sync::Arc};
 
 use agentnet_common::{
@@ -9,12 +17,14 @@ use agentnet_common::{
     user::{Cause, Record, VerdictRecord},
     verdict::{Reason, RuleId},
 };
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 
 use super::{
     clock::Clock,
     explain::{Explain, Explained, RuleRef},
+    model::{Alert, Output},
     pipeline::Pipeline,
+    render::Renderer,
 };
 use crate::agent::process::Executables;
 
@@ -37,17 +47,18 @@ impl Explain for Demo {
     fn explain(&self, endpoint: &Endpoint, reason: Reason) -> Option<Explained> {
         let ip = IpAddr::from(endpoint.addr);
         let rule = (ip == IpAddr::from([203, 0, 113, 66])).then(|| RuleRef {
-            text: "deny 203.0.113.66/32".to_owned(),
+            text: "deny 203.0.113.66/32 tcp".to_owned(),
             file: "policies/demo.toml".to_owned(),
             line: 30,
         });
-        let special =
-            (reason == Reason::SpecialNetwork).then(|| "the link-local network 169.254.0.0/16".to_owned());
-        let suggestion = matches!(reason, Reason::NoRule | Reason::PortOrProtocol).then(|| {
+        let special = (reason == Reason::SpecialNetwork).then(|| "link-local (169.254.0.0/16)".to_owned());
+        let possible = rule.is_none() && matches!(reason, Reason::NoRule | Reason::PortOrProtocol);
+        let suggestion = possible.then(|| {
             let length = if ip.is_ipv4() { 32 } else { 128 };
             format!("[[egress.allow]]\ncidr = \"{ip}/{length}\"\nports = [{}]\n", endpoint.port)
         });
-        Some(Explained { rule, special, suggestion })
+        let near = (reason == Reason::PortOrProtocol).then(|| self.rule(RuleId(0))).flatten();
+        Some(Explained { rule, near, special, suggestion })
     }
 }
 
@@ -107,4 +118,39 @@ pub(super) fn record(event: VerdictEvent) -> Record {
         Outcome::Blocked | Outcome::Audited => Cause::Reason(Reason::from_code(event.reason).unwrap()),
     };
     Record::Verdict(VerdictRecord { event, hook: Hook::from_code(event.hook).unwrap(), outcome, cause })
+}
+
+fn now() -> Timestamp {
+    later(5)
+}
+
+fn later(seconds: i64) -> Timestamp {
+    start() + SignedDuration::from_secs(seconds)
+}
+
+fn renderer() -> Renderer {
+    Renderer::new(false, TimeZone::UTC)
+}
+
+fn only_alert(outputs: Vec<Output>) -> Alert {
+    match <[Output; 1]>::try_from(outputs) {
+        Ok([Output::Alert(alert)]) => *alert,
+        other => panic!("one alert expected, not {other:?}"),
+    }
+}
+
+/// The sentence of an alert and its line.
+fn told(alert: Alert) -> String {
+    let reason = alert.reason.clone();
+    format!("{reason}\n{}", renderer().line(&Output::Alert(Box::new(alert))))
+}
+
+fn counts(outputs: &[Output]) -> Vec<u64> {
+    outputs
+        .iter()
+        .map(|output| match output {
+            Output::Alert(alert) => alert.count,
+            Output::Flow(flow) => flow.count,
+        })
+        .collect()
 }
