@@ -1,0 +1,49 @@
+//! `cargo xtask run`: the demo, or the reader's own agent under a policy.
+
+use std::{ffi::OsString, os::unix::process::CommandExt, process::Command};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    build::{self, Profile},
+    command::{as_root, display, live, without_cargo_run},
+    progress::Steps,
+    workspace::E2E_PACKAGE,
+};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Arguments of `agentnet run`, such as `--policy coding -- claude`; none: the demo
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<OsString>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    if args.args.is_empty() { demo() } else { own_agent(&args.args) }
+}
+
+fn demo() -> Result<()> {
+    let mut steps = Steps::new("run", 4);
+    let object = build::object(&mut steps)?;
+    let agentnet = build::binary(&mut steps, &object, Profile::Release)?;
+    let step = steps.start("the demo's agent and servers");
+    let demo = build::build_bin(&object, Profile::Release, E2E_PACKAGE, "demo")?;
+    step.done(demo.display());
+    let step = steps.start("the demo: an agent in a cgroup and a network namespace of its own (as root)");
+    let mut demo = as_root(&demo)?;
+    live(without_cargo_run(&mut demo).env("AGENTNET_BIN", agentnet))?;
+    step.done("the demo ended");
+    Ok(())
+}
+
+/// Replaces this process: signals, terminal and exit code are those of `agentnet run`. Not through sudo:
+/// agentnet asks for root itself, for the small part that needs it.
+fn own_agent(args: &[OsString]) -> Result<()> {
+    let mut steps = Steps::new("run", 2);
+    let object = build::object(&mut steps)?;
+    let agentnet = build::binary(&mut steps, &object, Profile::Release)?;
+    let mut command = Command::new(agentnet);
+    without_cargo_run(&mut command).arg("run").args(args);
+    eprintln!("{}", display(&command));
+    Err(command.exec()).with_context(|| format!("cannot start `{}`", display(&command)))
+}
