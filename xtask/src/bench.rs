@@ -5,11 +5,11 @@ use std::{ffi::OsString, fs};
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    build::{self, Profile},
+    build::{self, AGENTNET, Profile},
     command::{as_root, live, output, without_cargo_run},
     progress::Steps,
     setup,
-    workspace::{E2E_PACKAGE, root},
+    workspace::root,
 };
 
 /// The page with the published table, below the root.
@@ -29,16 +29,13 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     setup::ensure_iperf3()?;
-    let mut steps = Steps::new("bench", 4);
+    let mut steps = Steps::new("bench", 3);
     let object = build::object(&mut steps)?;
-    let agentnet = build::binary(&mut steps, &object, Profile::Release)?;
-    let step = steps.start("the benchmark");
-    let bench = build::build_bin(&object, Profile::Release, E2E_PACKAGE, "bench")?;
-    step.done(bench.display());
+    let bin = build::binaries(&mut steps, &object, Profile::Release, &[AGENTNET, "bench"])?;
 
     let step = steps.start("measuring, as root: alternated pairs, several minutes; leave the machine alone");
-    let mut bench = as_root(bench)?;
-    without_cargo_run(&mut bench).args(&args.args).env("AGENTNET_BIN", agentnet);
+    let mut bench = as_root(bin.join("bench"))?;
+    without_cargo_run(&mut bench).args(&args.args).env("AGENTNET_BIN", bin.join(AGENTNET));
     if !args.write {
         live(&mut bench)?;
         step.done("measured");

@@ -23,6 +23,9 @@ pub(crate) struct Args {
     dev: bool,
 }
 
+/// The name of the product's binary.
+pub(crate) const AGENTNET: &str = "agentnet";
+
 /// How the host side is compiled. The kernel programs are always optimised.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Profile {
@@ -31,14 +34,6 @@ pub(crate) enum Profile {
 }
 
 impl Profile {
-    /// The arguments of cargo for it.
-    pub(crate) fn args(self) -> &'static [&'static str] {
-        match self {
-            Self::Dev => &[],
-            Self::Release => &["--release"],
-        }
-    }
-
     /// Its directory below the target directory.
     fn dir(self) -> &'static str {
         match self {
@@ -52,19 +47,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let profile = if args.dev { Profile::Dev } else { Profile::Release };
     let mut steps = Steps::new("build", 2);
     let object = object(&mut steps)?;
-    let binary = binary(&mut steps, &object, profile)?;
-    println!("{}", binary.display());
+    let dir = binaries(&mut steps, &object, profile, &[AGENTNET])?;
+    println!("{}", dir.join(AGENTNET).display());
     Ok(())
 }
 
 /// Compiles the kernel programs, installing first what that takes. One step.
 pub(crate) fn object(steps: &mut Steps) -> Result<Object> {
     let ebpf = setup::ensure_ebpf()?;
-    let step = steps.start(match &ebpf {
-        Ebpf::Object(object) => format!("kernel programs: {}", object.path.display()),
-        Ebpf::Debian { .. } => format!("kernel programs, with {DEBIAN_RUSTC}"),
-        Ebpf::Nightly { .. } => "kernel programs, with the rustup nightly".to_owned(),
-    });
+    let step = steps.start(format_args!("kernel programs: {ebpf}"));
     let object = match &ebpf {
         Ebpf::Object(object) => object.clone(),
         Ebpf::Debian { .. } | Ebpf::Nightly { .. } => {
@@ -104,8 +95,8 @@ pub(crate) fn ebpf_cargo(ebpf: &Ebpf, subcommand: &str, target_dir: &Path) -> Re
     Ok(cargo)
 }
 
-/// Debug information becomes BTF, which maps and the verifier's messages need; it names no directory of
-/// this machine, so that the same sources give the same object everywhere.
+/// Debug information becomes BTF, which maps and the verifier's messages need. It is part of the released
+/// object and therefore names no directory of the machine it was built on.
 fn rustflags() -> Vec<String> {
     let mut flags = vec![
         "-Cdebuginfo=2".to_owned(),
@@ -134,16 +125,29 @@ pub(crate) fn cargo_with(object: &Object, subcommand: &str) -> Command {
     cargo
 }
 
-/// Builds the agentnet binary with the object inside. One step.
-pub(crate) fn binary(steps: &mut Steps, object: &Object, profile: Profile) -> Result<PathBuf> {
-    let step = steps.start("agentnet");
-    let binary = build_bin(object, profile, "agentnet", "agentnet")?;
-    step.done(binary.display());
-    Ok(binary)
-}
-
-/// Builds a binary of a package of the host side and returns its path.
-pub(crate) fn build_bin(object: &Object, profile: Profile, package: &str, bin: &str) -> Result<PathBuf> {
-    live(cargo_with(object, "build").args(profile.args()).args(["--package", package, "--bin", bin]))?;
-    Ok(workspace::target_dir()?.join(profile.dir()).join(bin))
+/// Builds binaries of the host side with the object inside and returns their directory. One step.
+///
+/// One cargo invocation over the whole workspace: cargo unites the features of what is built together, so
+/// that each narrower selection would compile the dependencies once more.
+pub(crate) fn binaries(
+    steps: &mut Steps,
+    object: &Object,
+    profile: Profile,
+    bins: &[&str],
+) -> Result<PathBuf> {
+    let step = match profile {
+        Profile::Dev => steps.start("agentnet and every test, not optimised"),
+        Profile::Release => steps.start(format_args!("{}, optimised", bins.join(" and "))),
+    };
+    let mut cargo = cargo_with(object, "build");
+    cargo.arg("--workspace");
+    match profile {
+        // With the tests, for the same reason: their dependencies have features too.
+        Profile::Dev => cargo.arg("--all-targets"),
+        Profile::Release => cargo.arg("--release").args(bins.iter().flat_map(|bin| ["--bin", bin])),
+    };
+    live(&mut cargo)?;
+    let dir = workspace::target_dir()?.join(profile.dir());
+    step.done(dir.display());
+    Ok(dir)
 }

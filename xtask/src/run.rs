@@ -5,10 +5,9 @@ use std::{ffi::OsString, os::unix::process::CommandExt, process::Command};
 use anyhow::{Context, Result};
 
 use crate::{
-    build::{self, Profile},
+    build::{self, AGENTNET, Profile},
     command::{as_root, display, live, without_cargo_run},
     progress::Steps,
-    workspace::E2E_PACKAGE,
 };
 
 #[derive(clap::Args)]
@@ -23,15 +22,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 fn demo() -> Result<()> {
-    let mut steps = Steps::new("run", 4);
+    let mut steps = Steps::new("run", 3);
     let object = build::object(&mut steps)?;
-    let agentnet = build::binary(&mut steps, &object, Profile::Release)?;
-    let step = steps.start("the demo's agent and servers");
-    let demo = build::build_bin(&object, Profile::Release, E2E_PACKAGE, "demo")?;
-    step.done(demo.display());
+    let bin = build::binaries(&mut steps, &object, Profile::Release, &[AGENTNET, "demo"])?;
     let step = steps.start("the demo: an agent in a cgroup and a network namespace of its own (as root)");
-    let mut demo = as_root(&demo)?;
-    live(without_cargo_run(&mut demo).env("AGENTNET_BIN", agentnet))?;
+    let mut demo = as_root(bin.join("demo"))?;
+    live(without_cargo_run(&mut demo).env("AGENTNET_BIN", bin.join(AGENTNET)))?;
     step.done("the demo ended");
     Ok(())
 }
@@ -41,8 +37,8 @@ fn demo() -> Result<()> {
 fn own_agent(args: &[OsString]) -> Result<()> {
     let mut steps = Steps::new("run", 2);
     let object = build::object(&mut steps)?;
-    let agentnet = build::binary(&mut steps, &object, Profile::Release)?;
-    let mut command = Command::new(agentnet);
+    let bin = build::binaries(&mut steps, &object, Profile::Release, &[AGENTNET])?;
+    let mut command = Command::new(bin.join(AGENTNET));
     without_cargo_run(&mut command).arg("run").args(args);
     eprintln!("{}", display(&command));
     Err(command.exec()).with_context(|| format!("cannot start `{}`", display(&command)))

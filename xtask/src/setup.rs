@@ -22,7 +22,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    ensure_ebpf()?;
+    let found = ensure_ebpf()?;
+    eprintln!("kernel programs: {found}");
     if args.with_deny {
         ensure_deny()?;
     }

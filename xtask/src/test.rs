@@ -7,10 +7,9 @@ use std::{ffi::OsString, io::IsTerminal, process::Command, process::Stdio, sync:
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    build::{self, Profile, build_bin, cargo_with},
-    command::{self, display, live, read_lines},
+    build::{self, AGENTNET, Profile, cargo_with},
+    command::{self, display, read_lines},
     progress::Steps,
-    toolchain::Object,
     workspace::{self, E2E_PACKAGE},
 };
 use summary::Parser;
@@ -35,23 +34,24 @@ pub(crate) fn run_all(args: &Args) -> Result<Summary> {
     let mut steps = Steps::new("test", 4);
     let object = build::object(&mut steps)?;
 
-    let step = steps.start("agentnet and the tests");
-    let agentnet = build_bin(&object, Profile::Dev, "agentnet", "agentnet")?;
-    live(cargo_with(&object, "test").args(["--workspace", "--no-run"]))?;
-    step.done(agentnet.display());
+    let bin = build::binaries(&mut steps, &object, Profile::Dev, &[AGENTNET])?;
+    let targets = Targets::read()?;
 
     let step = steps.start("unit and documentation tests");
     let mut unit = cargo_with(&object, "test");
-    unit.args(["--workspace", "--exclude", E2E_PACKAGE]);
+    unit.args(["--workspace", "--lib", "--bins"]).args(selected(&targets.others));
     let mut summary = run_tests(&mut unit, args)?;
-    let mut lab = cargo_with(&object, "test");
-    lab.args(["--package", E2E_PACKAGE, "--lib", "--bins"]);
-    summary += run_tests(&mut lab, args)?;
+    summary += run_tests(cargo_with(&object, "test").args(["--workspace", "--doc"]), args)?;
     step.done(&summary);
 
     let step = steps.start("end-to-end tests, as root");
-    let mut e2e = end_to_end(&object)?;
-    let end_to_end = run_tests(e2e.env("AGENTNET_BIN", agentnet), args)?;
+    let mut end_to_end = Summary::default();
+    if !targets.end_to_end.is_empty() {
+        let mut cargo = cargo_with(&object, "test");
+        cargo.arg("--workspace").args(selected(&targets.end_to_end)).env("AGENTNET_BIN", bin.join(AGENTNET));
+        run_as_root(&mut cargo)?;
+        end_to_end += run_tests(&mut cargo, args)?;
+    }
     step.done(&end_to_end);
     let filtered = !args.args.is_empty();
     if !filtered && end_to_end.ran() == 0 {
@@ -71,16 +71,39 @@ pub(crate) fn run_all(args: &Args) -> Result<Summary> {
     Ok(summary)
 }
 
-/// The end-to-end tests; only their binaries run as root, not the compiler.
-fn end_to_end(object: &Object) -> Result<Command> {
-    let mut cargo = cargo_with(object, "test");
-    cargo.args(["--package", E2E_PACKAGE, "--test", "*"]);
+/// The integration tests of the workspace by name. Test programs are selected by name, never by package: cargo
+/// would compile the dependencies again for every other set of packages.
+struct Targets {
+    /// Those of the end-to-end package, which need root.
+    end_to_end: Vec<String>,
+    /// Those of all other packages.
+    others: Vec<String>,
+}
+
+impl Targets {
+    fn read() -> Result<Self> {
+        let (end_to_end, others) = workspace::test_targets()?
+            .into_iter()
+            .partition::<Vec<_>, _>(|target| target.package == E2E_PACKAGE);
+        let names =
+            |targets: Vec<workspace::TestTarget>| targets.into_iter().map(|target| target.name).collect();
+        Ok(Self { end_to_end: names(end_to_end), others: names(others) })
+    }
+}
+
+/// The arguments that select test programs.
+fn selected(names: &[String]) -> impl Iterator<Item = &str> {
+    names.iter().flat_map(|name| ["--test", name.as_str()])
+}
+
+/// Has cargo start the test programs as root; it compiles as whoever we are.
+fn run_as_root(cargo: &mut Command) -> Result<()> {
     if !command::is_root() {
         let sudo = command::sudo()?;
         let triple = workspace::host_triple()?.to_uppercase().replace(['-', '.'], "_");
         cargo.env(format!("CARGO_TARGET_{triple}_RUNNER"), format!("{} -E", sudo.display()));
     }
-    Ok(cargo)
+    Ok(())
 }
 
 /// Runs one `cargo test`, showing its output while it is read.

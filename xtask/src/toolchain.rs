@@ -5,7 +5,7 @@
 //! target, so that no nightly is needed), a rustup nightly with `rust-src`.
 
 use std::{
-    env, fs,
+    env, fmt, fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -78,6 +78,18 @@ pub(crate) enum Ebpf {
         /// The linker.
         linker: PathBuf,
     },
+}
+
+impl fmt::Display for Ebpf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Object(object) => write!(f, "the object {}", object.path.display()),
+            Self::Debian { linker } => {
+                write!(f, "{DEBIAN_RUSTC}, its core library for {EBPF_TARGET}, {}", linker.display())
+            }
+            Self::Nightly { linker } => write!(f, "rustup's {NIGHTLY} with rust-src, {}", linker.display()),
+        }
+    }
 }
 
 /// An object with the kernel programs.

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use crate::{
-    build::{self, Profile},
+    build::{self, AGENTNET, Profile},
     command::{as_root, output, without_cargo_run},
     progress::Steps,
     workspace::root,
@@ -43,9 +43,9 @@ pub(crate) struct Program {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let mut steps = Steps::new("verify", 3);
     let object = build::object(&mut steps)?;
-    let agentnet = build::binary(&mut steps, &object, Profile::Dev)?;
+    let bin = build::binaries(&mut steps, &object, Profile::Dev, &[AGENTNET])?;
     let step = steps.start("every program through this kernel's verifier, as root");
-    let mut verify = as_root(&agentnet)?;
+    let mut verify = as_root(bin.join(AGENTNET))?;
     let programs = parse(&output(without_cargo_run(&mut verify).args(["verify", "--json"]))?)?;
     step.done(format_args!("{} programs loaded", programs.len()));
 

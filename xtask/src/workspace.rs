@@ -37,16 +37,52 @@ pub(crate) fn cargo(subcommand: &str) -> Command {
     cargo
 }
 
+/// What `cargo metadata` says about the workspace, as far as it is needed.
+#[derive(Deserialize)]
+struct Metadata {
+    target_directory: PathBuf,
+    packages: Vec<Package>,
+}
+
+#[derive(Deserialize)]
+struct Package {
+    name: String,
+    targets: Vec<Target>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+    kind: Vec<String>,
+}
+
+fn metadata() -> Result<Metadata> {
+    let json = command::output(cargo("metadata").args(["--no-deps", "--format-version", "1"]))?;
+    serde_json::from_str(&json).context("cannot read what `cargo metadata` printed")
+}
+
 /// The directory cargo writes to, `target` unless it was configured otherwise.
 pub(crate) fn target_dir() -> Result<PathBuf> {
-    #[derive(Deserialize)]
-    struct Metadata {
-        target_directory: PathBuf,
-    }
-    let json = command::output(cargo("metadata").args(["--no-deps", "--format-version", "1"]))?;
-    let metadata: Metadata =
-        serde_json::from_str(&json).context("cannot read what `cargo metadata` printed")?;
-    Ok(metadata.target_directory)
+    Ok(metadata()?.target_directory)
+}
+
+/// An integration test program.
+pub(crate) struct TestTarget {
+    /// The package it belongs to.
+    pub(crate) package: String,
+    /// Its own name.
+    pub(crate) name: String,
+}
+
+/// The integration test programs of all packages.
+pub(crate) fn test_targets() -> Result<Vec<TestTarget>> {
+    let targets = metadata()?.packages.into_iter().flat_map(|Package { name: package, targets }| {
+        targets
+            .into_iter()
+            .filter(|target| target.kind.iter().any(|kind| kind == "test"))
+            .map(move |target| TestTarget { package: package.clone(), name: target.name })
+    });
+    Ok(targets.collect())
 }
 
 /// The target triple of the host, as the compiler behind [`cargo`] names it.
