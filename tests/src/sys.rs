@@ -162,8 +162,7 @@ pub fn listen(fd: &impl AsFd) -> Result<()> {
 pub fn accept(fd: &impl AsFd) -> Result<OwnedFd> {
     let null = std::ptr::null_mut();
     // SAFETY: null pointers say that the peer's address is not wanted.
-    let fd =
-        check(unsafe { libc::accept4(fd.as_fd().as_raw_fd(), null, null.cast(), libc::SOCK_CLOEXEC) })?;
+    let fd = check(unsafe { libc::accept4(fd.as_fd().as_raw_fd(), null, null.cast(), libc::SOCK_CLOEXEC) })?;
     // SAFETY: the kernel has just given us this descriptor.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
@@ -205,9 +204,8 @@ pub fn send(fd: &impl AsFd, data: &[u8], flags: c_int) -> Result<usize> {
 pub fn send_to(fd: &impl AsFd, data: &[u8], flags: c_int, addr: impl Into<RawAddr>) -> Result<usize> {
     let (fd, flags, addr) = (fd.as_fd().as_raw_fd(), flags | libc::MSG_NOSIGNAL, addr.into());
     // SAFETY: `data` and the address are readable for their lengths during the call.
-    let sent = check(unsafe {
-        libc::sendto(fd, data.as_ptr().cast(), data.len(), flags, addr.as_ptr(), addr.len)
-    })?;
+    let sent =
+        check(unsafe { libc::sendto(fd, data.as_ptr().cast(), data.len(), flags, addr.as_ptr(), addr.len) })?;
     Ok(sent.unsigned_abs())
 }
 
@@ -246,8 +244,7 @@ impl<'a> Message<'a> {
     /// Calls `body` with the header, which points into `self`.
     pub fn with_header<T>(&self, body: impl FnOnce(&libc::msghdr) -> T) -> T {
         let data: *const u8 = self.data.as_ptr();
-        let mut part =
-            libc::iovec { iov_base: data.cast_mut().cast::<c_void>(), iov_len: self.data.len() };
+        let mut part = libc::iovec { iov_base: data.cast_mut().cast::<c_void>(), iov_len: self.data.len() };
         // SAFETY: all-zero bytes are a valid msghdr (null pointers, zero lengths).
         let mut header: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
         header.msg_iov = &raw mut part;
@@ -282,11 +279,7 @@ pub fn send_message(fd: &impl AsFd, message: &Message<'_>, flags: c_int) -> Resu
 /// # Errors
 /// As the call.
 pub fn send_messages(fd: &impl AsFd, messages: &[Message<'_>]) -> Result<usize> {
-    fn collect(
-        fd: RawFd,
-        messages: &[Message<'_>],
-        headers: &mut Vec<libc::mmsghdr>,
-    ) -> Result<usize> {
+    fn collect(fd: RawFd, messages: &[Message<'_>], headers: &mut Vec<libc::mmsghdr>) -> Result<usize> {
         let Some((first, rest)) = messages.split_first() else {
             let count = libc::c_uint::try_from(headers.len()).unwrap_or(libc::c_uint::MAX);
             // SAFETY: `count` headers, each pointing to what the callers up the stack keep alive.
@@ -307,8 +300,7 @@ pub fn send_messages(fd: &impl AsFd, messages: &[Message<'_>]) -> Result<usize> 
 /// As the call; `WouldBlock` after [`PATIENCE`].
 pub fn receive(fd: &impl AsFd, buffer: &mut [u8]) -> Result<usize> {
     // SAFETY: `buffer` is writable for its length during the call.
-    let got = check(unsafe {
-        libc::recv(fd.as_fd().as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0)
-    })?;
+    let got =
+        check(unsafe { libc::recv(fd.as_fd().as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) })?;
     Ok(got.unsigned_abs())
 }

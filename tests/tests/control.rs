@@ -1,76 +1,35 @@
-//! The lab itself: without agentnet every operation gets through, and the sniffer sees it. Only then does it
+//! The lab itself: without agentnet every operation gets through, and the far end sees it. Only then does it
 //! mean something that none does with it.
 
-use agentnet_tests::{
-    lab::{
-        Lab,
-        agent::{Agent, NOBODY},
-        net::Family,
-        policy::Policy,
-        residue::Residue,
-        server::{Tally, Transport},
-    },
-    probe::{self, Args, Needs, Operation, Report, Request, Trace},
-    skip,
+use agentnet_tests::lab::{
+    Lab,
+    agent::{Agent, NOBODY},
+    battery::Battery,
+    net::{ALLOWED_PORT, Family},
+    policy::Policy,
+    residue::Residue,
+    server::Transport,
 };
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use rstest::rstest;
 
-fn request(operation: &Operation, family: Family) -> Request {
-    let args = Args {
-        to: family.denied_endpoint(),
-        via: family.allowed_endpoint(),
-        marker: format!("<{}/{family:?}>", operation.name),
-        victim: None,
-    };
-    Request { op: operation.name.to_owned(), args }
-}
-
-/// Whether the kernel lacks what the operation is about. Nothing else is skipped.
-fn lacking(report: &Report) -> bool {
-    let missing = [libc::EPROTONOSUPPORT, libc::EAFNOSUPPORT, libc::ESOCKTNOSUPPORT];
-    report.step == "socket" && missing.contains(&report.errno)
-}
-
-fn traced(lab: &Lab, operation: &Operation, request: &Request) -> bool {
-    let marker = request.args.secret();
-    let target = lab.sniffer.to(request.args.to.ip(), 0);
-    match operation.trace {
-        Trace::Marker => target.iter().any(|packet| packet.holds(marker)),
-        Trace::Packet => !target.is_empty(),
-        Trace::Elsewhere => lab.sniffer.carrying(marker) > 0,
-        Trace::Nothing => !target.iter().any(|packet| packet.holds(marker)),
-    }
-}
-
-/// Operations whose outcome depends on a second party or on the build of the kernel.
-fn may_fail(operation: &Operation) -> bool {
-    ["steal-ancestor-socket", "trace-ancestor", "net-namespace-send", "opt-tcp-ulp"].contains(&operation.name)
-}
-
 #[rstest]
-#[case(Family::V4)]
-#[case(Family::V6)]
-fn every_operation_gets_through_without_agentnet(#[case] family: Family) -> Result<()> {
+fn every_operation_gets_through_without_agentnet(
+    #[values(Family::V4, Family::V6)] family: Family,
+    #[values(None, Some(NOBODY))] user: Option<u32>,
+) -> Result<()> {
     let lab = Lab::new()?;
-    let agent = Agent::new(&lab, &Policy::standard())?;
-    let victim = lab.outsider(None)?;
-    let operations: Vec<_> =
-        probe::operations().filter(|operation| operation.knows(family.denied_endpoint())).collect();
-    let mut requests: Vec<_> = operations.iter().map(|operation| request(operation, family)).collect();
-    for request in &mut requests {
-        request.args.victim = Some(victim.pid());
-    }
-    let reports = agent.attempt_ungoverned(&requests)?;
+    let agent = Agent::new(&lab, &Policy::standard())?.user(user);
+    let victim = lab.outsider(user)?;
+    let battery = Battery::new(family, user.is_none(), victim.pid());
+    let reports = agent.attempt_ungoverned(battery.requests())?;
     lab.fence()?;
-    let mut wrong = Vec::new();
-    for ((operation, request), report) in operations.iter().zip(&requests).zip(&reports) {
-        if lacking(report) {
-            skip!(operation.name, "{family:?}: {} by this kernel", report.error);
-        } else if !(report.ok || may_fail(operation)) || !traced(&lab, operation, request) {
-            wrong.push(format!("{report:?}, on the wire: {}", traced(&lab, operation, request)));
-        }
+    let failures = battery.failures(&lab, &reports);
+    ensure!(failures.is_empty(), "did not get through:\n{}", failures.join("\n"));
+    ensure!(!battery.leaks(&lab).is_empty(), "the battery sees no leak where everything leaks");
+    for transport in [Transport::Tcp, Transport::Udp] {
+        let tally = lab.servers.tally((family.denied(), ALLOWED_PORT).into(), transport);
+        ensure!(tally.bytes > 0, "the server counted nothing: {tally:?}");
     }
-    ensure!(wrong.is_empty(), "did not get through:\n{}", wrong.join("\n"));
     Residue::named(&agent.name).ensure_gone()
 }

@@ -3,7 +3,7 @@
 use std::{
     env, fs,
     fs::{File, Permissions},
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{BufRead as _, BufReader, Write as _},
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -20,7 +20,7 @@ use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Lab, cgroup, policy::Policy};
+use super::{Lab, cgroup, expect::Expected, policy::Policy};
 use crate::probe::{Report, Request};
 
 /// The user without any privilege, on every system.
@@ -116,8 +116,8 @@ impl<'lab> Agent<'lab> {
 
     /// Runs the agent's command as this user, as `sudo` would have it.
     #[must_use]
-    pub fn user(mut self, uid: u32) -> Self {
-        self.user = Some(uid);
+    pub fn user(mut self, uid: impl Into<Option<u32>>) -> Self {
+        self.user = uid.into();
         self
     }
 
@@ -138,7 +138,9 @@ impl<'lab> Agent<'lab> {
     pub fn alerts(&self) -> Result<Vec<Value>> {
         let file = self.alerts_file();
         let text = fs::read_to_string(&file).with_context(|| format!("no alerts in {}", file.display()))?;
-        text.lines().map(|line| serde_json::from_str(line).with_context(|| format!("not JSON: {line}"))).collect()
+        text.lines()
+            .map(|line| serde_json::from_str(line).with_context(|| format!("not JSON: {line}")))
+            .collect()
     }
 
     /// `agentnet run … --`, to which a command is to be added.
@@ -178,6 +180,14 @@ impl<'lab> Agent<'lab> {
         let mut command = self.command()?;
         command.arg(probe_binary()?).arg("suite").arg(self.suite(requests)?);
         reports(command, requests)
+    }
+
+    /// Runs operations as the agent and compares what it is told.
+    ///
+    /// # Errors
+    /// If something is not as expected.
+    pub fn expect(&self, expected: &Expected) -> Result<()> {
+        expected.check(&self.attempt(expected.requests())?)
     }
 
     /// Runs operations in the agent's place without agentnet.
@@ -221,7 +231,10 @@ impl<'lab> Agent<'lab> {
 fn reports(command: Command, requests: &[Request]) -> Result<Vec<Report>> {
     let finished = finish(command, None)?;
     let reports = finished.reports()?;
-    ensure!(finished.status.success() && reports.len() == requests.len(), "the probe did not finish: {finished:?}");
+    ensure!(
+        finished.status.success() && reports.len() == requests.len(),
+        "the probe did not finish: {finished:?}"
+    );
     Ok(reports)
 }
 
@@ -306,7 +319,8 @@ impl<'agent> Running<'agent> {
         if let Some(stdout) = child.stdout.take() {
             BufReader::new(stdout).read_line(&mut line)?;
         }
-        let Some(pid) = serde_json::from_str::<Value>(&line).ok().and_then(|ready| ready["ready"].as_u64()) else {
+        let Some(pid) = serde_json::from_str::<Value>(&line).ok().and_then(|ready| ready["ready"].as_u64())
+        else {
             let status = child.kill().and_then(|()| child.wait());
             bail!("the agent did not come up ({status:?}): {line:?} {:?}", stderr.recv_timeout(LIMIT));
         };
@@ -331,6 +345,14 @@ impl<'agent> Running<'agent> {
         reports(command, requests)
     }
 
+    /// Like [`Self::intrude`] in the agent's own cgroup, compared with what is expected.
+    ///
+    /// # Errors
+    /// If something is not as expected.
+    pub fn expect(&self, expected: &Expected) -> Result<()> {
+        expected.check(&self.intrude(&self.cgroup, expected.requests())?)
+    }
+
     /// Ends the agent's command by ending its input.
     ///
     /// # Errors
@@ -338,7 +360,11 @@ impl<'agent> Running<'agent> {
     pub fn finish(mut self) -> Result<Finished> {
         drop(self.child.stdin.take());
         let status = wait(&mut self.child, LIMIT)?;
-        Ok(Finished { status, stdout: String::new(), stderr: self.stderr.recv_timeout(LIMIT).unwrap_or_default() })
+        Ok(Finished {
+            status,
+            stdout: String::new(),
+            stderr: self.stderr.recv_timeout(LIMIT).unwrap_or_default(),
+        })
     }
 }
 

@@ -1,8 +1,10 @@
 //! Two hosts and a wire between them.
 
 pub mod agent;
+pub mod battery;
 pub mod bpf;
 pub mod cgroup;
+pub mod expect;
 pub mod net;
 pub mod netlink;
 pub mod netns;
@@ -18,9 +20,15 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
-use self::{net::Family, netlink::Netlink, netns::Namespace, server::Servers, sniffer::Sniffer};
+use self::{
+    net::Family,
+    netlink::Netlink,
+    netns::Namespace,
+    server::{Servers, Transport},
+    sniffer::Sniffer,
+};
 use crate::eventually::{DEADLINE, eventually};
 
 static NEXT: AtomicU32 = AtomicU32::new(1);
@@ -51,7 +59,8 @@ impl Lab {
         }
         agent.run(|| {
             let netlink = Netlink::open()?;
-            let (near, far) = ((net::AGENT_INTERFACE, net::AGENT_MAC), (net::SERVER_INTERFACE, net::SERVER_MAC));
+            let (near, far) =
+                ((net::AGENT_INTERFACE, net::AGENT_MAC), (net::SERVER_INTERFACE, net::SERVER_MAC));
             netlink.add_veth(near, far, server.fd())
         })?;
         server.run(|| {
@@ -64,7 +73,11 @@ impl Lab {
                 for ip in [family.allowed(), family.denied()] {
                     netlink.add_address(net::SERVER_INTERFACE, ip, wire_prefix(ip))?;
                 }
-                netlink.add_address(net::SERVER_INTERFACE, family.metadata(), host_prefix(family.metadata()))?;
+                netlink.add_address(
+                    net::SERVER_INTERFACE,
+                    family.metadata(),
+                    host_prefix(family.metadata()),
+                )?;
             }
             Ok(())
         })?;
@@ -106,11 +119,34 @@ impl Lab {
             socket.send_to(token.as_bytes(), to)?;
             Ok(())
         })?;
-        eventually(DEADLINE, "the fence passes the sniffer", || match self.sniffer.carrying(token.as_bytes()) {
-            0 => Err("nothing".to_owned()),
-            _ => Ok(()),
+        eventually(DEADLINE, "the fence passes the sniffer", || {
+            match self.sniffer.carrying(token.as_bytes()) {
+                0 => Err("nothing".to_owned()),
+                _ => Ok(()),
+            }
         })?;
         self.sniffer.ensure_complete()
+    }
+
+    /// Fails if anything but the link's housekeeping has come from the agent's side to `ip`, after a fence.
+    ///
+    /// # Errors
+    /// With the packets.
+    pub fn ensure_nothing_reached(&self, ip: IpAddr) -> Result<()> {
+        self.fence()?;
+        let packets = self.sniffer.to(ip, 0);
+        ensure!(packets.is_empty(), "{} packets reached {ip}: {packets:?}", packets.len());
+        Ok(())
+    }
+
+    /// Fails unless the servers got bytes at an endpoint: the allowed twin of what is refused.
+    ///
+    /// # Errors
+    /// If they did not.
+    pub fn ensure_bytes(&self, endpoint: SocketAddr, transport: Transport) -> Result<()> {
+        let tally = self.servers.tally(endpoint, transport);
+        ensure!(tally.bytes > 0, "nothing arrived at {endpoint} over {transport:?}, which is allowed");
+        Ok(())
     }
 
     /// TCP sockets on the agent's host that still try to reach `ip`: what they hold would leave once

@@ -56,7 +56,12 @@ impl Netlink {
     ///
     /// # Errors
     /// As the kernel says.
-    pub fn add_veth(&self, near: (&str, [u8; 6]), far: (&str, [u8; 6]), namespace: BorrowedFd<'_>) -> Result<()> {
+    pub fn add_veth(
+        &self,
+        near: (&str, [u8; 6]),
+        far: (&str, [u8; 6]),
+        namespace: BorrowedFd<'_>,
+    ) -> Result<()> {
         let mut peer = named(far);
         peer.attributes.push(LinkAttribute::NetNsFd(namespace.as_raw_fd()));
         let mut link = named(near);
@@ -64,7 +69,8 @@ impl Netlink {
             LinkInfo::Kind(InfoKind::Veth),
             LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
         ]));
-        self.request(NLM_F_CREATE | NLM_F_EXCL, RouteNetlinkMessage::NewLink(link)).context("make a veth pair")
+        self.request(NLM_F_CREATE | NLM_F_EXCL, RouteNetlinkMessage::NewLink(link))
+            .context("make a veth pair")
     }
 
     /// Brings an interface up.

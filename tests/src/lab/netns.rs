@@ -28,7 +28,8 @@ impl Namespace {
             unsafe { unshare_unsafe(UnshareFlags::NEWNET) }?;
             Ok(File::open("/proc/thread-self/ns/net")?.into())
         });
-        let fd = joined(maker)?.context("a network namespace needs root: start the tests by `cargo xtask test`")?;
+        let fd = joined(maker)?
+            .context("a network namespace needs root: start the tests by `cargo xtask test`")?;
         Ok(Self(Arc::new(fd)))
     }
 

@@ -27,7 +27,9 @@ impl Policy {
     /// Allows more ports and protocols of the allowed host.
     #[must_use]
     pub fn allow_hosts(self, ports: &[u16], protocols: &[&str]) -> Self {
-        Family::ALL.into_iter().fold(self, |policy, family| policy.allow(&family.allowed().to_string(), ports, protocols))
+        Family::ALL
+            .into_iter()
+            .fold(self, |policy, family| policy.allow(&family.allowed().to_string(), ports, protocols))
     }
 
     /// Allows an address or a network.

@@ -67,13 +67,19 @@ impl Residue {
     pub fn left(&self) -> Result<Vec<String>> {
         let mut left: Vec<String> = Vec::new();
         let mut paths = cgroup::named(&cgroup::mount_point()?, &self.name);
-        for mount in cgroup::mounts_of("bpf")?.iter().map(PathBuf::as_path).chain([Path::new(RUN_DIRECTORY)]) {
+        for mount in cgroup::mounts_of("bpf")?.iter().map(PathBuf::as_path).chain([Path::new(RUN_DIRECTORY)])
+        {
             paths.extend(files_named(mount, &self.name));
         }
         left.extend(paths.iter().map(|path| path.display().to_string()));
         left.extend(processes(&self.name));
         let now = bpf::cgroup_links()?;
-        left.extend(self.links.iter().filter(|link| now.iter().any(|other| other.id == link.id)).map(|link| format!("{link:?}")));
+        left.extend(
+            self.links
+                .iter()
+                .filter(|link| now.iter().any(|other| other.id == link.id))
+                .map(|link| format!("{link:?}")),
+        );
         Ok(left)
     }
 }

@@ -50,7 +50,8 @@ impl Servers {
     /// # Errors
     /// Of the socket calls.
     pub fn start(namespace: &Namespace, endpoints: &[SocketAddr]) -> Result<Self> {
-        let sockets = namespace.run(|| endpoints.iter().map(|&addr| Endpoint::open(addr)).collect::<Result<_>>())?;
+        let sockets =
+            namespace.run(|| endpoints.iter().map(|&addr| Endpoint::open(addr)).collect::<Result<_>>())?;
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let tallies = Tallies::default();
         let (stop_in, tallies_in) = (Arc::clone(&stop), Arc::clone(&tallies));
@@ -121,15 +122,17 @@ fn serve(endpoints: Vec<Endpoint>, stop: &OwnedFd, tallies: &Tallies) -> Result<
                 let _ = endpoint.udp.send_to(&buffer[..length], peer);
             }
         }
-        connections.retain_mut(|connection| loop {
-            match connection.stream.read(&mut buffer) {
-                Ok(0) => return false,
-                Ok(length) => {
-                    count(connection.addr, Transport::Tcp, &|tally| tally.bytes += length);
-                    // An echo that the client does not read is lost, and that is all it is.
-                    let _ = connection.stream.write(&buffer[..length]);
+        connections.retain_mut(|connection| {
+            loop {
+                match connection.stream.read(&mut buffer) {
+                    Ok(0) => return false,
+                    Ok(length) => {
+                        count(connection.addr, Transport::Tcp, &|tally| tally.bytes += length);
+                        // An echo that the client does not read is lost, and that is all it is.
+                        let _ = connection.stream.write(&buffer[..length]);
+                    }
+                    Err(error) => return error.kind() == ErrorKind::WouldBlock,
                 }
-                Err(error) => return error.kind() == ErrorKind::WouldBlock,
             }
         });
     }
@@ -142,7 +145,9 @@ fn wait(endpoints: &[Endpoint], connections: &[Connection], stop: &OwnedFd) -> R
         PollFd::from_borrowed_fd(fd, PollFlags::IN)
     }
     let mut events = vec![watch(stop.as_fd())];
-    events.extend(endpoints.iter().flat_map(|endpoint| [watch(endpoint.tcp.as_fd()), watch(endpoint.udp.as_fd())]));
+    events.extend(
+        endpoints.iter().flat_map(|endpoint| [watch(endpoint.tcp.as_fd()), watch(endpoint.udp.as_fd())]),
+    );
     events.extend(connections.iter().map(|connection| watch(connection.stream.as_fd())));
     poll(&mut events, None)?;
     Ok(events.first().is_some_and(|event| !event.revents().is_empty()))

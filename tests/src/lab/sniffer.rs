@@ -60,9 +60,7 @@ impl Sniffer {
     /// Packets to an address and, unless `port` is 0, a port; without the link's housekeeping.
     pub fn to(&self, ip: IpAddr, port: u16) -> Vec<Packet> {
         self.packets(|packet| {
-            packet
-                .header
-                .is_some_and(|header| header.destination == ip && (port == 0 || header.port == port))
+            packet.header.is_some_and(|header| header.destination == ip && (port == 0 || header.port == port))
                 && !packet.is_housekeeping()
         })
     }
@@ -100,7 +98,8 @@ impl Drop for Sniffer {
 }
 
 fn open() -> Result<OwnedFd> {
-    let socket = sys::socket(libc::AF_PACKET, libc::SOCK_DGRAM | libc::SOCK_NONBLOCK, 0).context("sniffer")?;
+    let socket =
+        sys::socket(libc::AF_PACKET, libc::SOCK_DGRAM | libc::SOCK_NONBLOCK, 0).context("sniffer")?;
     sys::set_int(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, BUFFER)?;
     let index = net::interface(net::SERVER_INTERFACE)?;
     let mut addr = u16::try_from(libc::AF_PACKET)?.to_ne_bytes().to_vec();
@@ -114,8 +113,7 @@ fn open() -> Result<OwnedFd> {
 fn record(socket: &OwnedFd, stop: &OwnedFd, packets: &Mutex<Vec<Packet>>) -> Result<()> {
     let mut buffer = vec![0; LONGEST];
     loop {
-        let mut events =
-            [PollFd::new(socket, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
+        let mut events = [PollFd::new(socket, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
         poll(&mut events, None)?;
         while let Some((length, outgoing)) = receive(socket, &mut buffer)? {
             if !outgoing {

@@ -115,8 +115,12 @@ mod tests {
         let mut rest = vec![43, 0, 1, 4, 0, 0, 0, 0, 17, 0, 4, 0, 0, 0, 0, 0];
         rest.extend_from_slice(&datagram(53, b"secret"));
         let packet = v6(0, &rest);
-        let expected =
-            Header { source: "::".parse().unwrap(), destination: "::1".parse().unwrap(), protocol: 17, port: 53 };
+        let expected = Header {
+            source: "::".parse().unwrap(),
+            destination: "::1".parse().unwrap(),
+            protocol: 17,
+            port: 53,
+        };
         assert_eq!(packet.header, Some(expected));
         assert!(packet.holds(b"secret") && !packet.holds(b"secrets"));
     }

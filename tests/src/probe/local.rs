@@ -13,20 +13,28 @@ pub const OPERATIONS: &[Operation] = &[
     Operation::new("own-listener", Trace::Nothing, "a TCP listener of its own on loopback", |args| {
         tcp_echo(args, loopback(args))
     }),
-    Operation::new("own-listener-address", Trace::Nothing, "the same on the agent's network address", |args| {
-        tcp_echo(args, Family::of(args.to.ip()).agent())
-    }),
+    Operation::new(
+        "own-listener-address",
+        Trace::Nothing,
+        "the same on the agent's network address",
+        |args| tcp_echo(args, Family::of(args.to.ip()).agent()),
+    ),
     Operation::new("own-udp", Trace::Nothing, "a UDP exchange with itself on loopback", |args| {
         udp_echo(args, loopback(args))
     }),
     Operation::new("own-udp-address", Trace::Nothing, "the same on the agent's network address", |args| {
         udp_echo(args, Family::of(args.to.ip()).agent())
     }),
-    Operation::new("route-probe", Trace::Nothing, "connect() of a UDP socket to port 0, as resolvers do", |args| {
-        let fd = udp::socket(args.to)?;
-        sys::connect(&fd, SocketAddr::from((args.to.ip(), 0))).step("connect")?;
-        sys::local_addr(&fd).step("getsockname").map(|_| 0)
-    }),
+    Operation::new(
+        "route-probe",
+        Trace::Nothing,
+        "connect() of a UDP socket to port 0, as resolvers do",
+        |args| {
+            let fd = udp::socket(args.to)?;
+            sys::connect(&fd, SocketAddr::from((args.to.ip(), 0))).step("connect")?;
+            sys::local_addr(&fd).step("getsockname").map(|_| 0)
+        },
+    ),
 ];
 
 fn loopback(args: &Args) -> IpAddr {

@@ -20,6 +20,8 @@ use std::{io, net::SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::lab::net::Family;
+
 pub use report::Report;
 
 /// What an operation is to do.
@@ -55,6 +57,21 @@ pub struct Request {
     /// What to do.
     #[serde(flatten)]
     pub args: Args,
+}
+
+impl Request {
+    /// An operation against `to`, with the allowed endpoint of its family at hand and a marker of its own.
+    pub fn new(op: &str, to: SocketAddr) -> Self {
+        let via = Family::of(to.ip().to_canonical()).allowed_endpoint();
+        Self { op: op.to_owned(), args: Args { to, via, marker: format!("<{op}>{to}</{op}>"), victim: None } }
+    }
+
+    /// With a process outside the agent to work through.
+    #[must_use]
+    pub fn victim(mut self, pid: i32) -> Self {
+        self.args.victim = Some(pid);
+        self
+    }
 }
 
 /// Why an operation did not succeed: the step and its `errno`.
@@ -98,7 +115,7 @@ pub enum Trace {
     Marker,
     /// A packet to the target, without the marker.
     Packet,
-    /// The marker, in a packet to another address: broadcast or multicast.
+    /// The marker, in a packet to another address: broadcast, multicast, the first stop of a route.
     Elsewhere,
     /// Nothing; only what the call says counts.
     Nothing,
@@ -120,7 +137,7 @@ pub enum Families {
 pub enum Needs {
     /// Anybody.
     Nothing,
-    /// `CAP_NET_RAW` or `CAP_NET_ADMIN`.
+    /// A capability or files of root.
     Privilege,
 }
 
@@ -139,15 +156,30 @@ pub struct Operation {
     pub families: Families,
     /// What it needs of the kernel.
     pub needs: Needs,
+    /// Whether it is right that its marker reaches the allowed endpoint.
+    pub reaches_allowed: bool,
 }
 
 impl Operation {
     const fn new(name: &'static str, trace: Trace, about: &'static str, run: fn(&Args) -> Outcome) -> Self {
-        Self { name, about, run, trace, families: Families::Both, needs: Needs::Nothing }
+        Self {
+            name,
+            about,
+            run,
+            trace,
+            families: Families::Both,
+            needs: Needs::Nothing,
+            reaches_allowed: false,
+        }
     }
 
     const fn only(mut self, families: Families) -> Self {
         self.families = families;
+        self
+    }
+
+    const fn to_allowed(mut self) -> Self {
+        self.reaches_allowed = true;
         self
     }
 

@@ -10,8 +10,12 @@ use crate::sys;
 
 /// What this file offers.
 pub const OPERATIONS: &[Operation] = &[
-    Operation::new("steal-victim-socket", Trace::Marker, "pidfd_getfd() of an outsider's socket", steal_victim),
-    Operation::new("steal-ancestor-socket", Trace::Nothing, "pidfd_getfd() of any ancestor's socket", steal_ancestors),
+    Operation::new(
+        "steal-victim-socket",
+        Trace::Marker,
+        "pidfd_getfd() of an outsider's socket",
+        steal_victim,
+    ),
     Operation::new("trace-victim", Trace::Nothing, "ptrace() of an outsider", trace_victim),
     Operation::new("trace-ancestor", Trace::Nothing, "ptrace() of the parent", |_| {
         trace(std::os::unix::process::parent_id().try_into().unwrap_or(1))
@@ -60,26 +64,6 @@ fn steal(pid: i32, args: &Args) -> Outcome {
 
 fn steal_victim(args: &Args) -> Outcome {
     steal(victim(args)?, args)
-}
-
-fn steal_ancestors(args: &Args) -> Outcome {
-    let mut pid = i32::try_from(std::process::id()).unwrap_or(0);
-    let mut outcome = Err(Failure::new("ancestors", io::ErrorKind::NotFound));
-    while let Some(parent) = parent_of(pid) {
-        outcome = steal(parent, args);
-        if outcome.is_ok() {
-            break;
-        }
-        pid = parent;
-    }
-    outcome
-}
-
-/// The parent of a process, `None` at the top of what can be seen.
-fn parent_of(pid: i32) -> Option<i32> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()?;
-    (parent > 1).then_some(parent)
 }
 
 fn trace_victim(args: &Args) -> Outcome {

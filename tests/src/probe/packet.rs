@@ -8,8 +8,10 @@ use crate::{lab::net, sys};
 /// What this file offers.
 pub const OPERATIONS: &[Operation] = &[
     Operation::new("packet-send", Trace::Marker, "a frame from a packet socket", packet_send).privileged(),
-    Operation::new("packet-dgram", Trace::Marker, "a packet from a cooked packet socket", packet_dgram).privileged(),
-    Operation::new("packet-bypass", Trace::Marker, "a frame past the queueing discipline", packet_bypass).privileged(),
+    Operation::new("packet-dgram", Trace::Marker, "a packet from a cooked packet socket", packet_dgram)
+        .privileged(),
+    Operation::new("packet-bypass", Trace::Marker, "a frame past the queueing discipline", packet_bypass)
+        .privileged(),
     Operation::new("packet-socket", Trace::Nothing, "only the packet socket", |_| {
         sys::socket(libc::AF_PACKET, libc::SOCK_RAW, 0).step("socket").map(|_| 0)
     })

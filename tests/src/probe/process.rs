@@ -36,30 +36,44 @@ pub const OPERATIONS: &[Operation] = &[
         unshare(UnshareFlags::NEWUSER)?;
         udp::sendto(args)
     }),
-    Operation::new("user-namespace-raw", Trace::Nothing, "root of a new user namespace makes a raw socket", |args| {
-        unshare(UnshareFlags::NEWUSER)?;
-        super::raw::socket(args.to, libc::IPPROTO_UDP).map(|_| 0)
-    }),
-    Operation::new("net-namespace-send", Trace::Nothing, "from a new network namespace", |args| {
-        unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNET)?;
-        udp::sendto(args)
-    }),
-    Operation::new("nested-cgroup-send", Trace::Marker, "from a cgroup below, made for the purpose", |args| {
-        let root = cgroup_mount()?;
-        let own = own_cgroup(&root)?;
-        let child = own.join(format!("probe-{}", std::process::id()));
-        fs::create_dir(&child).step("mkdir")?;
-        fs::write(child.join("cgroup.procs"), "0").step("cgroup.procs")?;
-        let sent = tcp::plain(args).and_then(|_| udp::sendto(args));
-        let _ = fs::write(own.join("cgroup.procs"), "0");
-        let _ = fs::remove_dir(&child);
-        sent
-    }),
-    Operation::new("root-cgroup-send", Trace::Marker, "moves itself to the root of the cgroups, then sends", |args| {
-        let root = cgroup_mount()?;
-        fs::write(root.join("cgroup.procs"), "0").step("cgroup.procs")?;
-        udp::sendto(args)
-    }),
+    Operation::new(
+        "net-namespace-send",
+        Trace::Marker,
+        "a socket taken along into a new network namespace",
+        |args| {
+            let fd = udp::socket(args.to)?;
+            unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNET)?;
+            sys::send_to(&fd, args.secret(), 0, args.to).step("sendto")
+        },
+    ),
+    Operation::new(
+        "nested-cgroup-send",
+        Trace::Marker,
+        "from a cgroup below, made for the purpose",
+        |args| {
+            let root = cgroup_mount()?;
+            let own = own_cgroup(&root)?;
+            let child = own.join(format!("probe-{}", std::process::id()));
+            fs::create_dir(&child).step("mkdir")?;
+            fs::write(child.join("cgroup.procs"), "0").step("cgroup.procs")?;
+            let sent = tcp::plain(args).and_then(|_| udp::sendto(args));
+            let _ = fs::write(own.join("cgroup.procs"), "0");
+            let _ = fs::remove_dir(&child);
+            sent
+        },
+    )
+    .privileged(),
+    Operation::new(
+        "root-cgroup-send",
+        Trace::Marker,
+        "moves itself to the root of the cgroups, then sends",
+        |args| {
+            let root = cgroup_mount()?;
+            fs::write(root.join("cgroup.procs"), "0").step("cgroup.procs")?;
+            udp::sendto(args)
+        },
+    )
+    .privileged(),
     Operation::new("mount-cgroup", Trace::Nothing, "mounts the cgroup hierarchy", |_| {
         unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNS | UnshareFlags::NEWCGROUP)?;
         mount_cgroup().map(|_| 0)
@@ -67,8 +81,9 @@ pub const OPERATIONS: &[Operation] = &[
     Operation::new("mount-bpf", Trace::Nothing, "mounts a bpf file system", |_| {
         unshare(UnshareFlags::NEWNS)?;
         mount("bpf").map(|_| 0)
-    }),
-    Operation::new("bpf-links", Trace::Nothing, "bpf(BPF_LINK_GET_NEXT_ID)", |_| bpf_links()),
+    })
+    .privileged(),
+    Operation::new("bpf-links", Trace::Nothing, "bpf(BPF_LINK_GET_NEXT_ID)", |_| bpf_links()).privileged(),
 ];
 
 fn orphan(args: &Args) -> Outcome {
@@ -116,7 +131,8 @@ fn passed(args: &Args) -> Outcome {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     ancillary.push(SendAncillaryMessage::ScmRights(&fds));
-    rustix::net::sendmsg(&giver, &[IoSlice::new(b".")], &mut ancillary, SendFlags::empty()).step("sendmsg")?;
+    rustix::net::sendmsg(&giver, &[IoSlice::new(b".")], &mut ancillary, SendFlags::empty())
+        .step("sendmsg")?;
     drop(fd);
     run::outcome_in_child(|| sys::send_to(&take(&taker)?, args.secret(), 0, args.to).step("sendto"))
 }

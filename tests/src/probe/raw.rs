@@ -12,17 +12,21 @@ use crate::{lab::net::Family, sys};
 pub const OPERATIONS: &[Operation] = &[
     Operation::new("raw-udp", Trace::Marker, "a UDP datagram from a raw socket", udp).privileged(),
     Operation::new("raw-tcp", Trace::Marker, "a TCP segment from a raw socket", tcp).privileged(),
-    Operation::new("raw-unknown", Trace::Marker, "protocol 253, reserved for experiments", unknown).privileged(),
+    Operation::new("raw-unknown", Trace::Marker, "protocol 253, reserved for experiments", unknown)
+        .privileged(),
     Operation::new("raw-header", Trace::Marker, "IPPROTO_RAW with a hand-made header", header).privileged(),
     Operation::new("raw-other-header", Trace::Marker, "the header says another address than sendto()", lie)
         .only(Families::V4)
         .privileged(),
-    Operation::new("raw-spoofed", Trace::Marker, "from an address that is not the agent's", spoofed).privileged(),
+    Operation::new("raw-spoofed", Trace::Marker, "from an address that is not the agent's", spoofed)
+        .privileged(),
     Operation::new("raw-fragment", Trace::Marker, "a fragment that is not the first", fragment).privileged(),
-    Operation::new("raw-options", Trace::Marker, "IPv4 options or an IPv6 hop-by-hop header", options).privileged(),
+    Operation::new("raw-options", Trace::Marker, "IPv4 options or an IPv6 hop-by-hop header", options)
+        .privileged(),
     Operation::new("raw-ip-in-ip", Trace::Marker, "a packet within a packet (IP in IP)", ip_in_ip)
         .privileged(),
-    Operation::new("raw-connected", Trace::Marker, "connect() and send() on a raw socket", connected).privileged(),
+    Operation::new("raw-connected", Trace::Marker, "connect() and send() on a raw socket", connected)
+        .privileged(),
 ];
 
 /// Reserved for experiments (RFC 3692).
@@ -215,9 +219,8 @@ mod tests {
     #[test]
     fn the_checksum_of_a_sealed_header_is_zero() {
         // The example header of RFC 1071's errata and many text books.
-        let mut bytes = [
-            0x45, 0, 0, 0x73, 0, 0, 0x40, 0, 0x40, 0x11, 0, 0, 0xc0, 0xa8, 0, 1, 0xc0, 0xa8, 0, 0xc7,
-        ];
+        let mut bytes =
+            [0x45, 0, 0, 0x73, 0, 0, 0x40, 0, 0x40, 0x11, 0, 0, 0xc0, 0xa8, 0, 1, 0xc0, 0xa8, 0, 0xc7];
         let sum = checksum(&bytes);
         assert_eq!(sum, 0xb861);
         bytes[10..12].copy_from_slice(&sum.to_be_bytes());

@@ -21,7 +21,9 @@ const LIMIT: Duration = Duration::from_secs(8);
 pub fn one(name: &str, args: &Args) -> Report {
     match find(name) {
         Some(operation) => operation.report(args),
-        None => Report::new(name, args.to, Err(Failure::new("unknown operation", io::ErrorKind::Unsupported))),
+        None => {
+            Report::new(name, args.to, Err(Failure::new("unknown operation", io::ErrorKind::Unsupported)))
+        }
     }
 }
 

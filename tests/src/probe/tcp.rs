@@ -31,7 +31,12 @@ pub const OPERATIONS: &[Operation] = &[
     Operation::new("tcp-sendfile", Trace::Marker, "sendfile()", send_file),
     Operation::new("tcp-splice", Trace::Marker, "splice() from a pipe", splice),
     Operation::new("tcp-urgent", Trace::Marker, "urgent data", urgent),
-    Operation::new("tcp-early-send", Trace::Marker, "a send() that starts before the connection is up", early),
+    Operation::new(
+        "tcp-early-send",
+        Trace::Marker,
+        "a send() that starts before the connection is up",
+        early,
+    ),
     Operation::new("mptcp-send", Trace::Marker, "a multipath TCP socket", mptcp),
 ];
 
@@ -122,7 +127,8 @@ fn listener_reconnect(args: &Args) -> Outcome {
 fn accepted(args: &Args) -> Outcome {
     let server = listener(args.to)?;
     let port = sys::local_addr(&server).step("getsockname")?.port();
-    let loopback: IpAddr = if args.to.is_ipv4() { [127, 0, 0, 1].into() } else { [0, 0, 0, 0, 0, 0, 0, 1].into() };
+    let loopback: IpAddr =
+        if args.to.is_ipv4() { [127, 0, 0, 1].into() } else { [0, 0, 0, 0, 0, 0, 0, 1].into() };
     let client = socket(args.to)?;
     sys::connect(&client, SocketAddr::from((loopback, port))).step("connect to self")?;
     let peer = sys::accept(&server).step("accept")?;
@@ -204,7 +210,8 @@ fn early(args: &Args) -> Outcome {
     rustix::fs::fcntl_setfl(&fd, flags).step("fcntl")?;
     thread::scope(|scope| {
         let sender = scope.spawn(|| sys::send(&fd, args.secret(), 0).step("send"));
-        let sent = sender.join().unwrap_or_else(|_| Err(Failure::new("thread", std::io::ErrorKind::Other)))?;
+        let sent =
+            sender.join().unwrap_or_else(|_| Err(Failure::new("thread", std::io::ErrorKind::Other)))?;
         await_echo(&fd);
         Ok(sent)
     })

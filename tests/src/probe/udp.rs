@@ -12,22 +12,52 @@ use crate::sys::{self, Message};
 pub const OPERATIONS: &[Operation] = &[
     Operation::new("udp-sendto", Trace::Marker, "sendto() on an unconnected socket", sendto),
     Operation::new("udp-connected", Trace::Marker, "connect() and send()", connected),
-    Operation::new("udp-v4-mapped", Trace::Marker, "sendto() on an IPv6 socket to the IPv4-mapped address", mapped),
+    Operation::new(
+        "udp-v4-mapped",
+        Trace::Marker,
+        "sendto() on an IPv6 socket to the IPv4-mapped address",
+        mapped,
+    ),
     Operation::new("udp-connected-v4-mapped", Trace::Marker, "the same, connected", connected_mapped),
     Operation::new("udp-sendto-connected", Trace::Marker, "sendto() past the connected peer", past_peer),
     Operation::new("udp-sendmsg", Trace::Marker, "sendmsg()", sendmsg),
-    Operation::new("udp-sendmmsg", Trace::Marker, "a batch, the first datagram of which is allowed", sendmmsg),
-    Operation::new("udp-reconnect", Trace::Marker, "connect to the allowed endpoint, then elsewhere", reconnect),
+    Operation::new(
+        "udp-sendmmsg",
+        Trace::Marker,
+        "a batch, the first datagram of which is allowed",
+        sendmmsg,
+    ),
+    Operation::new(
+        "udp-reconnect",
+        Trace::Marker,
+        "connect to the allowed endpoint, then elsewhere",
+        reconnect,
+    ),
     Operation::new("udp-unspec-reconnect", Trace::Marker, "the same, dissolved by AF_UNSPEC between", unspec),
-    // Linux keeps the destination of what is corked: these two reach the allowed endpoint.
-    Operation::new("udp-cork-reconnect", Trace::Nothing, "cork a datagram, connect elsewhere, release it", cork),
-    Operation::new("udp-more-sendto", Trace::Nothing, "MSG_MORE to the allowed endpoint, then to another", more),
+    // What is corked for one peer goes to the next one: connect() overwrites its destination. IPv6 does not.
+    Operation::new(
+        "udp-cork-reconnect",
+        Trace::Marker,
+        "cork a datagram, connect elsewhere, release it",
+        cork,
+    )
+    .only(Families::V4)
+    .to_allowed(),
+    // The first call's destination counts: this one reaches the allowed endpoint.
+    Operation::new(
+        "udp-more-sendto",
+        Trace::Nothing,
+        "MSG_MORE to the allowed endpoint, then to another",
+        more,
+    )
+    .to_allowed(),
     Operation::new("udp-gso", Trace::Marker, "UDP_SEGMENT: one call, many datagrams", segment),
     Operation::new("udp-large", Trace::Marker, "a datagram that the kernel fragments", large),
     Operation::new("udp-zerocopy", Trace::Marker, "send() with MSG_ZEROCOPY", zero_copy),
     Operation::new("udp-splice", Trace::Marker, "splice() from a pipe", splice),
     Operation::new("udp-reuseport", Trace::Marker, "from a port shared by two sockets", reuse_port),
-    Operation::new("udp-broadcast", Trace::Elsewhere, "to the broadcast address", broadcast).only(Families::V4),
+    Operation::new("udp-broadcast", Trace::Elsewhere, "to the broadcast address", broadcast)
+        .only(Families::V4),
     Operation::new("udp-multicast", Trace::Elsewhere, "to a group of all hosts", multicast),
     Operation::new("udp-encapsulation", Trace::Marker, "UDP_ENCAP: a tunnel's socket", encapsulation),
     Operation::new("udplite-send", Trace::Marker, "a UDP-Lite socket", udplite),
@@ -175,14 +205,16 @@ fn multicast(args: &Args) -> Outcome {
     let fd = socket(args.to)?;
     if group.is_ipv6() {
         let interface = crate::lab::net::agent_interface().step("if_nametoindex")?;
-        sys::set(&fd, libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_IF, &interface.to_ne_bytes()).step("setsockopt")?;
+        sys::set(&fd, libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_IF, &interface.to_ne_bytes())
+            .step("setsockopt")?;
     }
     sys::send_to(&fd, args.secret(), 0, group).step("sendto")
 }
 
 fn encapsulation(args: &Args) -> Outcome {
     let fd = socket(args.to)?;
-    let allowed = sys::set_int(&fd, libc::IPPROTO_UDP, libc::UDP_ENCAP, UDP_ENCAP_ESPINUDP).step("setsockopt");
+    let allowed =
+        sys::set_int(&fd, libc::IPPROTO_UDP, libc::UDP_ENCAP, UDP_ENCAP_ESPINUDP).step("setsockopt");
     let sent = sys::send_to(&fd, args.secret(), 0, args.to).step("sendto")?;
     allowed.map(|()| sent)
 }

@@ -1,6 +1,10 @@
 //! `io_uring`: the same calls, made by the kernel on the agent's behalf.
 
-use std::{io, net::SocketAddr, os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd}};
+use std::{
+    io,
+    net::SocketAddr,
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+};
 
 use io_uring::{IoUring, opcode, squeue::Entry, types::Fd};
 
@@ -23,7 +27,9 @@ fn ring() -> Result<IoUring, Failure> {
 fn submit(ring: &mut IoUring, entry: &Entry, step: &'static str) -> Result<i32, Failure> {
     // SAFETY: every caller keeps what the entry points to alive until this function returns, and this
     // returns only after the completion.
-    unsafe { ring.submission().push(entry) }.map_err(|_| io::Error::from(io::ErrorKind::Other)).step("push")?;
+    unsafe { ring.submission().push(entry) }
+        .map_err(|_| io::Error::from(io::ErrorKind::Other))
+        .step("push")?;
     ring.submit_and_wait(1).step("io_uring_enter")?;
     let result = ring.completion().next().map_or(-libc::EIO, |completion| completion.result());
     if result < 0 { Err(io::Error::from_raw_os_error(-result)).step(step) } else { Ok(result) }
