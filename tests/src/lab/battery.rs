@@ -26,6 +26,14 @@ impl Battery {
         Self { family, operations, requests }
     }
 
+    /// Without operations that need another defence than the one under test.
+    #[must_use]
+    pub fn without(mut self, names: &[&str]) -> Self {
+        self.operations.retain(|operation| !names.contains(&operation.name));
+        self.requests.retain(|request| !names.contains(&request.op.as_str()));
+        self
+    }
+
     /// What the probe is to do.
     pub fn requests(&self) -> &[Request] {
         &self.requests

@@ -4,6 +4,7 @@ pub mod agent;
 pub mod battery;
 pub mod bpf;
 pub mod cgroup;
+pub mod client;
 pub mod expect;
 pub mod net;
 pub mod netlink;

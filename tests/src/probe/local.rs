@@ -1,8 +1,9 @@
-//! The agent talking to itself, and asking the kernel for a route.
+//! The agent having a conversation: with a server, with itself, with the kernel about a route.
 
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::OwnedFd,
 };
 
 use super::{Args, Failure, Operation, Outcome, Step as _, Trace, tcp, udp};
@@ -10,6 +11,17 @@ use crate::{lab::net::Family, sys};
 
 /// What this file offers.
 pub const OPERATIONS: &[Operation] = &[
+    Operation::new("tcp-echo", Trace::Marker, "sends and wants the same back", |args| {
+        let fd = tcp::socket(args.to)?;
+        sys::connect(&fd, args.to).step("connect")?;
+        sys::send(&fd, args.secret(), 0).step("send")?;
+        compare_received(&fd, args)
+    }),
+    Operation::new("udp-echo", Trace::Marker, "the same with a datagram", |args| {
+        let fd = udp::socket(args.to)?;
+        sys::send_to(&fd, args.secret(), 0, args.to).step("sendto")?;
+        compare_received(&fd, args)
+    }),
     Operation::new("own-listener", Trace::Nothing, "a TCP listener of its own on loopback", |args| {
         tcp_echo(args, loopback(args))
     }),
@@ -46,6 +58,12 @@ fn compare(got: &[u8], args: &Args) -> Outcome {
         return Ok(got.len());
     }
     Err(Failure::new("compare", io::ErrorKind::InvalidData))
+}
+
+fn compare_received(fd: &OwnedFd, args: &Args) -> Outcome {
+    let mut buffer = [0; 256];
+    let got = sys::receive(fd, &mut buffer).step("receive")?;
+    compare(&buffer[..got], args)
 }
 
 fn tcp_echo(args: &Args, ip: IpAddr) -> Outcome {
