@@ -1,10 +1,12 @@
 //! Agents: the probe under `agentnet run`, and the probe alone for comparison.
 
 use std::{
-    env, fs,
+    env,
+    ffi::CString,
+    fs,
     fs::{File, Permissions},
     io::{BufRead as _, BufReader, Write as _},
-    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
+    os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
@@ -16,7 +18,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+use rustix::{
+    mount::{MountPropagationFlags, mount_bind, mount_change},
+    thread::{UnshareFlags, set_thread_groups, set_thread_res_gid, set_thread_res_uid, unshare_unsafe},
+};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -148,9 +153,17 @@ impl<'lab> Agent<'lab> {
     /// # Errors
     /// If agentnet was not built.
     pub fn command(&self) -> Result<Command> {
+        self.command_with_alerts(&self.alerts_file())
+    }
+
+    /// The same with alerts to another place.
+    ///
+    /// # Errors
+    /// If agentnet was not built.
+    pub fn command_with_alerts(&self, alerts: &Path) -> Result<Command> {
         let mut command = Command::new(agentnet_binary()?);
         command.arg("run").arg("--policy").arg(self.policy_file());
-        command.args(["--agent", &self.name]).arg("--alerts").arg(self.alerts_file()).arg("--");
+        command.args(["--agent", &self.name]).arg("--alerts").arg(alerts).arg("--");
         for variable in ["SUDO_UID", "SUDO_GID", "SUDO_USER", "SUDO_COMMAND"] {
             command.env_remove(variable);
         }
@@ -160,6 +173,44 @@ impl<'lab> Agent<'lab> {
         }
         self.lab.agent.attach(&mut command);
         Ok(command)
+    }
+
+    /// The same, started by a user without privilege: not by root on that user's behalf.
+    ///
+    /// # Errors
+    /// If agentnet was not built.
+    pub fn command_for(&self, user: u32) -> Result<Command> {
+        let mut command = self.command()?;
+        become_user(&mut command, Some(user));
+        Ok(command)
+    }
+
+    /// Lets `command` see `rules` as `/etc/sudoers`, in a mount namespace of its own.
+    ///
+    /// # Errors
+    /// If the path cannot be written down.
+    pub fn bind_sudoers(&self, command: &mut Command, rules: &Path) -> Result<()> {
+        let source = CString::new(rules.as_os_str().as_bytes())?;
+        let bind = move || {
+            // SAFETY: the child has one thread; nothing else shares its mounts.
+            unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?;
+            mount_change(c"/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+            Ok(mount_bind(source.as_c_str(), c"/etc/sudoers")?)
+        };
+        // SAFETY: three system calls, paths made before the fork.
+        unsafe { command.pre_exec(bind) };
+        Ok(())
+    }
+
+    /// Runs operations as this agent, started from within another agent's cgroup.
+    ///
+    /// # Errors
+    /// If agentnet or the probe itself fails.
+    pub fn attempt_below(&self, outer: &Running<'_>, requests: &[Request]) -> Result<Vec<Report>> {
+        let mut command = self.command()?;
+        command.arg(probe_binary()?).arg("suite").arg(self.suite(requests)?);
+        join_cgroup(&mut command, &outer.cgroup)?;
+        reports(command, requests)
     }
 
     /// Runs a command as the agent.
@@ -251,6 +302,14 @@ fn become_user(command: &mut Command, user: Option<u32>) {
     unsafe { command.pre_exec(change) };
 }
 
+/// Starts `command` in a cgroup.
+fn join_cgroup(command: &mut Command, cgroup: &Path) -> Result<()> {
+    let procs = File::options().write(true).open(cgroup.join("cgroup.procs"))?;
+    // SAFETY: one write(2) of a constant.
+    unsafe { command.pre_exec(move || (&procs).write_all(b"0")) };
+    Ok(())
+}
+
 /// Runs a command to its end.
 ///
 /// # Errors
@@ -329,6 +388,32 @@ impl<'agent> Running<'agent> {
         Ok(Self { child, pid, cgroup, agent, stderr })
     }
 
+    /// The processes of agentnet that keep this agent: what was started, and its children outside the
+    /// agent's cgroup.
+    ///
+    /// # Errors
+    /// If processes cannot be listed.
+    pub fn supervisors(&self) -> Result<Vec<i32>> {
+        let mount = cgroup::mount_point()?;
+        let own = i32::try_from(self.child.id())?;
+        let mut found = vec![own];
+        for entry in fs::read_dir("/proc")?.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let Ok(pid) = name.parse::<i32>() else { continue };
+            // A process may end while we look.
+            let (Ok(line), Ok(place)) =
+                (fs::read(entry.path().join("cmdline")), cgroup::of_process(&mount, &name))
+            else {
+                continue;
+            };
+            let is_ours = String::from_utf8_lossy(&line).contains(&self.agent.name);
+            if is_ours && pid != own && !place.starts_with(&self.cgroup) {
+                found.push(pid);
+            }
+        }
+        Ok(found)
+    }
+
     /// Runs operations from within the agent's cgroup, but with all the privilege of the test: what holds
     /// then is held by the kernel programs, not by the launcher's confinement.
     ///
@@ -338,9 +423,7 @@ impl<'agent> Running<'agent> {
         let mut command = Command::new(probe_binary()?);
         command.arg("suite").arg(self.agent.suite(requests)?);
         self.agent.lab.agent.attach(&mut command);
-        let procs = File::options().write(true).open(cgroup.join("cgroup.procs"))?;
-        // SAFETY: one write(2) of a constant.
-        unsafe { command.pre_exec(move || (&procs).write_all(b"0")) };
+        join_cgroup(&mut command, cgroup)?;
         become_user(&mut command, self.agent.user);
         reports(command, requests)
     }

@@ -10,6 +10,7 @@ pub mod net;
 pub mod netlink;
 pub mod netns;
 pub mod policy;
+pub mod pty;
 pub mod residue;
 pub mod server;
 pub mod sniffer;
