@@ -27,6 +27,9 @@ const ROWS: usize = 20;
 /// Suggestions of a summary.
 const SUGGESTIONS: usize = 10;
 
+/// Stands for destinations that were not told apart.
+const VARIOUS: &str = "various destinations";
+
 /// Renders in the colours and the time zone it was made with.
 #[derive(Clone, Debug)]
 pub struct Renderer {
@@ -79,11 +82,9 @@ impl Renderer {
                 format!("(policy {})", clean(&alert.policy.name, MAX_COMM)),
             ),
         };
-        if alert.count > 1 {
-            let _ = write!(why, " ×{}", alert.count);
-        }
+        why += &times(alert.count);
         let what = if evidence.various && alert.count > 1 {
-            "various destinations".to_owned()
+            VARIOUS.to_owned()
         } else {
             let from = evidence.direction == Direction::Ingress;
             what(alert.destination.as_ref(), evidence.socket.as_ref(), evidence.option.as_ref(), from)
@@ -93,8 +94,13 @@ impl Renderer {
 
     fn flow(&self, flow: &Flow) -> String {
         let time = self.time(flow.time);
-        let what = what(flow.destination.as_ref(), None, None, false);
-        let why = clean(flow.policy.rule.as_deref().unwrap_or("allowed"), MAX_SENTENCE);
+        let various = matches!(&flow.evidence, Evidence::Verdict(evidence) if evidence.various);
+        let what = if various && flow.count > 1 {
+            VARIOUS.to_owned()
+        } else {
+            what(flow.destination.as_ref(), None, None, false)
+        };
+        let why = clean(flow.policy.rule.as_deref().unwrap_or("allowed"), MAX_SENTENCE) + &times(flow.count);
         self.columns(
             &time,
             ("✓ allowed", Look::Good),
@@ -275,6 +281,11 @@ fn short(label: &str, destination: Option<&Destination>) -> String {
         }
         None => clean(label, MAX_COMM),
     }
+}
+
+/// How many a line stands for, if more than one.
+fn times(count: u64) -> String {
+    if count > 1 { format!(" ×{count}") } else { String::new() }
 }
 
 /// Where the rule is written.
