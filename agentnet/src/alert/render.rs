@@ -13,7 +13,7 @@ use super::{
     model::{Action, Alert, Destination, Direction, Evidence, Flow, Output, PolicyRef, Process, Severity},
     names::{Socket, SocketOption},
     summary::{Refused, Summary},
-    text::{MAX_COMM, MAX_SENTENCE, clean},
+    text::{MAX_COMM, MAX_SENTENCE, clean, plural},
 };
 
 /// Width of the column of processes.
@@ -337,10 +337,6 @@ fn suggestions(text: &mut String, summary: &Summary) {
 
 fn sum(counts: impl Iterator<Item = u64>) -> u64 {
     counts.fold(0, u64::saturating_add)
-}
-
-fn plural(count: u64, what: &str) -> String {
-    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 /// Bytes in the largest binary unit of which there is at least one, to one decimal place.
