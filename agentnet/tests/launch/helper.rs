@@ -8,7 +8,7 @@ use agentnet::agent::launch::{Confinement, Identity, Launch, LaunchError, prepar
 use rustix::io::Errno;
 use rustix::process::Pid;
 
-pub fn main(args: Vec<OsString>) -> ExitCode {
+pub(crate) fn main(args: Vec<OsString>) -> ExitCode {
     let mut args = args.into_iter();
     let mode = args.next().unwrap_or_default();
     let rest: Vec<OsString> = args.collect();
@@ -19,6 +19,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         Some("probe") => probe(&rest),
         Some("int80") => int80(),
         Some("victim") => victim(),
+        Some("listen") => listen(),
         _ => panic!("unknown helper {}", mode.display()),
     }
 }
@@ -137,25 +138,36 @@ fn victim() -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// Says the number of each signal it receives; SIGTERM is the last.
+fn listen() -> ExitCode {
+    // SAFETY: a local set, filled before use; the numbers are those of the architecture.
+    let next = unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut set);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut());
+        move || libc::sigwaitinfo(&raw const set, std::ptr::null_mut())
+    };
+    println!("ready");
+    loop {
+        let signal = next();
+        println!("{signal}");
+        if signal == libc::SIGTERM {
+            return ExitCode::from(5);
+        }
+    }
+}
+
 /// Tries each thing named and prints `name=ok` or `name=<error>`.
 fn probe(names: &[OsString]) -> ExitCode {
     for name in names {
         let name = name.to_str().unwrap();
-        let result = match attempt(name) {
-            Ok(()) => "ok".to_owned(),
-            Err(errno) => format!("{errno:?}").split(' ').next().unwrap().to_owned(),
-        };
-        println!("{name}={}", errno_name(&result, name));
+        println!("{name}={}", result_name(attempt(name)));
     }
     ExitCode::SUCCESS
 }
 
-/// The symbolic name of what [`attempt`] met.
-fn errno_name(result: &str, name: &str) -> String {
-    if result == "ok" {
-        return result.to_owned();
-    }
-    let Err(errno) = attempt(name) else { return "unstable".to_owned() };
+fn result_name(result: Result<(), Errno>) -> String {
+    let Err(errno) = result else { return "ok".to_owned() };
     match errno {
         Errno::PERM => "EPERM".into(),
         Errno::ACCESS => "EACCES".into(),
@@ -214,7 +226,7 @@ fn pid(text: &str) -> Pid {
 }
 
 /// A raw system call; a descriptor it returns stays open.
-pub fn call(number: i64, a: [u64; 6]) -> Result<(), Errno> {
+pub(crate) fn call(number: i64, a: [u64; 6]) -> Result<(), Errno> {
     // SAFETY: each caller passes what the call takes, with memory that lives as long.
     match unsafe { libc::syscall(number, a[0], a[1], a[2], a[3], a[4], a[5]) } {
         -1 => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap()),

@@ -98,13 +98,7 @@ impl Plan {
             b"cgroup" if shows(point, CGROUP) => read_only(point, entry.flags()),
             b"cgroup2" if shows(point, CGROUP2) => {
                 read_only(point, entry.flags())?;
-                let fresh = mount(c"cgroup2", point, c"cgroup2", PLAIN, None);
-                match fresh {
-                    Ok(()) => read_only(point, PLAIN),
-                    // A single file of it, bound somewhere: no directory to start a process into.
-                    Err(Errno::NOTDIR) => Ok(()),
-                    Err(errno) => Err(Failure::at(Step::Cover, errno, point.to_bytes())),
-                }
+                own_subtree(point)
             }
             b"bpf" if shows(point, BPFFS) => cover(point),
             b"proc" if self.root && shows(point, PROC) => proc_read_only(entry),
@@ -149,12 +143,30 @@ fn read_only(point: &CStr, flags: MountFlags) -> Result<(), Failure> {
     }
 }
 
+/// Mounts the command's cgroup and what is below it in place of the whole hierarchy.
+fn own_subtree(point: &CStr) -> Result<(), Failure> {
+    // The kernel refuses a file system on top of itself; and should the next step fail, nothing shows.
+    match mount_empty(point) {
+        Ok(()) => {}
+        // A single file of it, bound somewhere: no directory to start a process into.
+        Err(Errno::NOTDIR) => return Ok(()),
+        Err(errno) => return Err(Failure::at(Step::Cover, errno, point.to_bytes())),
+    }
+    mount(c"cgroup2", point, c"cgroup2", PLAIN, None)
+        .map_err(|errno| Failure::at(Step::Cover, errno, point.to_bytes()))?;
+    read_only(point, PLAIN)
+}
+
 /// Puts an empty read-only directory in place of `point`, if it exists.
 fn cover(point: &CStr) -> Result<(), Failure> {
-    match mount(c"agentnet", point, c"tmpfs", PLAIN | MountFlags::RDONLY, c"size=4k,nr_inodes=2,mode=555") {
+    match mount_empty(point) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(errno) => Err(Failure::at(Step::Cover, errno, point.to_bytes())),
     }
+}
+
+fn mount_empty(point: &CStr) -> Result<(), Errno> {
+    mount(c"agentnet", point, c"tmpfs", PLAIN | MountFlags::RDONLY, c"size=4k,nr_inodes=2,mode=555")
 }
 
 /// Makes the parts of a procfs mount that configure the kernel read-only, or all of it if only such a part is
