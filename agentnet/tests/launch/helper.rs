@@ -121,7 +121,7 @@ fn int80() -> ExitCode {
         let mut number = 20u64;
         // SAFETY: getpid takes and changes nothing but the result register.
         unsafe {
-            std::arch::asm!("int 0x80", inout("rax") number, out("r8") _, out("r9") _, out("r10") _, out("r11") _)
+            std::arch::asm!("int 0x80", inout("rax") number, out("r8") _, out("r9") _, out("r10") _, out("r11") _);
         };
         ExitCode::from(u8::from(number == 0))
     }
@@ -199,8 +199,8 @@ fn attempt(name: &str) -> Result<(), Errno> {
             attributes[..4].copy_from_slice(&[2, 4, 4, 1]);
             call(libc::SYS_bpf, [0, attributes.as_ptr() as u64, 128, 0, 0, 0])
         }
-        "tiocsti" => ioctl(libc::TIOCSTI, 0),
-        "tiocsti_high" => ioctl(libc::TIOCSTI, 0x1_0000_0000),
+        "tiocsti" => ioctl(0x5412),
+        "tiocsti_high" => ioctl(0x1_0000_5412),
         "tiocgwinsz" => rustix::termios::tcgetwinsize(rustix::stdio::stdin()).map(drop),
         "seize" => seize(pid(argument)),
         "getfd" => getfd(pid(argument)),
@@ -249,9 +249,9 @@ fn socketpair(family: u64) -> Result<(), Errno> {
     call(libc::SYS_socketpair, [family, 1, 0, pair.as_mut_ptr() as u64, 0, 0])
 }
 
-fn ioctl(request: libc::Ioctl, high: u64) -> Result<(), Errno> {
+/// `request` is all of the register; TIOCSTI is 0x5412.
+fn ioctl(request: u64) -> Result<(), Errno> {
     let byte = b'#';
-    let request = u64::try_from(request).unwrap() | high;
     call(libc::SYS_ioctl, [0, request, &raw const byte as u64, 0, 0, 0])
 }
 

@@ -11,7 +11,7 @@
 use std::ffi::CStr;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags, open, statfs};
+use rustix::fs::{FsWord, Mode, OFlags, open, statfs};
 use rustix::io::Errno;
 use rustix::mount::{
     MountFlags, MountPropagationFlags, mount, mount_bind, mount_bind_recursive, mount_change, mount_remount,
@@ -19,7 +19,7 @@ use rustix::mount::{
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::child::{Failure, Step};
-use super::fds::{BPFFS, CGROUP, CGROUP2, PROC, as_magic};
+use super::fds::{BPFFS, CGROUP, CGROUP2, PROC};
 use super::mountinfo::{self, Mount, PATH_MAX};
 
 /// agentnet's own state: control sockets, alert logs, pins.
@@ -130,8 +130,8 @@ fn read_list(buffer: &mut [u8]) -> Result<usize, Errno> {
 
 /// Whether a file system of this kind is what a path leads to: a mount hidden under another one is out of
 /// reach as it is, and changing the path would change the wrong one.
-fn shows(point: &CStr, magic: u64) -> bool {
-    statfs(point).is_ok_and(|s| as_magic(s.f_type) == magic)
+fn shows(point: &CStr, magic: FsWord) -> bool {
+    statfs(point).is_ok_and(|s| s.f_type == magic)
 }
 
 /// Makes the mount at `point` read-only, keeping its other `flags`.
