@@ -59,7 +59,7 @@ pub const OPERATIONS: &[Operation] = &[
     Operation::new("udp-broadcast", Trace::Elsewhere, "to the broadcast address", broadcast)
         .only(Families::V4),
     Operation::new("udp-multicast", Trace::Elsewhere, "to a group of all hosts", multicast),
-    Operation::new("udp-flood", Trace::Marker, "sendto() ten thousand times", flood),
+    Operation::new("udp-flood", Trace::Marker, "sendto() three thousand times", flood),
     Operation::new("udp-encapsulation", Trace::Marker, "UDP_ENCAP: a tunnel's socket", encapsulation),
     Operation::new("udplite-send", Trace::Marker, "a UDP-Lite socket", udplite),
 ];
@@ -216,7 +216,7 @@ fn multicast(args: &Args) -> Outcome {
 fn flood(args: &Args) -> Outcome {
     let fd = socket(args.to)?;
     let mut outcome = Ok(0);
-    for _ in 0..10_000 {
+    for _ in 0..3000 {
         let sent = sys::send_to(&fd, args.secret(), 0, args.to).step("sendto");
         outcome = outcome.and_then(|total| sent.map(|sent| total + sent));
     }
