@@ -1,5 +1,8 @@
 //! The command line: arguments and printing, nothing else.
 
+pub mod doctor;
+pub mod verify;
+
 /// Runs the command line of this process.
 pub fn main() -> std::process::ExitCode {
     std::process::ExitCode::SUCCESS
