@@ -76,10 +76,12 @@ pub(super) fn evidence(verdict: &VerdictRecord, reason: Option<Reason>) -> Verdi
             }
         },
         bytes: event.bytes,
-        // These hooks run before the first byte for the destination; a packet may follow others.
+        // What this socket had sent to whomever, when it was stopped.
         bytes_before_block: match verdict.hook {
-            Hook::Connect | Hook::Sendmsg | Hook::SockCreate if verdict.outcome == Outcome::Blocked => {
-                Some(0)
+            Hook::Connect | Hook::Sendmsg | Hook::SockCreate | Hook::Egress
+                if verdict.outcome == Outcome::Blocked =>
+            {
+                Some(event.sent)
             }
             _ => None,
         },

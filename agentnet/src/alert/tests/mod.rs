@@ -107,6 +107,7 @@ pub(super) fn event(ip: &str) -> VerdictEvent {
         bytes: 0,
         detail: 0,
         folded: 0,
+        sent: 0,
     }
 }
 
