@@ -2,6 +2,7 @@
 
 pub mod doctor;
 pub mod verify;
+pub mod policy;
 
 /// Runs the command line of this process.
 pub fn main() -> std::process::ExitCode {
