@@ -8,7 +8,7 @@ use rstest::rstest;
 use crate::policy::{
     BUILT_IN, Policy,
     diagnostic::{Code, Diagnostics},
-    schema,
+    schema, special,
 };
 
 const POLICIES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../policies");
@@ -123,4 +123,18 @@ fn rules_know_where_they_are_written() {
         ["`deny 10.0.0.1/32 tcp+udp+icmp` (test.toml:4)", "`10.0.0.0/8 tcp 5432, 8000-8099` (test.toml:7)",]
     );
     assert!(policy.compiled.rules.iter().enumerate().all(|(at, rule)| usize::from(rule.id.0) == at));
+}
+
+#[test]
+fn the_reference_names_every_key_code_and_special_network() {
+    let reference = include_str!("../../../../docs/policy.md");
+    let tables = [&schema::POLICY, &schema::EGRESS, &schema::ALLOW, &schema::DENY, &schema::LOCAL];
+    let keys = tables.iter().flat_map(|table| table.keys).map(|key| key.name.to_owned());
+    let codes = Code::ALL.iter().map(|code| code.label().to_owned());
+    let networks = special::SPECIAL.iter().map(|special| special.net.to_string());
+    for word in keys.chain(codes).chain(networks) {
+        let written =
+            [format!("`{word}`"), format!("`[{word}]`"), format!("`[[{word}]]`"), format!(".{word}]]`")];
+        assert!(written.iter().any(|form| reference.contains(form)), "docs/policy.md lacks {word}");
+    }
 }
