@@ -40,8 +40,9 @@ fn every_published_policy_is_valid() {
 
 #[test]
 fn every_built_in_policy_has_the_name_it_is_found_by() {
+    let empty = tempfile::tempdir().unwrap();
     for (name, _) in BUILT_IN {
-        let policy = Policy::load(name, &[]).unwrap();
+        let policy = Policy::load_from(empty.path(), name, &[]).unwrap();
         assert_eq!(policy.compiled.name, *name);
         assert_eq!(policy.compiled.mode, MODE_ENFORCE);
         assert!(policy.is_built_in());
@@ -105,7 +106,7 @@ fn without_a_policy_everything_is_reported_and_nothing_refused() {
 
 #[test]
 fn audit_can_be_forced() {
-    let mut policy = Policy::load("offline", &[]).unwrap();
+    let mut policy = Policy::load(&format!("{POLICIES}/offline.toml"), &[]).unwrap();
     assert_eq!((policy.compiled.loopback, policy.compiled.listen), (LOCAL_OWN, LOCAL_DENY));
     policy.force_audit();
     assert_eq!(policy.compiled.mode, MODE_AUDIT);
