@@ -144,6 +144,11 @@ impl Policy {
         &self.source.file
     }
 
+    /// Its text, as its author wrote it.
+    pub fn text(&self) -> &str {
+        self.source.text()
+    }
+
     /// Whether it is built in, and no file.
     pub fn is_built_in(&self) -> bool {
         self.source.file.starts_with('<')
