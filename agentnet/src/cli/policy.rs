@@ -15,12 +15,15 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
-use crate::policy::{
-    Policy,
-    compile::RuleInfo,
-    diagnostic::{Diagnostics, Severity},
-    explain::{Explanation, Near, icmp_for},
-    schema,
+use crate::{
+    kernel::addrs,
+    policy::{
+        Policy,
+        compile::RuleInfo,
+        diagnostic::{Diagnostics, Severity},
+        explain::{Explanation, Near, icmp_for},
+        schema,
+    },
 };
 
 /// Exit code of a wrong usage and of an invalid policy.
@@ -69,7 +72,8 @@ pub struct ExplainArgs {
     /// Over which protocol; ICMP has no port.
     #[arg(long, value_enum, default_value_t)]
     protocol: Protocol,
-    /// Take this address for one of the host that the agent runs on; may be given more than once.
+    /// Take this for an address of the host that the agent runs on, instead of those of this host; may be
+    /// given more than once.
     #[arg(long, value_name = "ADDRESS")]
     local: Vec<IpAddr>,
     /// Print one JSON object.
@@ -120,7 +124,7 @@ impl std::str::FromStr for Destination {
 /// Runs `agentnet policy`.
 ///
 /// # Errors
-/// What could not be written to standard output or error.
+/// What could not be written to standard output or error; that the addresses of this host cannot be listed.
 pub fn run(args: PolicyArgs) -> anyhow::Result<ExitCode> {
     // The streams take colour out again where it is not wanted.
     let mut streams = Streams { out: &mut anstream::stdout(), err: &mut anstream::stderr() };
@@ -235,7 +239,12 @@ impl<'a> From<&'a RuleInfo> for RuleLine<'a> {
 }
 
 fn explain(args: &ExplainArgs, streams: &mut Streams<'_>) -> anyhow::Result<ExitCode> {
-    let policy = match Policy::load(&args.policy, &args.local) {
+    let local = if args.local.is_empty() {
+        addrs::local_addresses().context("cannot list the addresses of this host")?
+    } else {
+        args.local.clone()
+    };
+    let policy = match Policy::load(&args.policy, &local) {
         Ok(policy) => policy,
         Err(problems) => {
             streams.problems(&problems, args.json)?;
@@ -421,7 +430,8 @@ mod tests {
     #[test]
     fn an_explanation_has_its_parts() {
         let parts = |args: &[&str]| {
-            let outcome = agentnet_policy(&[&["explain", "--json"], args].concat());
+            let local = ["explain", "--json", "--local", "192.0.2.1"];
+            let outcome = agentnet_policy(&[&local[..], args].concat());
             serde_json::from_str::<serde_json::Value>(&outcome.out).unwrap()
         };
         insta::assert_json_snapshot!(
@@ -432,7 +442,7 @@ mod tests {
             "explain_deny",
             parts(&["../policies/lan-dev.toml", "--to", "10.20.0.7:443"])
         );
-        let own = ["../policies/lan-dev.toml", "--to", "192.0.2.1:5432", "--local", "192.0.2.1"];
-        assert_eq!(parts(&own)["special"], "an address of this host");
+        let own = parts(&["../policies/lan-dev.toml", "--to", "192.0.2.1:5432"]);
+        assert_eq!(own["special"], "an address of this host");
     }
 }
