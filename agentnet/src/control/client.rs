@@ -145,7 +145,8 @@ fn engine_command() -> Result<(PathBuf, Command)> {
     let own = env::current_exe().map_err(|error| ClientError::Spawn { program: "agentnet".into(), error })?;
     if rustix::process::geteuid().is_root() {
         let mut command = Command::new(&own);
-        command.arg("engine").arg("--uid").arg(rustix::process::getuid().as_raw().to_string());
+        // Root itself is the client, whoever it was before sudo.
+        command.arg("engine").env_remove("SUDO_UID").env_remove("DOAS_USER");
         return Ok((own, command));
     }
     let path = env::var_os("PATH").unwrap_or_default();
