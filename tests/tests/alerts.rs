@@ -1,21 +1,30 @@
 //! Alerts: what a person or a machine is told of what was refused.
 
-use std::{fs, os::unix::fs::OpenOptionsExt as _, process::Command};
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    process::Stdio,
+};
 
 use agentnet_tests::{
     lab::{
         Lab,
-        agent::{Agent, NOBODY, finish, probe_binary},
+        agent::{Agent, NOBODY, finish, probe_binary, wait},
         net::{ALLOWED_PORT, Family},
         policy::Policy,
         residue::Residue,
         server::Transport,
     },
-    probe::Request,
+    probe::{Report, Request},
 };
 use anyhow::{Context as _, Result, ensure};
 use rstest::rstest;
 use serde_json::{Value, json};
+
+/// What was refused or would have been; the log tells what was let through as well.
+fn alerts(agent: &Agent<'_>) -> Result<Vec<Value>> {
+    Ok(agent.log()?.into_iter().filter(|line| line["kind"] != "flow").collect())
+}
 
 /// The alert about one destination and protocol.
 fn find<'a>(alerts: &'a [Value], request: &Request, protocol: &str) -> Result<&'a Value> {
@@ -45,7 +54,7 @@ fn an_alert_says_who_tried_what(
     let mut all: Vec<_> = requests.iter().map(|(request, _)| request.clone()).collect();
     all.push(allowed);
     let reports = agent.attempt(&all)?;
-    let alerts = agent.alerts()?;
+    let alerts = alerts(&agent)?;
     for ((request, protocol), report) in requests.iter().zip(&reports) {
         let alert = find(&alerts, request, protocol)?;
         let expected = json!({
@@ -77,6 +86,11 @@ fn an_alert_says_who_tried_what(
     let about_allowed =
         alerts.iter().filter(|alert| alert["destination"]["ip"] == family.allowed().to_string().as_str());
     ensure!(about_allowed.count() == 0, "an alert about what is allowed: {alerts:#?}");
+    let log = agent.log()?;
+    let flow = log.iter().find(|line| line["kind"] == "flow").with_context(|| format!("no flow in {log:#?}"))?;
+    let endpoint = (&flow["destination"]["ip"], &flow["destination"]["port"], &flow["action"]);
+    let expected = (&json!(family.allowed()), &json!(ALLOWED_PORT), &json!("allowed"));
+    ensure!(endpoint == expected && flow["policy"]["line"].is_u64(), "{flow:#}");
     lab.ensure_bytes(family.allowed_endpoint(), Transport::Tcp)?;
     Residue::named(&agent.name).ensure_gone()
 }
@@ -90,7 +104,7 @@ fn an_audit_reports_what_it_would_have_refused(
     let request = Request::new("tcp-send", family.denied_endpoint());
     let reports = agent.attempt(std::slice::from_ref(&request))?;
     ensure!(reports[0].ok, "an audit refused: {reports:?}");
-    let alerts = agent.alerts()?;
+    let alerts = alerts(&agent)?;
     let alert = find(&alerts, &request, "tcp")?;
     ensure!(alert["action"] == "alerted", "{alert:#}");
     lab.ensure_bytes(family.denied_endpoint(), Transport::Tcp)?;
@@ -106,7 +120,7 @@ fn a_raw_socket_is_an_alert_of_its_own() -> Result<()> {
     let requests = [Request::new("raw-udp", Family::V4.denied_endpoint())];
     let reports = running.intrude(&running.cgroup, &requests)?;
     running.finish()?;
-    let alerts = agent.alerts()?;
+    let alerts = alerts(&agent)?;
     let about =
         alerts.iter().find(|alert| alert["kind"] == "raw_socket").with_context(|| format!("{alerts:#?}"))?;
     ensure!(about["process"]["pid"] == reports[0].pid && about["action"] == "blocked", "{about:#}");
@@ -122,7 +136,7 @@ fn repeats_are_folded_and_none_is_forgotten() -> Result<()> {
     let request = Request::new("udp-sendto", family_v4_denied());
     let requests = vec![request.clone(); usize::try_from(TIMES)?];
     agent.attempt(&requests)?;
-    let alerts = agent.alerts()?;
+    let alerts = alerts(&agent)?;
     let about: Vec<_> =
         alerts.iter().filter(|alert| alert["destination"]["port"] == request.args.to.port()).collect();
     let counted: u64 = about.iter().filter_map(|alert| alert["count"].as_u64()).sum();
@@ -146,7 +160,7 @@ fn a_flood_is_refused_and_its_losses_are_told() -> Result<()> {
     ])?;
     ensure!(reports[0].errno == libc::EPERM && reports[1].ok, "{reports:?}");
     lab.ensure_nothing_reached(Family::V4.denied())?;
-    let alerts = agent.alerts()?;
+    let alerts = alerts(&agent)?;
     let bytes = fs::metadata(agent.alerts_file())?.len();
     ensure!(bytes < 4 << 20, "{bytes} bytes of alerts for one flood");
     let counted: u64 = alerts.iter().filter_map(|alert| alert["count"].as_u64()).sum();
@@ -159,22 +173,30 @@ fn a_flood_is_refused_and_its_losses_are_told() -> Result<()> {
 fn a_stalled_reader_stalls_nothing() -> Result<()> {
     let lab = Lab::new()?;
     let agent = Agent::new(&lab, &Policy::standard())?;
-    let pipe = agent.alerts_file();
-    ensure!(Command::new("mkfifo").arg(&pipe).status()?.success(), "mkfifo");
-    // Open at both ends, so that the writer finds a reader, and never read.
-    let _reader = fs::File::options().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(&pipe)?;
-    let reports = agent.attempt(&[
+    let requests = [
         Request::new("udp-flood", family_v4_denied()),
         Request::new("udp-flood", (Family::V6.denied(), ALLOWED_PORT).into()),
+        Request::new("udp-scatter", family_v4_denied()),
         Request::new("tcp-send", Family::V4.allowed_endpoint()),
-    ])?;
-    ensure!(
-        reports[0].errno == libc::EPERM && reports[1].errno == libc::EPERM && reports[2].ok,
-        "{reports:?}"
-    );
+    ];
+    let mut command = agent.command_with_alerts("-".as_ref())?;
+    command.arg(probe_binary()?).arg("suite").arg(agent.suite(&requests)?);
+    // A pipe that is full before the first alert.
+    let (reader, writer) = std::io::pipe()?;
+    rustix::pipe::fcntl_setpipe_size(&writer, 4096)?;
+    (&writer).write_all(&[b'.'; 4096])?;
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(writer).spawn()?;
+    drop(command);
+    let lines = BufReader::new(child.stdout.take().context("stdout")?).lines().take(requests.len());
+    let reports: Vec<Report> = lines.map(|line| Ok(serde_json::from_str(&line?)?)).collect::<Result<_>>()?;
+    let told: Vec<_> = reports.iter().map(|report| report.errno).collect();
+    ensure!(told == [libc::EPERM, libc::EPERM, libc::EPERM, 0], "{reports:?}");
     lab.ensure_nothing_reached(Family::V4.denied())?;
     lab.ensure_nothing_reached(Family::V6.denied())?;
     lab.ensure_bytes(Family::V4.allowed_endpoint(), Transport::Tcp)?;
+    // The reader is gone for good: the end is not delayed by what cannot be said.
+    drop(reader);
+    ensure!(wait(&mut child)?.success());
     Residue::named(&agent.name).ensure_gone()
 }
 

@@ -108,7 +108,7 @@ fn a_rewritten_destination_is_judged_as_it_leaves(
     let (from, to) = (family.allowed(), family.denied());
     let target = if family == Family::V4 { to.to_string() } else { format!("[{to}]") };
     let rules = format!(
-        "table {table} t {{ chain c {{ type nat hook output priority -100; {table} daddr {from} udp dport {ALLOWED_PORT} dnat to {target} }} }}"
+        "table {table} t {{ chain c {{ type nat hook output priority -100;\n {table} daddr {from} udp dport {ALLOWED_PORT} dnat to {target};\n }}\n }}\n"
     );
     let mut nft = Command::new("nft");
     nft.arg(&rules);

@@ -145,7 +145,7 @@ fn engine_command() -> Result<(PathBuf, Command)> {
     let own = env::current_exe().map_err(|error| ClientError::Spawn { program: "agentnet".into(), error })?;
     if rustix::process::geteuid().is_root() {
         let mut command = Command::new(&own);
-        // Root itself is the client, whoever it was before sudo.
+        // The engine's client is this process, root, whoever sudo has turned into it.
         command.arg("engine").env_remove("SUDO_UID").env_remove("DOAS_USER");
         return Ok((own, command));
     }

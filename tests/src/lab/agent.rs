@@ -136,11 +136,11 @@ impl<'lab> Agent<'lab> {
         self.dir.path().join("alerts.jsonl")
     }
 
-    /// The alerts written so far.
+    /// The alerts and flows written so far.
     ///
     /// # Errors
     /// If the file is missing or a line is not JSON.
-    pub fn alerts(&self) -> Result<Vec<Value>> {
+    pub fn log(&self) -> Result<Vec<Value>> {
         let file = self.alerts_file();
         let text = fs::read_to_string(&file).with_context(|| format!("no alerts in {}", file.display()))?;
         text.lines()
@@ -271,7 +271,11 @@ impl<'lab> Agent<'lab> {
         self.start(&["hold"])
     }
 
-    fn suite(&self, requests: &[Request]) -> Result<PathBuf> {
+    /// A file with operations for the probe's `suite`.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn suite(&self, requests: &[Request]) -> Result<PathBuf> {
         let file = self.dir.path().join(format!("suite-{}.json", NEXT.fetch_add(1, Ordering::Relaxed)));
         fs::write(&file, serde_json::to_vec(requests)?)?;
         fs::set_permissions(&file, Permissions::from_mode(0o644))?;
@@ -326,7 +330,7 @@ pub fn finish(mut command: Command, input: Option<&[u8]>) -> Result<Finished> {
         pipe.write_all(input)?;
     }
     let (stdout, stderr) = (gather(child.stdout.take()), gather(child.stderr.take()));
-    let status = wait(&mut child, LIMIT)?;
+    let status = wait(&mut child)?;
     let text = |receiver: mpsc::Receiver<String>| receiver.recv_timeout(LIMIT).unwrap_or_default();
     Ok(Finished { status, stdout: text(stdout), stderr: text(stderr) })
 }
@@ -344,8 +348,12 @@ fn gather(pipe: Option<impl std::io::Read + Send + 'static>) -> mpsc::Receiver<S
     receiver
 }
 
-fn wait(child: &mut Child, limit: Duration) -> Result<ExitStatus> {
-    let waited = crate::eventually::eventually(limit, "the command ends", || match child.try_wait() {
+/// Waits for a child to end by itself, as long as the slowest may take.
+///
+/// # Errors
+/// If it does not; it is then killed.
+pub fn wait(child: &mut Child) -> Result<ExitStatus> {
+    let waited = crate::eventually::eventually(LIMIT, "the command ends", || match child.try_wait() {
         Ok(Some(status)) => Ok(status),
         Ok(None) => Err("it runs".to_owned()),
         Err(error) => Err(error.to_string()),
@@ -442,7 +450,7 @@ impl<'agent> Running<'agent> {
     /// If it does not end in time.
     pub fn finish(mut self) -> Result<Finished> {
         drop(self.child.stdin.take());
-        let status = wait(&mut self.child, LIMIT)?;
+        let status = wait(&mut self.child)?;
         Ok(Finished {
             status,
             stdout: String::new(),
@@ -455,7 +463,7 @@ impl Drop for Running<'_> {
     fn drop(&mut self) {
         drop(self.child.stdin.take());
         if matches!(self.child.try_wait(), Ok(None)) {
-            let _ = wait(&mut self.child, LIMIT);
+            let _ = wait(&mut self.child);
         }
     }
 }
@@ -487,6 +495,6 @@ impl Outsider {
 impl Drop for Outsider {
     fn drop(&mut self) {
         drop(self.0.stdin.take());
-        let _ = wait(&mut self.0, LIMIT);
+        let _ = wait(&mut self.0);
     }
 }

@@ -50,12 +50,12 @@ impl Servers {
     /// # Errors
     /// Of the socket calls.
     pub fn start(namespace: &Namespace, endpoints: &[SocketAddr]) -> Result<Self> {
-        let sockets =
-            namespace.run(|| endpoints.iter().map(|&addr| Endpoint::open(addr)).collect::<Result<_>>())?;
+        let sockets = namespace
+            .run(|| endpoints.iter().map(|&addr| Endpoint::open(addr)).collect::<Result<Vec<_>>>())?;
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let tallies = Tallies::default();
         let (stop_in, tallies_in) = (Arc::clone(&stop), Arc::clone(&tallies));
-        let thread = namespace.spawn("servers", move || serve(sockets, &stop_in, &tallies_in))?;
+        let thread = namespace.spawn("servers", move || serve(&sockets, &stop_in, &tallies_in))?;
         Ok(Self { tallies, stop, thread: Some(thread) })
     }
 
@@ -99,15 +99,15 @@ struct Connection {
     stream: TcpStream,
 }
 
-fn serve(endpoints: Vec<Endpoint>, stop: &OwnedFd, tallies: &Tallies) -> Result<()> {
+fn serve(endpoints: &[Endpoint], stop: &OwnedFd, tallies: &Tallies) -> Result<()> {
     let count = |addr, transport, update: &dyn Fn(&mut Tally)| {
         let mut tallies = tallies.lock().unwrap_or_else(PoisonError::into_inner);
         update(tallies.entry((addr, transport)).or_default());
     };
     let mut connections: Vec<Connection> = Vec::new();
     let mut buffer = vec![0; 1 << 16];
-    while !wait(&endpoints, &connections, stop)? {
-        for endpoint in &endpoints {
+    while !wait(endpoints, &connections, stop)? {
+        for endpoint in endpoints {
             while let Ok((stream, _)) = endpoint.tcp.accept() {
                 count(endpoint.addr, Transport::Tcp, &|tally| tally.connections += 1);
                 stream.set_nonblocking(true)?;

@@ -59,7 +59,8 @@ pub const OPERATIONS: &[Operation] = &[
     Operation::new("udp-broadcast", Trace::Elsewhere, "to the broadcast address", broadcast)
         .only(Families::V4),
     Operation::new("udp-multicast", Trace::Elsewhere, "to a group of all hosts", multicast),
-    Operation::new("udp-flood", Trace::Marker, "sendto() ten thousand times", flood),
+    Operation::new("udp-flood", Trace::Marker, "sendto() three thousand times", flood),
+    Operation::new("udp-scatter", Trace::Marker, "sendto() to two thousand ports", scatter),
     Operation::new("udp-encapsulation", Trace::Marker, "UDP_ENCAP: a tunnel's socket", encapsulation),
     Operation::new("udplite-send", Trace::Marker, "a UDP-Lite socket", udplite),
 ];
@@ -216,8 +217,19 @@ fn multicast(args: &Args) -> Outcome {
 fn flood(args: &Args) -> Outcome {
     let fd = socket(args.to)?;
     let mut outcome = Ok(0);
-    for _ in 0..10_000 {
+    for _ in 0..3000 {
         let sent = sys::send_to(&fd, args.secret(), 0, args.to).step("sendto");
+        outcome = outcome.and_then(|total| sent.map(|sent| total + sent));
+    }
+    outcome
+}
+
+/// The last refusal, or all bytes.
+fn scatter(args: &Args) -> Outcome {
+    let mut outcome = Ok(0);
+    for port in 20_000..22_000 {
+        let to = SocketAddr::from((args.to.ip(), port));
+        let sent = sys::send_to(&socket(to)?, args.secret(), 0, to).step("sendto");
         outcome = outcome.and_then(|total| sent.map(|sent| total + sent));
     }
     outcome
