@@ -21,7 +21,7 @@ pub mod maps {
     pub const NETS: &str = "NETS";
     /// Socket storage, value [`super::SockState`].
     pub const SOCK: &str = "SOCK";
-    /// Per-CPU hash by agent, value [`super::AgentCounters`].
+    /// Per-CPU array by agent, value [`super::AgentCounters`].
     pub const COUNTERS: &str = "COUNTERS";
     /// Hash by socket cookie of TCP sockets that may hold refused data, value: the agent.
     pub const REFUSED: &str = "REFUSED";
@@ -63,7 +63,7 @@ wire! {
     /// All zero between the attachment of a program and the first write: such a cgroup sends nothing.
     #[derive(Default)]
     pub struct AgentCfg {
-        /// The agent, not 0.
+        /// The agent, from 1 to [`MAX_AGENTS`] - 1.
         pub agent: u32,
         /// The policy slot.
         pub slot: u32,
@@ -203,8 +203,10 @@ wire! {
 
 /// Nothing is remembered.
 pub const CACHED_NONE: u8 = 0;
-/// The remembered peer was allowed.
+/// The remembered peer was allowed, and still is under the same generation.
 pub const CACHED_ALLOW: u8 = 1;
+/// The remembered peer was allowed and reported, but is to be judged again with every packet.
+pub const CACHED_JUDGE: u8 = 2;
 
 /// An ordinary socket.
 pub const ROLE_NONE: u8 = 0;
@@ -245,9 +247,9 @@ wire! {
         pub last_addr: [u32; 4],
         /// When it was reported, nanoseconds of `CLOCK_MONOTONIC`.
         pub last_time: u64,
-        /// Bytes sent, IP headers included.
+        /// Bytes let out, IP headers included.
         pub tx_bytes: u64,
-        /// Packets sent, before segmentation.
+        /// Packets let out, before segmentation.
         pub tx_packets: u64,
         /// Peers that were let in.
         pub udp_peers: [UdpPeer; UDP_PEERS],
@@ -256,6 +258,7 @@ wire! {
 
 wire! {
     /// Counters of an agent on one CPU.
+    #[derive(Default)]
     pub struct AgentCounters {
         /// Records written to the alert ring; the next one's number.
         pub alerts: u64,
@@ -292,8 +295,8 @@ pub const ALERT_RING_BYTES: u32 = 1 << 20;
 pub const SAMPLE_RING_BYTES: u32 = 1 << 21;
 /// TCP sockets with refused data that are remembered.
 pub const REFUSED_ENTRIES: u32 = 1 << 16;
-/// Agents that one set of maps can govern.
-pub const MAX_AGENTS: u32 = 1024;
+/// Agents that one set of maps can govern; identifiers are smaller, and 0 is nobody.
+pub const MAX_AGENTS: u32 = 256;
 
 impl SockState {
     /// The remembered peer.
@@ -308,6 +311,6 @@ const _: () = {
     assert!(size_of::<PortRule>() == 8);
     assert!(size_of::<Ruleset>() == 132);
     assert!(size_of::<NameNode>() == 268);
-    assert!(size_of::<SockState>() % 8 == 0);
+    assert!(size_of::<SockState>() == 232);
     assert!(size_of::<AgentCounters>() == 8 * (10 + REASON_SLOTS));
 };

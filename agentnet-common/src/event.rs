@@ -30,7 +30,7 @@ wire! {
 
 codes! {
     /// What a record is.
-    pub enum Kind {
+    pub enum Kind: u8 {
         /// [`VerdictEvent`].
         Verdict = 1 => "verdict",
     }
@@ -38,7 +38,7 @@ codes! {
 
 codes! {
     /// Where a verdict was reached.
-    pub enum Hook {
+    pub enum Hook: u8 {
         /// cgroup/connect4 and connect6.
         Connect = 1 => "connect",
         /// cgroup/sendmsg4 and sendmsg6.
@@ -56,7 +56,7 @@ codes! {
 
 codes! {
     /// What became of it.
-    pub enum Outcome {
+    pub enum Outcome: u8 {
         /// Let through by a rule.
         Allowed = 1 => "allowed",
         /// Refused.
@@ -96,10 +96,12 @@ wire! {
         pub detail: u32,
         /// Like ones before it that were not reported, folded into this record.
         pub folded: u32,
+        /// Bytes this socket had sent before, IP headers included.
+        pub sent: u64,
     }
 }
 
 const _: () = {
     assert!(size_of::<Header>() == 40);
-    assert!(size_of::<VerdictEvent>() % 8 == 0);
+    assert!(size_of::<VerdictEvent>() == 128);
 };

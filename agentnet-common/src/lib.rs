@@ -37,10 +37,10 @@ pub(crate) use wire;
 /// A closed set of byte codes that crosses the kernel boundary as a plain `u8`: an unknown code is an error
 /// when decoded, never undefined behaviour.
 macro_rules! codes {
-    ($(#[$meta:meta])* pub enum $name:ident { $($(#[$vmeta:meta])* $variant:ident = $code:literal => $label:literal),+ $(,)? }) => {
+    ($(#[$meta:meta])* pub enum $name:ident: $repr:ident { $($(#[$vmeta:meta])* $variant:ident = $code:literal => $label:literal),+ $(,)? }) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        #[repr(u8)]
+        #[repr($repr)]
         pub enum $name { $($(#[$vmeta])* $variant = $code),+ }
 
         impl $name {

@@ -3,7 +3,7 @@
 use zerocopy::FromBytes as _;
 
 use crate::{
-    abi::{ABI_VERSION, COMM_BYTES, Process},
+    abi::{ABI_VERSION, AgentCounters, COMM_BYTES, Process},
     event::{Header, Hook, Kind, Outcome, VerdictEvent},
     verdict::{Reason, RuleId},
 };
@@ -125,5 +125,26 @@ impl Process {
     pub fn comm_text(&self) -> String {
         let end = self.comm.iter().position(|&byte| byte == 0).unwrap_or(COMM_BYTES);
         String::from_utf8_lossy(self.comm.get(..end).unwrap_or_default()).into_owned()
+    }
+}
+
+impl AgentCounters {
+    /// The sum of two CPUs' counters; the window of the rate limit is each CPU's own and left out.
+    #[must_use]
+    pub fn plus(mut self, other: &Self) -> Self {
+        let pairs = [
+            (&mut self.alerts, other.alerts),
+            (&mut self.samples, other.samples),
+            (&mut self.alerts_lost, other.alerts_lost),
+            (&mut self.samples_lost, other.samples_lost),
+            (&mut self.suppressed, other.suppressed),
+            (&mut self.allowed_packets, other.allowed_packets),
+            (&mut self.allowed_bytes, other.allowed_bytes),
+            (&mut self.refused_overflow, other.refused_overflow),
+        ];
+        for (sum, value) in pairs.into_iter().chain(self.denied.iter_mut().zip(other.denied)) {
+            *sum = sum.saturating_add(value);
+        }
+        self
     }
 }

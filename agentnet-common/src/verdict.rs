@@ -38,7 +38,10 @@ impl RuleId {
 
 codes! {
     /// Why something was refused. The codes are stable: alerts and counters carry them.
-    pub enum Reason {
+    ///
+    /// Two bytes like [`RuleId`], so that both variants of [`Verdict`] fill the same register: what one variant
+    /// leaves undefined, LLVM may spill and the verifier refuses to see read.
+    pub enum Reason: u16 {
         /// No rule of the policy allows the endpoint.
         NoRule = 1 => "no_rule",
         /// A special-purpose network (link-local, metadata, private, multicast, ...) that no rule names.

@@ -1,1 +1,29 @@
-//! Kernel records turned into alerts.
+//! Kernel records turned into what people and machines read.
+//!
+//! [`pipeline`] takes a decoded record and answers with an [`model::Alert`] or a [`model::Flow`]: [`class`]
+//! says what a reason means, [`sentence`] puts it into words, [`fold`] joins repeats, [`loss`] and
+//! [`sequence`] notice what did not arrive, [`summary`] adds everything up. [`log`] writes JSON lines,
+//! [`render`] writes for a terminal. Only `log` and the pipeline's look at `/proc` touch the system; time
+//! is always handed in.
+
+pub mod class;
+pub mod clock;
+pub mod community;
+pub mod explain;
+pub mod fold;
+pub mod id;
+pub mod learn;
+pub mod log;
+pub mod loss;
+pub mod model;
+pub mod names;
+pub mod pipeline;
+pub mod render;
+pub mod sentence;
+pub mod sequence;
+pub mod summary;
+pub mod text;
+mod verdict;
+
+#[cfg(test)]
+mod tests;

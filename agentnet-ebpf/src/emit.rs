@@ -1,0 +1,230 @@
+//! From verdict to consequence: what a refusal means is written here, once, and what is reported of it.
+//!
+//! Reports are best effort and numbered; a verdict never waits for one.
+
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
+
+use agentnet_common::{
+    abi::{ABI_VERSION, ALERTS_PER_SECOND, AgentCfg, AgentCounters, MODE_AUDIT, Process, SockState},
+    addr::Endpoint,
+    event::{Header, Hook, Kind, Outcome, VerdictEvent},
+    verdict::{Reason, RuleId, Verdict},
+};
+use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
+
+use crate::maps::{ALERTS, COUNTERS, REFUSED, SAMPLES};
+
+const SECOND: u64 = 1_000_000_000;
+
+/// What a report says besides the verdict.
+pub struct Facts {
+    pub hook: Hook,
+    pub remote: Endpoint,
+    pub local: Endpoint,
+    pub process: Process,
+    /// Socket cookie, 0 if there is none.
+    pub flow: u64,
+    /// Bytes of the packet, 0 where there is none.
+    pub bytes: u32,
+    /// See [`VerdictEvent::detail`].
+    pub detail: u32,
+    /// Bytes the socket has sent already.
+    pub sent: u64,
+}
+
+/// Adds to a counter that a softirq on the same CPU may also add to; returns the value before.
+///
+/// Sequentially consistent because LLVM compiles a relaxed add whose result is used to one that does not
+/// fetch.
+#[inline(always)]
+fn add(counter: *mut u64, value: u64) -> u64 {
+    // SAFETY: the pointer comes from a map value, is aligned and outlives the run.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(counter, value) }
+}
+
+#[inline(always)]
+fn counters(agent: u32) -> Option<*mut AgentCounters> {
+    COUNTERS.get_ptr_mut(agent)
+}
+
+/// Counts what was let through.
+#[inline(always)]
+pub fn count_allowed(cfg: &AgentCfg, bytes: u32) {
+    if let Some(counters) = counters(cfg.agent) {
+        // SAFETY: the map value outlives the run.
+        unsafe {
+            add(&raw mut (*counters).allowed_packets, 1);
+            add(&raw mut (*counters).allowed_bytes, u64::from(bytes));
+        }
+    }
+}
+
+/// Acts on a verdict: counts it, reports it, and says whether to let the operation through.
+///
+/// `fresh` tells an allowed flow that begins from one that goes on; only the first is reported.
+#[inline(always)]
+pub fn conclude(
+    cfg: &AgentCfg,
+    state: Option<&mut SockState>,
+    facts: &Facts,
+    verdict: Verdict,
+    fresh: bool,
+) -> bool {
+    match verdict {
+        Verdict::Allow(rule) => {
+            if fresh {
+                report_allowed(cfg, facts, rule);
+            }
+            true
+        }
+        Verdict::Deny(reason) => {
+            let audit = cfg.mode == MODE_AUDIT;
+            report_denied(cfg, state, facts, reason, audit);
+            audit
+        }
+    }
+}
+
+/// Remembers that the TCP socket `cookie` may hold refused data: the kernel keeps what a hook drops in
+/// the send queue and would deliver it once the hook is gone. Whoever stops enforcing destroys it first.
+#[inline(always)]
+pub fn remember_refused(cfg: &AgentCfg, cookie: u64) {
+    if REFUSED.insert(cookie, cfg.agent, 0).is_err()
+        && let Some(counters) = counters(cfg.agent)
+    {
+        // SAFETY: the map value outlives the run.
+        unsafe { add(&raw mut (*counters).refused_overflow, 1) };
+    }
+}
+
+/// Forgets a socket that was closed: its queue is gone.
+#[inline(always)]
+pub fn forget_refused(cookie: u64) {
+    // An error means that it was not there, which is what is wanted.
+    let _ = REFUSED.remove(cookie);
+}
+
+#[inline(always)]
+fn report_allowed(cfg: &AgentCfg, facts: &Facts, rule: RuleId) {
+    let Some(counters) = counters(cfg.agent) else { return };
+    // SAFETY: the map value outlives the run.
+    let seq = unsafe { add(&raw mut (*counters).samples, 1) };
+    let Some(mut entry) = SAMPLES.reserve(0) else {
+        // SAFETY: as above.
+        unsafe { add(&raw mut (*counters).samples_lost, 1) };
+        return;
+    };
+    fill(entry.as_mut_ptr(), cfg, facts, seq, Outcome::Allowed, rule.0, 0, 0, bpf_now());
+    entry.submit(0);
+}
+
+#[inline(always)]
+fn report_denied(
+    cfg: &AgentCfg,
+    state: Option<&mut SockState>,
+    facts: &Facts,
+    reason: Reason,
+    audit: bool,
+) {
+    let Some(counters) = counters(cfg.agent) else { return };
+    // SAFETY: the map value outlives the run; a reason is smaller than the array.
+    unsafe { add((&raw mut (*counters).denied).cast::<u64>().add(reason as usize & 31), 1) };
+    let now = bpf_now();
+    let mut folded = 0;
+    if let Some(state) = state {
+        let same = state.last_reason == reason as u8
+            && state.last_protocol == facts.remote.protocol
+            && state.last_port == facts.remote.port
+            && state.last_addr == facts.remote.addr.words;
+        if same && now.saturating_sub(state.last_time) < SECOND {
+            state.folded = state.folded.saturating_add(1);
+            return;
+        }
+        if same {
+            folded = state.folded;
+        }
+        state.last_reason = reason as u8;
+        state.last_protocol = facts.remote.protocol;
+        state.last_port = facts.remote.port;
+        state.last_addr = facts.remote.addr.words;
+        state.last_time = now;
+        state.folded = 0;
+    }
+    if !within_rate(counters, now) {
+        // SAFETY: as above.
+        unsafe { add(&raw mut (*counters).suppressed, 1) };
+        return;
+    }
+    // SAFETY: as above.
+    let seq = unsafe { add(&raw mut (*counters).alerts, 1) };
+    let Some(mut entry) = ALERTS.reserve(0) else {
+        // SAFETY: as above.
+        unsafe { add(&raw mut (*counters).alerts_lost, 1) };
+        return;
+    };
+    let outcome = if audit { Outcome::Audited } else { Outcome::Blocked };
+    fill(entry.as_mut_ptr(), cfg, facts, seq, outcome, RuleId::NONE.0, reason as u8, folded, now);
+    entry.submit(0);
+}
+
+/// Whether the agent may write another alert record in this second on this CPU.
+#[inline(always)]
+fn within_rate(counters: *mut AgentCounters, now: u64) -> bool {
+    // SAFETY: the map value outlives the run; a race with a softirq at worst restarts the window twice.
+    unsafe {
+        if now.saturating_sub((*counters).window_start) >= SECOND {
+            (*counters).window_start = now;
+            (*counters).window_count = 0;
+        }
+        add(&raw mut (*counters).window_count, 1) < ALERTS_PER_SECOND
+    }
+}
+
+#[inline(always)]
+fn bpf_now() -> u64 {
+    // SAFETY: no arguments.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "the fields of one record, inlined")]
+fn fill(
+    record: *mut VerdictEvent,
+    cfg: &AgentCfg,
+    facts: &Facts,
+    seq: u64,
+    outcome: Outcome,
+    rule: u16,
+    reason: u8,
+    folded: u32,
+    time: u64,
+) {
+    // SAFETY: the ring reserved room for one record, aligned to eight bytes.
+    unsafe {
+        record.write(VerdictEvent {
+            header: Header {
+                abi: ABI_VERSION,
+                kind: Kind::Verdict as u16,
+                len: size_of::<VerdictEvent>() as u32,
+                seq,
+                time,
+                agent: cfg.agent,
+                cpu: bpf_get_smp_processor_id(),
+                flow: facts.flow,
+            },
+            process: facts.process,
+            endpoint: facts.remote,
+            local: facts.local.addr,
+            local_port: facts.local.port,
+            rule,
+            reason,
+            hook: facts.hook as u8,
+            outcome: outcome as u8,
+            pad: 0,
+            bytes: facts.bytes,
+            detail: facts.detail,
+            folded,
+            sent: facts.sent,
+        });
+    }
+}

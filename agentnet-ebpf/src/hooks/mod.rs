@@ -1,0 +1,24 @@
+//! One file per hook; the test of the same name is in `tests/`.
+
+mod connect;
+mod sendmsg;
+mod setsockopt;
+mod skb_egress;
+mod skb_ingress;
+mod sock_addr;
+mod sock_create;
+mod sockops;
+
+/// Let the operation through.
+const ALLOW: i32 = 1;
+/// Refuse it: EPERM for calls, a drop for packets.
+const DENY: i32 = 0;
+/// The state of a listening socket (include/net/tcp_states.h).
+const TCP_LISTEN: u32 = 10;
+/// The state of a closed socket.
+const TCP_CLOSE: u32 = 7;
+
+/// The return value of a hook.
+const fn code(allow: bool) -> i32 {
+    if allow { ALLOW } else { DENY }
+}

@@ -1,0 +1,128 @@
+//! cgroup_skb/ingress: who may connect into the agent, `[local] listen`.
+
+use agentnet_common::{
+    abi::{AgentCfg, SockState, UDP_PEERS},
+    addr::protocol,
+    event::Hook,
+    verdict::{Reason, RuleId, Scope, Verdict, decide},
+};
+use aya_ebpf::{
+    EbpfContext as _,
+    helpers::{
+        bpf_ktime_get_ns,
+        generated::{bpf_get_socket_cookie, bpf_sk_fullsock},
+    },
+    macros::cgroup_skb,
+    programs::SkBuffContext,
+};
+
+use super::{
+    code,
+    sock_addr::{is_cached, may_come_in},
+};
+use crate::{
+    agent::{config, sock_state},
+    emit::{Facts, conclude},
+    local::scope_on_host,
+    packet::{Direction, Packet, parse},
+    tables::Maps,
+};
+
+/// How long a UDP peer that was let in may be answered after its last datagram, nanoseconds. As long as
+/// connection tracking keeps an answered UDP flow (`nf_conntrack_udp_timeout_stream`).
+const REPLY_TIME: u64 = 120_000_000_000;
+
+#[cgroup_skb(ingress)]
+pub fn an_skb_ingress(ctx: SkBuffContext) -> i32 {
+    code(try_ingress(&ctx))
+}
+
+#[inline(always)]
+fn try_ingress(ctx: &SkBuffContext) -> bool {
+    let Some(cfg) = config() else { return false };
+    // SAFETY: the context is the kernel's.
+    let sk = unsafe { (*ctx.skb.skb).__bindgen_anon_2.sk };
+    if sk.is_null() {
+        return false;
+    }
+    // SAFETY: not null.
+    let sk = unsafe { bpf_sk_fullsock(sk) };
+    if sk.is_null() {
+        return false;
+    }
+    let Some(state) = sock_state(sk.cast(), true) else { return false };
+    state.agent = cfg.agent;
+    // What cannot be read cannot be a reply to something that was allowed.
+    let Ok(packet) = parse(ctx, Direction::Ingress) else { return false };
+    let verdict = judge(ctx, cfg, state, &packet);
+    if matches!(verdict, Verdict::Allow(_)) {
+        return true;
+    }
+    let facts = Facts {
+        hook: Hook::Ingress,
+        remote: packet.remote,
+        local: packet.local,
+        process: state.process,
+        // SAFETY: the context is the kernel's.
+        flow: unsafe { bpf_get_socket_cookie(ctx.as_ptr()) },
+        bytes: packet.len,
+        detail: 0,
+        sent: state.tx_bytes,
+    };
+    conclude(cfg, Some(state), &facts, verdict, false)
+}
+
+#[inline(always)]
+fn judge(ctx: &SkBuffContext, cfg: &AgentCfg, state: &mut SockState, packet: &Packet) -> Verdict {
+    let reply = Verdict::Allow(RuleId::REPLY);
+    match packet.remote.protocol {
+        // Only what opens a connection is a question; the rest belongs to one that was answered.
+        protocol::TCP if !packet.is_syn() => return reply,
+        protocol::TCP => {}
+        // The answer to what the agent was allowed to send.
+        _ if is_cached(state, cfg, &packet.remote) => return reply,
+        _ => {}
+    }
+    if may_come_in(cfg, packet.on_loopback) {
+        if packet.remote.protocol == protocol::UDP {
+            admit(state, packet);
+        }
+        return reply;
+    }
+    if packet.on_loopback
+        && scope_on_host(ctx.as_ptr(), cfg, &packet.local, &packet.remote) == Scope::OwnListener
+    {
+        // The agent talking to itself.
+        return reply;
+    }
+    if packet.remote.protocol != protocol::TCP
+        && matches!(decide(&Maps, cfg, &packet.remote, Scope::Remote), Verdict::Allow(_))
+    {
+        return reply;
+    }
+    Verdict::Deny(if packet.remote.protocol == protocol::TCP { Reason::ListenDenied } else { Reason::Unsolicited })
+}
+
+/// Lets the agent answer a UDP peer: in the place it has already, else in the one that ends first.
+#[inline(always)]
+fn admit(state: &mut SockState, packet: &Packet) {
+    // SAFETY: no arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let mut place = 0;
+    let mut oldest = u64::MAX;
+    for (index, peer) in state.udp_peers.iter().enumerate() {
+        if peer.port == packet.remote.port && peer.addr == packet.remote.addr.words {
+            place = index;
+            break;
+        }
+        if peer.expiry < oldest {
+            oldest = peer.expiry;
+            place = index;
+        }
+    }
+    if let Some(peer) = state.udp_peers.get_mut(place & (UDP_PEERS - 1)) {
+        peer.addr = packet.remote.addr.words;
+        peer.port = packet.remote.port;
+        peer.expiry = now + REPLY_TIME;
+    }
+}

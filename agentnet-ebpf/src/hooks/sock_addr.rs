@@ -1,0 +1,149 @@
+//! What connect and sendmsg share: the address a process names, in either family.
+
+use agentnet_common::{
+    abi::{AgentCfg, CACHED_ALLOW, CACHED_JUDGE, CACHED_NONE, LOCAL_ANY, LOCAL_OWN, ROLE_NONE, SockState},
+    addr::{Addr, Endpoint, protocol},
+    event::Hook,
+    verdict::{Reason, RuleId, Scope, Verdict, decide},
+};
+use aya_ebpf::{
+    EbpfContext as _, helpers::generated::bpf_get_socket_cookie, programs::SockAddrContext,
+};
+
+use crate::{
+    agent::{config, current_process, sock_state},
+    emit::{Facts, conclude},
+    local::scope_of_address,
+    tables::Maps,
+};
+
+/// The address in the call's own family.
+#[derive(Clone, Copy)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+/// Decides a connect or an unconnected send. Returns whether it may go on.
+#[inline(always)]
+pub fn decide_call(ctx: &SockAddrContext, family: Family, hook: Hook) -> bool {
+    let Some(cfg) = config() else { return false };
+    // SAFETY: the context is the kernel's; each field is read on its own, as the verifier demands.
+    let (remote, sk) = unsafe {
+        let raw = ctx.sock_addr;
+        let addr = match family {
+            Family::V4 => Addr::from_v4_word((*raw).user_ip4),
+            Family::V6 => Addr {
+                words: [(*raw).user_ip6[0], (*raw).user_ip6[1], (*raw).user_ip6[2], (*raw).user_ip6[3]],
+            },
+        };
+        let port = u16::from_be((*raw).user_port as u16);
+        (Endpoint::new(normalise(addr), port, (*raw).protocol as u8), (*raw).__bindgen_anon_1.sk)
+    };
+    let process = current_process();
+    // SAFETY: the context is the kernel's.
+    let flow = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    let mut facts = Facts {
+        hook,
+        remote,
+        local: Endpoint::new(Addr::UNSPECIFIED, 0, remote.protocol),
+        process,
+        flow,
+        bytes: 0,
+        detail: 0,
+        sent: 0,
+    };
+    let state = if sk.is_null() { None } else { sock_state(sk.cast(), true) };
+    let Some(state) = state else {
+        return conclude(cfg, None, &facts, Verdict::Deny(Reason::StorageFull), false);
+    };
+    state.agent = cfg.agent;
+    state.process = process;
+    facts.sent = state.tx_bytes;
+    if matches!(hook, Hook::Sendmsg) && is_cached(state, cfg, &remote) {
+        return true;
+    }
+    let reported = matches!(hook, Hook::Sendmsg) && is_reported(state, cfg, &remote);
+    let scope = scope_of_address(ctx.as_ptr(), cfg, &remote);
+    let verdict = if is_reply(state, cfg, &remote, scope) {
+        Verdict::Allow(RuleId::REPLY)
+    } else if remote.protocol == protocol::UDP && remote.port == 0 && matches!(hook, Hook::Connect) {
+        // Asks for a route and a source address (RFC 6724 sorting in libc); nothing can be sent to port 0,
+        // and a packet would be judged on its own.
+        Verdict::Allow(RuleId::NOTHING_SENT)
+    } else {
+        decide(&Maps, cfg, &remote, scope)
+    };
+    if matches!(hook, Hook::Connect) {
+        // A socket that accept() made can be disconnected and connected elsewhere.
+        state.role = ROLE_NONE;
+    }
+    remember(state, cfg, &remote, scope, verdict);
+    let fresh = !reported && !matches!(verdict, Verdict::Allow(RuleId::NOTHING_SENT | RuleId::REPLY));
+    conclude(cfg, Some(state), &facts, verdict, fresh)
+}
+
+/// 0.0.0.0 and :: as destinations mean loopback (`ip_route_output_key_hash_rcu`, net/ipv4/route.c).
+#[inline(always)]
+fn normalise(addr: Addr) -> Addr {
+    if addr.is_v4() && addr.words[3] == 0 {
+        return Addr::LOOPBACK_V4;
+    }
+    if addr == Addr::UNSPECIFIED { Addr::LOOPBACK_V6 } else { addr }
+}
+
+/// Whether this very endpoint was allowed under the policy in force.
+#[inline(always)]
+pub fn is_cached(state: &SockState, cfg: &AgentCfg, remote: &Endpoint) -> bool {
+    state.cached == CACHED_ALLOW && is_reported(state, cfg, remote)
+}
+
+/// Whether this very endpoint was reported as allowed under the policy in force.
+#[inline(always)]
+pub fn is_reported(state: &SockState, cfg: &AgentCfg, remote: &Endpoint) -> bool {
+    state.cached != CACHED_NONE
+        && state.generation == cfg.generation
+        && state.peer_port == remote.port
+        && state.peer == remote.addr.words
+        && !cfg.is_quarantined()
+}
+
+/// Remembers a verdict. UDP on this host is judged anew each time: its listener may change.
+#[inline(always)]
+pub fn remember(state: &mut SockState, cfg: &AgentCfg, remote: &Endpoint, scope: Scope, verdict: Verdict) {
+    let Verdict::Allow(rule) = verdict else {
+        state.cached = CACHED_NONE;
+        return;
+    };
+    let lasting = matches!(scope, Scope::Remote) || remote.protocol == protocol::TCP;
+    state.cached = if lasting { CACHED_ALLOW } else { CACHED_JUDGE };
+    state.generation = cfg.generation;
+    state.peer = remote.addr.words;
+    state.peer_port = remote.port;
+    state.rule = rule.0;
+}
+
+/// Whether `[local] listen` lets somebody at this place talk to the agent.
+#[inline(always)]
+pub const fn may_come_in(cfg: &AgentCfg, on_this_host: bool) -> bool {
+    if cfg.is_quarantined() {
+        return false;
+    }
+    if on_this_host { cfg.listen >= LOCAL_OWN } else { cfg.listen >= LOCAL_ANY }
+}
+
+/// Whether `remote` is a UDP peer that was let in and is still waited for.
+#[inline(always)]
+pub fn is_reply(state: &SockState, cfg: &AgentCfg, remote: &Endpoint, scope: Scope) -> bool {
+    if remote.protocol != protocol::UDP || !may_come_in(cfg, !matches!(scope, Scope::Remote)) {
+        return false;
+    }
+    // SAFETY: no arguments.
+    let now = unsafe { aya_ebpf::helpers::bpf_ktime_get_ns() };
+    for peer in &state.udp_peers {
+        if peer.port == remote.port && peer.expiry > now && peer.addr == remote.addr.words {
+            return true;
+        }
+    }
+    false
+}

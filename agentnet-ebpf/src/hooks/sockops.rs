@@ -1,0 +1,70 @@
+//! sockops: marks sockets that accept() makes, and forgets refused data of sockets that are gone.
+
+use agentnet_common::{abi::ROLE_ACCEPTED, addr::Addr};
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
+        BPF_SOCK_OPS_TCP_CONNECT_CB,
+    },
+    helpers::generated::{bpf_get_socket_cookie, bpf_sock_ops_cb_flags_set},
+    macros::sock_ops,
+    programs::SockOpsContext,
+};
+
+use super::TCP_CLOSE;
+use crate::{
+    agent::{config, sock_state},
+    emit::forget_refused,
+};
+
+const AF_INET: u32 = 2;
+
+#[sock_ops]
+pub fn an_sockops(ctx: SockOpsContext) -> u32 {
+    match ctx.op() {
+        BPF_SOCK_OPS_TCP_CONNECT_CB => watch_state(&ctx),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => {
+            watch_state(&ctx);
+            mark_accepted(&ctx);
+        }
+        BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == TCP_CLOSE => {
+            // SAFETY: the context is the kernel's.
+            forget_refused(unsafe { bpf_get_socket_cookie(ctx.as_ptr()) });
+        }
+        _ => {}
+    }
+    1
+}
+
+#[inline(always)]
+fn watch_state(ctx: &SockOpsContext) {
+    // SAFETY: the context is the kernel's. Failure would only leave an entry until the end of the run.
+    unsafe { bpf_sock_ops_cb_flags_set(ctx.ops, BPF_SOCK_OPS_STATE_CB_FLAG as i32) };
+}
+
+/// The kernel says that the peer came to us: what goes back to it is a reply.
+#[inline(always)]
+fn mark_accepted(ctx: &SockOpsContext) {
+    let Some(cfg) = config() else { return };
+    // SAFETY: the context is the kernel's. Every field is read on its own and at a constant offset, before
+    // the family is asked: the verifier refuses a context pointer that was computed.
+    let (family, v4, v6, port, sk) = unsafe {
+        let ops = ctx.ops;
+        let word = |index: usize| (&raw const (*ops).remote_ip6[index]).read_volatile();
+        let v4 = (&raw const (*ops).remote_ip4).read_volatile();
+        let v6 = [word(0), word(1), word(2), word(3)];
+        (ctx.family(), v4, v6, u32::from_be((*ops).remote_port) as u16, (*ops).__bindgen_anon_2.sk)
+    };
+    let peer = if family == AF_INET { Addr::from_v4_word(v4) } else { Addr { words: v6 } };
+    if sk.is_null() {
+        return;
+    }
+    if let Some(state) = sock_state(sk.cast(), true) {
+        state.agent = cfg.agent;
+        state.role = ROLE_ACCEPTED;
+        state.peer = peer.words;
+        state.peer_port = port;
+        state.cached = agentnet_common::abi::CACHED_NONE;
+    }
+}

@@ -1,0 +1,37 @@
+//! The kernel programs: thin hooks over one verdict.
+//!
+//! | hook | file | duty |
+//! | --- | --- | --- |
+//! | cgroup/sock_create | `hooks/sock_create.rs` | refuses odd sockets, notes who made a socket |
+//! | cgroup/setsockopt | `hooks/setsockopt.rs` | refuses options that would let packets pass the other hooks by |
+//! | cgroup/connect4, connect6 | `hooks/connect.rs` | EPERM at once for the process |
+//! | cgroup/sendmsg4, sendmsg6 | `hooks/sendmsg.rs` | the same for unconnected UDP |
+//! | sockops | `hooks/sockops.rs` | marks accepted sockets, forgets closed ones |
+//! | cgroup_skb/egress | `hooks/skb_egress.rs` | the last word on every packet out |
+//! | cgroup_skb/ingress | `hooks/skb_ingress.rs` | who may connect into the agent |
+//!
+//! Every hook is a shim around one `try_*` function; what a failure means is written once, in [`emit`].
+#![no_std]
+#![no_main]
+#![feature(core_intrinsics)]
+#![allow(internal_features, reason = "core::sync::atomic has no read-modify-write on the BPF target")]
+
+mod agent;
+mod emit;
+mod hooks;
+mod local;
+mod maps;
+mod packet;
+mod tables;
+
+/// A panic that the compiler could not remove becomes an endless loop, which the verifier refuses to load:
+/// loud, where `unreachable_unchecked` would silently delete checks.
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,75 @@
+//! The maps. Their names and layouts are `agentnet_common::abi`.
+
+use agentnet_common::{
+    abi::{
+        ALERT_RING_BYTES, AgentCfg, AgentCounters, MAX_AGENTS, REFUSED_ENTRIES, Ruleset, SAMPLE_RING_BYTES,
+        SLOTS, SockState,
+    },
+    addr::Addr,
+    event::VerdictEvent,
+};
+use aya_ebpf::{
+    bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, bpf_map_type},
+    btf_maps::{ArrayOfMaps, HashMap, LpmTrie, PerCpuArray, RingBuf},
+    macros::btf_map,
+};
+
+/// A map whose definition aya-ebpf does not offer in the variant needed here: laid out as its own
+/// definitions are, so that loaders read type, key, value and flags from BTF.
+macro_rules! storage_map {
+    ($(#[$doc:meta])* $name:ident, $kind:ident, $key:ty, $value:ty, $flags:expr) => {
+        $(#[$doc])*
+        #[repr(C)]
+        pub struct $name {
+            r#type: *const [i32; bpf_map_type::$kind as usize],
+            key: *const $key,
+            value: *const $value,
+            max_entries: *const [i32; 0],
+            map_flags: *const [i32; $flags as usize],
+        }
+
+        // SAFETY: the pointers only carry types for BTF; nothing dereferences them.
+        unsafe impl Sync for $name {}
+
+        impl $name {
+            const fn new() -> Self {
+                use core::ptr::null;
+                Self { r#type: null(), key: null(), value: null(), max_entries: null(), map_flags: null() }
+            }
+
+            /// The map as helpers take it.
+            #[inline(always)]
+            pub const fn as_ptr(&self) -> *mut core::ffi::c_void {
+                core::ptr::from_ref(self).cast_mut().cast()
+            }
+        }
+    };
+}
+
+storage_map!(
+    /// Cgroup storage with the shared key (the cgroup id alone, since Linux 5.9): one value for every program
+    /// attached to a cgroup, so that one write changes all hooks at once.
+    CfgMap, BPF_MAP_TYPE_CGROUP_STORAGE, u64, AgentCfg, 0
+);
+storage_map!(
+    /// Socket storage that accepted sockets inherit from their listener.
+    SockMap, BPF_MAP_TYPE_SK_STORAGE, i32, SockState, BPF_F_NO_PREALLOC | BPF_F_CLONE
+);
+
+/// Networks of one policy. The loader makes the real tries; this one only gives their shape.
+pub type NetTrie = LpmTrie<Addr, Ruleset, 1>;
+
+#[btf_map]
+pub static CFG: CfgMap = CfgMap::new();
+#[btf_map]
+pub static SOCK: SockMap = SockMap::new();
+#[btf_map]
+pub static NETS: ArrayOfMaps<NetTrie, { SLOTS as usize }> = ArrayOfMaps::new();
+#[btf_map]
+pub static COUNTERS: PerCpuArray<AgentCounters, { MAX_AGENTS as usize }> = PerCpuArray::new();
+#[btf_map]
+pub static REFUSED: HashMap<u64, u32, { REFUSED_ENTRIES as usize }> = HashMap::new();
+#[btf_map]
+pub static ALERTS: RingBuf<VerdictEvent, { ALERT_RING_BYTES as usize }> = RingBuf::new();
+#[btf_map]
+pub static SAMPLES: RingBuf<VerdictEvent, { SAMPLE_RING_BYTES as usize }> = RingBuf::new();

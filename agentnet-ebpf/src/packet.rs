@@ -1,0 +1,170 @@
+//! The header walk, once for both families and both directions.
+
+use agentnet_common::{
+    addr::{Addr, Endpoint, protocol},
+    verdict::Reason,
+};
+use aya_ebpf::{programs::SkBuffContext, helpers::generated::bpf_skb_load_bytes};
+
+/// SYN in the flags byte of a TCP header (RFC 9293, 3.1).
+const SYN: u8 = 0x02;
+/// ACK.
+const ACK: u8 = 0x10;
+
+/// `lo` has this interface index in every network namespace (`LOOPBACK_IFINDEX`, include/net/net_namespace.h).
+const LOOPBACK_IFINDEX: u32 = 1;
+
+/// Which way a packet goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// Out of the agent.
+    Egress,
+    /// Into the agent.
+    Ingress,
+}
+
+/// What the hooks need to know of a packet.
+pub struct Packet {
+    /// The far end.
+    pub remote: Endpoint,
+    /// The near end.
+    pub local: Endpoint,
+    /// Flags of a TCP header, else 0.
+    pub tcp_flags: u8,
+    /// Leaves or came by `lo`: the far end is this host, whatever its address.
+    pub on_loopback: bool,
+    /// Bytes, IP header included.
+    pub len: u32,
+}
+
+impl Packet {
+    /// Opens a TCP connection.
+    #[inline(always)]
+    pub const fn is_syn(&self) -> bool {
+        self.tcp_flags & (SYN | ACK) == SYN
+    }
+
+    /// Answers the opening of a TCP connection.
+    #[inline(always)]
+    pub const fn is_syn_ack(&self) -> bool {
+        self.tcp_flags & (SYN | ACK) == SYN | ACK
+    }
+}
+
+/// Reads `T`, which is made of integers, at a byte offset.
+///
+/// Straight from the packet where it is linear there, as headers nearly always are; by helper, five times
+/// as slow, where it is not.
+#[inline(always)]
+fn load<T: Copy>(ctx: &SkBuffContext, offset: u32) -> Result<T, Reason> {
+    // SAFETY: the context is the kernel's.
+    let (data, end) = unsafe { ((*ctx.skb.skb).data as usize, (*ctx.skb.skb).data_end as usize) };
+    if data + offset as usize + size_of::<T>() <= end {
+        // SAFETY: within the linear part, as the verifier sees from the comparison above.
+        return Ok(unsafe { ((data + offset as usize) as *const T).read_unaligned() });
+    }
+    let mut value = core::mem::MaybeUninit::<T>::uninit();
+    // SAFETY: the buffer has the size given; the helper fills all of it or fails.
+    let result = unsafe {
+        bpf_skb_load_bytes(ctx.skb.skb.cast(), offset, value.as_mut_ptr().cast(), size_of::<T>() as u32)
+    };
+    // SAFETY: as above.
+    if result == 0 { Ok(unsafe { value.assume_init() }) } else { Err(Reason::Malformed) }
+}
+
+/// Network header as far as it matters: protocol, source, destination, offset of the transport header.
+struct Network {
+    protocol: u8,
+    source: Addr,
+    destination: Addr,
+    transport: u32,
+}
+
+/// An IPv4 header without options and fragments (RFC 791, 3.1), five words as on the wire.
+///
+/// Incoming options are none of our business: they cannot make this host send anything to their sender.
+#[inline(always)]
+fn ipv4(ctx: &SkBuffContext, direction: Direction) -> Result<Network, Reason> {
+    let header: [u32; 5] = load(ctx, 0)?;
+    let header_bytes = (u32::from_be(header[0]) >> 24 & 0x0f) * 4;
+    if header_bytes < 20 {
+        return Err(Reason::Malformed);
+    }
+    if header_bytes != 20 && direction == Direction::Egress {
+        return Err(Reason::IpOptions);
+    }
+    // More fragments (0x2000) or an offset: the hooks run before fragmentation and after reassembly.
+    if u32::from_be(header[1]) & 0x3fff != 0 {
+        return Err(Reason::Fragment);
+    }
+    Ok(Network {
+        protocol: (u32::from_be(header[2]) >> 16) as u8,
+        source: Addr::from_v4_word(header[3]),
+        destination: Addr::from_v4_word(header[4]),
+        transport: header_bytes,
+    })
+}
+
+/// An IPv6 header (RFC 8200, 3) directly followed by the transport header.
+#[inline(always)]
+fn ipv6(ctx: &SkBuffContext) -> Result<Network, Reason> {
+    let header: [u32; 10] = load(ctx, 0)?;
+    let protocol = (u32::from_be(header[1]) >> 8) as u8;
+    // Hop-by-hop, routing, fragment, ESP, AH, destination options, mobility, HIP, shim6 (IANA "IPv6
+    // Extension Header Types").
+    if matches!(protocol, 0 | 43 | 44 | 50 | 51 | 60 | 135 | 139 | 140) {
+        return Err(Reason::ExtensionHeader);
+    }
+    Ok(Network {
+        protocol,
+        source: Addr { words: [header[2], header[3], header[4], header[5]] },
+        destination: Addr { words: [header[6], header[7], header[8], header[9]] },
+        transport: 40,
+    })
+}
+
+/// Reads a packet.
+///
+/// # Errors
+/// The reason to drop it.
+#[inline(always)]
+pub fn parse(ctx: &SkBuffContext, direction: Direction) -> Result<Packet, Reason> {
+    // A word, where a nibble is wanted: LLVM turns the bounds check of a single byte into a comparison of
+    // 32-bit registers, which the verifier does not take for one.
+    let first: u32 = load(ctx, 0)?;
+    let network = match u32::from_be(first) >> 28 {
+        4 => ipv4(ctx, direction)?,
+        6 => ipv6(ctx)?,
+        _ => return Err(Reason::Malformed),
+    };
+    let (source_port, destination_port, tcp_flags) = match network.protocol {
+        protocol::TCP => {
+            // Source and destination port in the first word, flags in the second byte of the fourth.
+            let header: [u32; 4] = load(ctx, network.transport)?;
+            let ports = u32::from_be(header[0]);
+            ((ports >> 16) as u16, ports as u16, (u32::from_be(header[3]) >> 16) as u8)
+        }
+        protocol::UDP => {
+            let ports = u32::from_be(load::<u32>(ctx, network.transport)?);
+            ((ports >> 16) as u16, ports as u16, 0)
+        }
+        protocol::ICMP | protocol::ICMPV6 => {
+            // Echo and echo reply (RFC 792; RFC 4443, 4.1 and 4.2) are what a ping socket may send.
+            let kind = u32::from_be(load(ctx, network.transport)?) >> 24;
+            match (network.protocol, kind) {
+                (protocol::ICMP, 0 | 8) | (protocol::ICMPV6, 128 | 129) => (0, 0, 0),
+                _ => return Err(Reason::IcmpType),
+            }
+        }
+        _ => return Err(Reason::UnknownProtocol),
+    };
+    let source = Endpoint::new(network.source, source_port, network.protocol);
+    let destination = Endpoint::new(network.destination, destination_port, network.protocol);
+    let (local, remote) = match direction {
+        Direction::Egress => (source, destination),
+        Direction::Ingress => (destination, source),
+    };
+    // SAFETY: the context is the kernel's.
+    let on_loopback = unsafe { (*ctx.skb.skb).ifindex } == LOOPBACK_IFINDEX;
+    Ok(Packet { remote, local, tcp_flags, on_loopback, len: ctx.len() })
+}

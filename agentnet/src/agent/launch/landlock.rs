@@ -1,0 +1,80 @@
+//! Isolation from processes outside the agent, by a Landlock domain.
+//!
+//! A process in a domain may not trace one outside it: no ptrace, no `process_vm_writev`, no `pidfd_getfd`, no
+//! `/proc/PID/{mem,fd,root,cwd,environ}`. That is what the domain is for: without it, an agent could take over
+//! any process of the same user and send from there. Scopes (Linux 6.12) add signals and abstract Unix
+//! sockets. Files are none of its business.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use landlock::{AccessFs, Ruleset, RulesetAttr, RulesetError, Scope};
+use rustix::io::Errno;
+
+/// What this kernel's Landlock can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Support {
+    /// Not built in, or not enabled at boot.
+    None,
+    /// Linux 5.13: no tracing out of the domain.
+    Tracing,
+    /// Linux 6.12: signals and abstract sockets as well.
+    Scopes,
+}
+
+/// The ABI version from which scopes exist.
+const SCOPES_ABI: libc::c_long = 6;
+
+/// `LANDLOCK_CREATE_RULESET_VERSION` of <linux/landlock.h>.
+const VERSION_FLAG: libc::c_uint = 1;
+
+impl Support {
+    /// Asks the kernel.
+    pub(super) fn probe() -> Self {
+        // SAFETY: with this flag the kernel takes a null pointer and length zero, and only returns a number.
+        let abi = unsafe {
+            libc::syscall(
+                libc::SYS_landlock_create_ruleset,
+                std::ptr::null::<libc::c_void>(),
+                0usize,
+                VERSION_FLAG,
+            )
+        };
+        match abi {
+            ..1 => Self::None,
+            1..SCOPES_ABI => Self::Tracing,
+            _ => Self::Scopes,
+        }
+    }
+}
+
+/// A domain ready to be entered.
+pub(super) struct Domain(OwnedFd);
+
+impl Domain {
+    /// Makes the ruleset; `None` where the kernel has no Landlock.
+    pub(super) fn create(support: Support) -> Result<Option<Self>, RulesetError> {
+        let ruleset = match support {
+            Support::None => return Ok(None),
+            // A ruleset has to restrict something. Making block devices is what an agent misses least. It costs
+            // mount(2): the kernel refuses that in any domain that handles file accesses.
+            Support::Tracing => Ruleset::default().handle_access(AccessFs::MakeBlock)?,
+            // No file access is handled here, so sandboxes inside the agent (bubblewrap, rootless containers)
+            // can mount.
+            Support::Scopes => Ruleset::default().scope(Scope::Signal | Scope::AbstractUnixSocket)?,
+        };
+        Ok(Option::<OwnedFd>::from(ruleset.create()?).map(Self))
+    }
+
+    /// Enters the domain for good; needs no_new_privs.
+    ///
+    /// Async-signal-safe.
+    pub(super) fn enter(&self) -> Result<(), Errno> {
+        // SAFETY: takes a descriptor and flags, no memory.
+        let result = unsafe { libc::syscall(libc::SYS_landlock_restrict_self, self.0.as_raw_fd(), 0u32) };
+        if result == 0 {
+            Ok(())
+        } else {
+            Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL))
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! THE table: what each reason of the kernel, each loss and each change of enforcement means to people.
+//!
+//! Kinds and severities are set here and nowhere else. The rule for severities: `info` for the record; `low`
+//! where ordinary programs do the same every day; `medium` where a person should look because the
+//! allowlist lacks something or the agent tries its limits; `high` where only somebody who wants out does
+//! it, or where agentnet is hindered and fails closed; `critical` where something is not enforced.
+
+use std::{borrow::Cow, net::IpAddr};
+
+use agentnet_common::{event::Outcome, verdict::Reason};
+
+use super::{
+    model::{Action, Kind, Severity},
+    names::Socket,
+};
+
+/// What a reason means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Class {
+    /// The kind of alert.
+    pub kind: Kind,
+    /// Its severity.
+    pub severity: Severity,
+    /// The MITRE ATT&CK technique, where one fits.
+    pub technique: Option<&'static str>,
+    /// A few words for a line on the terminal.
+    pub short: &'static str,
+    /// A clause for "refused, because ...".
+    pub because: &'static str,
+    /// What can be done.
+    pub remedy: Remedy,
+}
+
+/// What can be done about a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// Add the rule that the policy suggests.
+    Rule,
+    /// Add this to the policy.
+    Add(&'static str),
+    /// Let the peer in by `[local] listen`.
+    Listen,
+    /// Nothing in a policy can allow it; do this instead.
+    Instead(&'static str),
+    /// It is agentnet or the host that needs looking after.
+    Operator(&'static str),
+}
+
+impl Class {
+    const fn new(
+        kind: Kind,
+        severity: Severity,
+        technique: Option<&'static str>,
+        short: &'static str,
+        because: &'static str,
+        remedy: Remedy,
+    ) -> Self {
+        Self { kind, severity, technique, short, because, remedy }
+    }
+
+    /// The class of a refusal for `reason`.
+    #[rustfmt::skip] // A table: one reason, one block, the columns always in the same order.
+    pub const fn of(reason: Reason) -> Self {
+        use Kind::{EgressDenied, Enforcement, EscapeAttempt, RawSocket};
+        use Remedy::{Add, Instead, Listen, Operator, Rule};
+        use Severity::{High, Low, Medium};
+        // T1071 Application Layer Protocol, T1095 Non-Application Layer Protocol, T1571 Non-Standard Port,
+        // T1562 Impair Defenses.
+        match reason {
+            Reason::NoRule => Self::new(EgressDenied, Medium, Some("T1071"),
+                "no rule allows it", "no rule allows that address", Rule),
+            Reason::SpecialNetwork => Self::new(EgressDenied, Medium, None,
+                "special-purpose network", "it is in a special-purpose network that only a rule naming it opens", Rule),
+            Reason::ForeignListener => Self::new(EgressDenied, Medium, None,
+                "not the agent's own listener", "it is on this host and not a listener of the agent's own", Rule),
+            Reason::PortOrProtocol => Self::new(EgressDenied, Medium, Some("T1571"),
+                "port or protocol not allowed", "the rules for that address allow other ports or protocols only", Rule),
+            Reason::NameNotAllowed => Self::new(EgressDenied, Medium, Some("T1071"),
+                "name not allowed", "no rule allows that name", Rule),
+            Reason::ListenDenied => Self::new(EgressDenied, Low, None,
+                "may not connect into the agent", "the policy lets no such peer connect into the agent", Listen),
+            Reason::Unsolicited => Self::new(EgressDenied, Low, None,
+                "unsolicited", "it answers nothing that the agent was allowed to send", Listen),
+            Reason::UnknownProtocol => Self::new(EgressDenied, Medium, Some("T1095"),
+                "protocol without rules", "rules know TCP, UDP and ICMP only",
+                Instead("use TCP or UDP")),
+            Reason::IcmpType => Self::new(EgressDenied, Low, Some("T1095"),
+                "ICMP other than echo", "of ICMP only echo requests and replies can be allowed",
+                Instead("use an echo request")),
+            Reason::NoSocket => Self::new(EgressDenied, Medium, None,
+                "packet without a socket", "a packet without a socket has no owner that a policy could speak for",
+                Instead("send it from a socket")),
+            Reason::Family => Self::new(EgressDenied, Medium, Some("T1095"),
+                "unreadable address family", "it is in an address family that agentnet cannot read",
+                Instead("use IPv4 or IPv6")),
+            Reason::Quarantined => Self::new(EgressDenied, Medium, None,
+                "the agent is in quarantine", "the agent is in quarantine and may send nothing at all",
+                Operator("look at why it was quarantined, then release the agent")),
+
+            Reason::RawSocket => Self::new(RawSocket, High, Some("T1095"),
+                "raw sockets are refused", "a raw socket can send packets that no rule can judge",
+                Instead("use a TCP or UDP socket")),
+            Reason::PingSocket => Self::new(RawSocket, Low, Some("T1095"),
+                "no rule allows ICMP", "no rule of the policy allows ICMP",
+                Add("[[egress.allow]] with the address to ping as cidr and protocols = [\"icmp\"]")),
+            Reason::SocketType => Self::new(RawSocket, Medium, Some("T1095"),
+                "socket type is refused", "only TCP and UDP sockets can be judged by rules",
+                Instead("use plain TCP or UDP")),
+
+            Reason::SocketOption => Self::new(EscapeAttempt, High, Some("T1562"),
+                "socket option is refused", "that option would let packets pass the policy by",
+                Instead("leave the option away")),
+            Reason::IpOptions => Self::new(EscapeAttempt, High, Some("T1562"),
+                "IP options", "IP options can send a packet elsewhere than its header says",
+                Instead("send without IP options")),
+            Reason::Fragment => Self::new(EscapeAttempt, High, Some("T1562"),
+                "hand-made fragment", "a fragment made by hand hides the port from the policy",
+                Instead("let the kernel fragment")),
+            Reason::ExtensionHeader => Self::new(EscapeAttempt, High, Some("T1562"),
+                "IPv6 extension header", "an IPv6 extension header can hide the port or send a packet elsewhere",
+                Instead("send without extension headers")),
+            Reason::Malformed => Self::new(EscapeAttempt, Medium, Some("T1562"),
+                "malformed packet", "the packet cannot be parsed",
+                Instead("send well-formed packets")),
+
+            Reason::NotConfigured => Self::new(Enforcement, Low, None,
+                "no policy in force yet", "the agent is being set up or taken down and has no policy at that moment",
+                Operator("try again once the agent runs")),
+            Reason::NoPolicy => Self::new(Enforcement, High, None,
+                "policy is missing", "the kernel holds no policy for the agent",
+                Operator("restart the agent and report this as a defect of agentnet")),
+            Reason::StorageFull => Self::new(Enforcement, High, None,
+                "no room for the socket's state", "the kernel had no room to keep the socket's state",
+                Operator("give the host more memory")),
+            Reason::HelperError => Self::new(Enforcement, High, None,
+                "a kernel helper failed", "a kernel helper that the decision needs has failed",
+                Operator("run `agentnet doctor` and report this as a defect of agentnet")),
+        }
+    }
+
+    /// The same with what it was about taken into account: to reach for a cloud's credentials is no ordinary
+    /// slip, and to try MPTCP first is what ordinary servers do.
+    #[must_use]
+    pub fn about(self, destination: Option<IpAddr>, socket: Option<&Socket>) -> Self {
+        if self.kind == Kind::EgressDenied && destination.is_some_and(is_metadata) {
+            return Self {
+                severity: Severity::High,
+                technique: Some("T1552.005"), // Unsecured Credentials: Cloud Instance Metadata API
+                short: "cloud metadata service",
+                ..self
+            };
+        }
+        if self.kind == Kind::RawSocket && socket.is_some_and(|socket| socket.protocol == "mptcp") {
+            return Self {
+                severity: Severity::Low,
+                technique: None,
+                remedy: Remedy::Instead(
+                    "use plain TCP, as programs do by themselves where there is no MPTCP",
+                ),
+                ..self
+            };
+        }
+        self
+    }
+}
+
+/// Whether `ip` is where a cloud hands out a machine's credentials or controls it.
+pub fn is_metadata(ip: IpAddr) -> bool {
+    const V4: [[u8; 4]; 7] = [
+        [100, 100, 100, 200], // Alibaba Cloud
+        [168, 63, 129, 16],   // Azure, platform services
+        [169, 254, 42, 42],   // Scaleway
+        [169, 254, 169, 254], // AWS, Google Cloud, Azure and most others
+        [169, 254, 170, 2],   // AWS, credentials of tasks
+        [169, 254, 170, 23],  // AWS, credentials of pods
+        [192, 0, 0, 192],     // Oracle Cloud Classic
+    ];
+    const V6: [[u16; 8]; 5] = [
+        [0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42],     // Scaleway
+        [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23],    // AWS, credentials of pods
+        [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254],   // AWS
+        [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254],    // Google Cloud
+        [0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0xa9fe], // OpenStack
+    ];
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => V4.contains(&ip.octets()),
+        IpAddr::V6(ip) => V6.contains(&ip.segments()),
+    }
+}
+
+/// What agentnet did about something with this outcome.
+pub const fn action(outcome: Outcome, reason: Reason) -> Action {
+    match (outcome, reason) {
+        (Outcome::Audited | Outcome::Allowed, _) => Action::Alerted,
+        (Outcome::Blocked, Reason::Quarantined) => Action::Quarantined,
+        (Outcome::Blocked, _) => Action::Blocked,
+    }
+}
+
+/// The reason with this label.
+pub fn reason_from_label(label: &str) -> Option<Reason> {
+    Reason::ALL.iter().copied().find(|reason| reason.label() == label)
+}
+
+/// A change in the state of enforcement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Enforcement {
+    /// The policy is in force and refuses what it does not allow.
+    Started,
+    /// The policy is loaded and only reports.
+    Auditing,
+    /// The agent ended and its policy was taken down.
+    Ended,
+    /// The policy is not in force although it should be; the error that says why.
+    Inactive(String),
+}
+
+impl Enforcement {
+    /// The name in JSON.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Started => "started",
+            Self::Auditing => "auditing",
+            Self::Ended => "ended",
+            Self::Inactive(_) => "inactive",
+        }
+    }
+
+    /// The severity.
+    pub const fn severity(&self) -> Severity {
+        match self {
+            Self::Started | Self::Auditing | Self::Ended => Severity::Info,
+            Self::Inactive(_) => Severity::Critical,
+        }
+    }
+
+    /// The sentence.
+    pub fn sentence(&self, agent: &str, policy: &str) -> String {
+        match self {
+            Self::Started => {
+                format!("Agent {agent} runs under policy {policy}: what no rule allows is refused.")
+            }
+            Self::Auditing => format!(
+                "Agent {agent} runs under policy {policy} in audit mode: nothing is refused, what would be is reported."
+            ),
+            Self::Ended => format!("Agent {agent} has ended and policy {policy} was taken down."),
+            Self::Inactive(error) => format!(
+                "Policy {policy} is not enforced on agent {agent}, which may send anything: {error}; \
+                 stop the agent and run `agentnet doctor`."
+            ),
+        }
+    }
+
+    /// The error behind it.
+    pub fn error(&self) -> Option<String> {
+        match self {
+            Self::Inactive(error) => Some(error.clone()),
+            Self::Started | Self::Auditing | Self::Ended => None,
+        }
+    }
+}
+
+/// A technique as alerts carry it.
+pub fn technique(id: Option<&'static str>) -> Option<Cow<'static, str>> {
+    id.map(Cow::Borrowed)
+}

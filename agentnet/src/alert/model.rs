@@ -1,0 +1,312 @@
+//! What is written, one JSON object a line: [`Alert`] and [`Flow`].
+//!
+//! The order of fields and the names of values are a contract, see docs/alerts.md. A field that does not
+//! apply is `null`; only `evidence` leaves out what its kind does not have.
+
+use std::{
+    borrow::Cow,
+    net::{IpAddr, SocketAddr},
+};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::names::{Socket, SocketOption};
+
+/// Text that is a constant when made and owned when read back.
+type Label = Cow<'static, str>;
+
+/// Something an operator should know of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alert {
+    /// When it happened; for repeats, when the last one happened.
+    #[serde(with = "rfc3339")]
+    pub time: Timestamp,
+    /// UUID of version 7; text order is the order of writing.
+    pub id: String,
+    /// Name of the host.
+    pub host: String,
+    /// Name of the agent.
+    pub agent: String,
+    /// What kind of thing it is.
+    pub kind: Kind,
+    /// How urgent it is.
+    pub severity: Severity,
+    /// What agentnet did.
+    pub action: Action,
+    /// One English sentence: what was tried, by whom, why it was refused, what to do.
+    pub reason: String,
+    /// Who did it, if known.
+    pub process: Option<Process>,
+    /// The far end, if there is one.
+    pub destination: Option<Destination>,
+    /// What decided.
+    pub policy: PolicyRef,
+    /// What was measured.
+    pub evidence: Evidence,
+    /// MITRE ATT&CK technique, where one fits.
+    pub technique: Option<Label>,
+    /// Community ID version 1, where both ends are known.
+    pub community_id: Option<String>,
+    /// How many like it this one stands for, itself included.
+    pub count: u64,
+}
+
+/// A connection or datagram flow that was let through, at its start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flow {
+    /// When it started.
+    #[serde(with = "rfc3339")]
+    pub time: Timestamp,
+    /// UUID of version 7; text order is the order of writing.
+    pub id: String,
+    /// Name of the host.
+    pub host: String,
+    /// Name of the agent.
+    pub agent: String,
+    /// `flow`, which no alert has.
+    pub kind: FlowKind,
+    /// `allowed`, which no alert has.
+    pub action: FlowAction,
+    /// Who started it, if known.
+    pub process: Option<Process>,
+    /// The far end.
+    pub destination: Option<Destination>,
+    /// The rule that allows it.
+    pub policy: PolicyRef,
+    /// What was measured.
+    pub evidence: Evidence,
+    /// Community ID version 1, where both ends are known.
+    pub community_id: Option<String>,
+    /// How many like it this one stands for, itself included.
+    pub count: u64,
+}
+
+/// A line of the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Output {
+    /// Something an operator should know of.
+    Alert(Box<Alert>),
+    /// Something that was let through.
+    Flow(Box<Flow>),
+}
+
+/// What kind of thing an alert is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Kind {
+    /// A connection, datagram or packet that the policy refuses, in either direction.
+    EgressDenied,
+    /// A socket of a kind that sends what rules cannot name: raw, ping, MPTCP, SCTP, ...
+    RawSocket,
+    /// An attempt to slip past the hooks: socket options and packet headers that would hide a destination.
+    EscapeAttempt,
+    /// Something happened that could not be recorded.
+    VisibilityLost,
+    /// Enforcement began, ended, is not active or could not decide.
+    Enforcement,
+}
+
+impl Kind {
+    /// The name in JSON.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::EgressDenied => "egress_denied",
+            Self::RawSocket => "raw_socket",
+            Self::EscapeAttempt => "escape_attempt",
+            Self::VisibilityLost => "visibility_lost",
+            Self::Enforcement => "enforcement",
+        }
+    }
+}
+
+/// How urgent an alert is, least first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// For the record.
+    Info,
+    /// Ordinary programs do this; nothing got out.
+    Low,
+    /// Ordinary programs seldom do this, or an allowlist lacks something; look when there is time.
+    Medium,
+    /// Ordinary programs do not do this, or agentnet itself is hindered; look today.
+    High,
+    /// Something is not enforced; look now.
+    Critical,
+}
+
+/// What agentnet did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// Refused it.
+    Blocked,
+    /// Said so and nothing more: the policy only audits, or there was nothing to refuse.
+    Alerted,
+    /// Refused it because the agent is in quarantine.
+    Quarantined,
+}
+
+/// The kind of every [`Flow`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FlowKind {
+    /// `flow`.
+    #[default]
+    Flow,
+}
+
+/// The action of every [`Flow`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FlowAction {
+    /// `allowed`.
+    #[default]
+    Allowed,
+}
+
+/// A process. Its texts are the agent's choice; they come cleaned, see [`super::text::clean`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Process id in the initial namespace.
+    pub pid: u32,
+    /// Command name of the thread.
+    pub comm: String,
+    /// Path of the executable, ` (deleted)` behind it if it is gone; `None` if the process was gone first.
+    pub exe: Option<String>,
+    /// User id in the initial user namespace.
+    pub uid: u32,
+}
+
+/// The far end of a flow: the destination, or the source of what came in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Destination {
+    /// Its address.
+    pub ip: IpAddr,
+    /// Its port, for protocols that have ports.
+    pub port: Option<u16>,
+    /// Lower-case name of the protocol, or its IANA number as text.
+    pub protocol: Label,
+    /// The name that was resolved to the address, if known.
+    pub domain: Option<String>,
+}
+
+impl std::fmt::Display for Destination {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.port {
+            Some(port) => write!(f, "{} {}", self.protocol, SocketAddr::new(self.ip, port)),
+            None => write!(f, "{} {}", self.protocol, self.ip),
+        }
+    }
+}
+
+/// What decided: a policy and, where one did, a rule of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyRef {
+    /// The policy's name.
+    pub name: String,
+    /// The rule, in one line.
+    pub rule: Option<String>,
+    /// The file the rule is written in.
+    pub file: Option<String>,
+    /// Line of the file, from 1.
+    pub line: Option<u32>,
+}
+
+/// What was measured.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Evidence {
+    /// A verdict of the kernel.
+    Verdict(VerdictEvidence),
+    /// Something that was not recorded.
+    Loss(LossEvidence),
+    /// The state of enforcement.
+    Enforcement(EnforcementEvidence),
+}
+
+/// Which way something went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// Out of the agent.
+    Egress,
+    /// Into the agent.
+    Ingress,
+}
+
+/// What a verdict of the kernel rests on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerdictEvidence {
+    /// Label of [`agentnet_common::event::Hook`].
+    pub hook: Label,
+    /// Label of [`agentnet_common::verdict::Reason`]; a flow has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Label>,
+    /// Which way it went.
+    pub direction: Direction,
+    /// Bytes of the packet, IP header included; 0 at hooks that see no packet.
+    pub bytes: u32,
+    /// Bytes that had already left for the destination through the socket; absent where not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_before_block: Option<u64>,
+    /// The local end, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local: Option<SocketAddr>,
+    /// The special-purpose network of the destination.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub special: Option<String>,
+    /// The socket that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket: Option<Socket>,
+    /// The socket option that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub option: Option<SocketOption>,
+    /// Socket cookie (`SO_COOKIE`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket_cookie: Option<u64>,
+    /// There were so many different ones that process and destination are those of the last one only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub various: bool,
+}
+
+/// What could not be recorded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LossEvidence {
+    /// Label of [`super::loss::Cause`].
+    pub cause: Label,
+    /// How much was lost since the last alert of this cause.
+    pub lost: u64,
+    /// How much was lost since the agent began.
+    pub total: u64,
+    /// The error behind it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// The state of enforcement.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnforcementEvidence {
+    /// Label of [`super::class::Enforcement`].
+    pub state: Label,
+    /// The error behind it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// RFC 3339 with exactly nine digits after the second, in UTC: text order is the order of time.
+mod rfc3339 {
+    use jiff::Timestamp;
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{time:.9}"))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
+        Timestamp::deserialize(deserializer)
+    }
+}

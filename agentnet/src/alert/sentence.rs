@@ -1,0 +1,136 @@
+//! The sentence of an alert: what was tried, by whom, why it was refused and what to do.
+
+use agentnet_common::event::{Hook, Outcome};
+
+use super::{
+    class::{Class, Remedy},
+    explain::Explained,
+    model::{Destination, Process},
+    names::{Socket, SocketOption},
+    text::one_line,
+};
+
+/// What a sentence is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    /// Name of the agent.
+    pub agent: &'a str,
+    /// Name of the policy.
+    pub policy: &'a str,
+    /// Where it was decided.
+    pub hook: Hook,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// What the reason means.
+    pub class: &'a Class,
+    /// Who did it.
+    pub process: Option<&'a Process>,
+    /// The far end.
+    pub destination: Option<&'a Destination>,
+    /// Bytes of the packet.
+    pub bytes: u32,
+    /// The socket asked for.
+    pub socket: Option<&'a Socket>,
+    /// The option asked for.
+    pub option: Option<&'a SocketOption>,
+    /// What the policy knows.
+    pub explained: Option<&'a Explained>,
+    /// How many like it.
+    pub count: u64,
+    /// Whether they differ in process or destination.
+    pub various: bool,
+}
+
+/// Writes the sentence.
+pub fn sentence(facts: &Facts<'_>) -> String {
+    let times = match facts.count {
+        0 | 1 => String::new(),
+        count if facts.various => {
+            format!(" (and {} others like it, of other processes or destinations)", count - 1)
+        }
+        count => format!(" ({count} times)"),
+    };
+    let verb = match facts.outcome {
+        Outcome::Audited => "and would have been refused if the policy were enforced",
+        Outcome::Blocked | Outcome::Allowed => "and was refused",
+    };
+    format!("{}{times} {verb}, because {}; {}.", attempt(facts), because(facts), remedy(facts))
+}
+
+/// Who tried what.
+fn attempt(facts: &Facts<'_>) -> String {
+    let who = who(facts);
+    let far = far_end(facts.destination);
+    match facts.hook {
+        Hook::Connect => format!("{who} tried to connect to {far}"),
+        Hook::Sendmsg => format!("{who} tried to send a datagram to {far}"),
+        Hook::SockCreate => match facts.socket {
+            Some(socket) => format!("{who} tried to make a socket ({socket})"),
+            None => format!("{who} tried to make a socket"),
+        },
+        Hook::Setsockopt => match facts.option {
+            Some(option) => format!("{who} tried to set the socket option {option}"),
+            None => format!("{who} tried to set a socket option"),
+        },
+        Hook::Egress => format!("{who} tried to send a packet of {} bytes to {far}", facts.bytes),
+        Hook::Ingress => format!("{far} tried to reach {who} with a packet of {} bytes", facts.bytes),
+    }
+}
+
+fn who(facts: &Facts<'_>) -> String {
+    match facts.process {
+        Some(Process { pid, comm, exe: Some(exe), uid }) => format!("{comm} ({exe}, pid {pid}, uid {uid})"),
+        Some(Process { pid, comm, exe: None, uid }) => format!("{comm} (pid {pid}, uid {uid})"),
+        None => format!("a process of agent {}", facts.agent),
+    }
+}
+
+fn far_end(destination: Option<&Destination>) -> String {
+    match destination {
+        Some(Destination { ip, port: Some(port), protocol, .. }) => {
+            format!("{ip} port {port} over {}", protocol.to_uppercase())
+        }
+        Some(Destination { ip, port: None, protocol, .. }) => {
+            format!("{ip} over {}", protocol.to_uppercase())
+        }
+        None => "an address that is not known".to_owned(),
+    }
+}
+
+fn because(facts: &Facts<'_>) -> String {
+    let Some(explained) = facts.explained else {
+        return facts.class.because.to_owned();
+    };
+    match explained {
+        Explained { rule: Some(rule), .. } => format!("the rule {rule} denies it"),
+        Explained { near: Some(rule), .. } => {
+            format!("the rule {rule} does not allow that port or protocol")
+        }
+        Explained { special: Some(special), .. } => {
+            format!("no rule names {special}, which has to be named")
+        }
+        Explained { .. } => facts.class.because.to_owned(),
+    }
+}
+
+fn remedy(facts: &Facts<'_>) -> String {
+    let denied_by_rule = facts.explained.is_some_and(|explained| explained.rule.is_some());
+    let suggestion = facts.explained.and_then(|explained| explained.suggestion.as_deref());
+    match (facts.class.remedy, suggestion) {
+        _ if denied_by_rule => format!("to allow it, remove that rule from policy {}", facts.policy),
+        (Remedy::Rule, Some(suggestion)) => {
+            format!("to allow it, add to policy {}: {}", facts.policy, one_line(suggestion))
+        }
+        (Remedy::Rule, None) => {
+            format!("to allow it, add an [[egress.allow]] rule for it to policy {}", facts.policy)
+        }
+        (Remedy::Listen, _) => {
+            let local = facts.destination.is_some_and(|peer| peer.ip.is_loopback());
+            let listen = if local { "loopback" } else { "any" };
+            format!("to allow it, set in policy {}: [local] listen = \"{listen}\"", facts.policy)
+        }
+        (Remedy::Add(rule), _) => format!("to allow it, add to policy {}: {rule}", facts.policy),
+        (Remedy::Instead(advice), _) => format!("no rule can allow it: {advice}"),
+        (Remedy::Operator(advice), _) => advice.to_owned(),
+    }
+}

@@ -1,0 +1,106 @@
+//! What a verdict of the kernel says, in the terms of alerts.
+
+use std::net::{IpAddr, SocketAddr};
+
+use agentnet_common::{
+    addr::{Addr, protocol},
+    event::{Hook, Outcome},
+    user::VerdictRecord,
+    verdict::Reason,
+};
+
+use super::{
+    community::community_id,
+    model::{Destination, Direction, Process, VerdictEvidence},
+    names::{Socket, SocketOption, protocol_name},
+    text::{MAX_COMM, clean},
+};
+
+/// Who did it, if the kernel knew.
+pub(super) fn process(verdict: &VerdictRecord, executable: Option<&str>) -> Option<Process> {
+    let process = &verdict.event.process;
+    (process.pid != 0).then(|| Process {
+        pid: process.pid,
+        comm: clean(&process.comm_text(), MAX_COMM),
+        exe: executable.map(str::to_owned),
+        uid: process.uid,
+    })
+}
+
+/// The far end; `None` where the hook knows of none.
+pub(super) fn destination(verdict: &VerdictRecord) -> Option<Destination> {
+    let endpoint = verdict.event.endpoint;
+    let unknown = endpoint.addr == Addr::UNSPECIFIED && endpoint.port == 0;
+    (!unknown).then(|| Destination {
+        ip: endpoint.addr.into(),
+        port: (endpoint.port != 0 && has_ports(endpoint.protocol)).then_some(endpoint.port),
+        protocol: protocol_name(endpoint.protocol),
+        domain: None,
+    })
+}
+
+/// Whether the port of an endpoint means something.
+const fn has_ports(number: u8) -> bool {
+    matches!(number, protocol::TCP | protocol::UDP | DCCP | SCTP | UDP_LITE)
+}
+
+/// DCCP (RFC 4340), SCTP (RFC 9260) and UDP-Lite (RFC 3828).
+const DCCP: u8 = 33;
+const SCTP: u8 = 132;
+const UDP_LITE: u8 = 136;
+
+/// The local end; `None` where the hook knows of none.
+fn local(verdict: &VerdictRecord) -> Option<SocketAddr> {
+    let event = &verdict.event;
+    let ip = IpAddr::from(event.local);
+    (!ip.is_unspecified()).then(|| SocketAddr::new(ip, event.local_port))
+}
+
+/// The Community ID, where both ends are known.
+pub(super) fn community(verdict: &VerdictRecord) -> Option<String> {
+    let endpoint = verdict.event.endpoint;
+    let far = SocketAddr::new(destination(verdict)?.ip, endpoint.port);
+    community_id(endpoint.protocol, local(verdict)?, far)
+}
+
+/// What was measured; `reason` if it was refused.
+pub(super) fn evidence(verdict: &VerdictRecord, reason: Option<Reason>) -> VerdictEvidence {
+    let event = &verdict.event;
+    VerdictEvidence {
+        hook: verdict.hook.label().into(),
+        reason: reason.map(|reason| reason.label().into()),
+        direction: match verdict.hook {
+            Hook::Ingress => Direction::Ingress,
+            Hook::Connect | Hook::Sendmsg | Hook::SockCreate | Hook::Setsockopt | Hook::Egress => {
+                Direction::Egress
+            }
+        },
+        bytes: event.bytes,
+        // What this socket had sent to whomever, when it was stopped.
+        bytes_before_block: match verdict.hook {
+            Hook::Connect | Hook::Sendmsg | Hook::SockCreate | Hook::Egress
+                if verdict.outcome == Outcome::Blocked =>
+            {
+                Some(event.sent)
+            }
+            _ => None,
+        },
+        local: local(verdict),
+        special: None,
+        socket: socket(verdict),
+        option: option(verdict),
+        socket_cookie: (event.header.flow != 0).then_some(event.header.flow),
+        various: false,
+    }
+}
+
+/// The socket that was asked for.
+pub(super) fn socket(verdict: &VerdictRecord) -> Option<Socket> {
+    let detail = verdict.event.detail;
+    (verdict.hook == Hook::SockCreate && detail != 0).then(|| Socket::from_detail(detail))
+}
+
+/// The socket option that was asked for.
+pub(super) fn option(verdict: &VerdictRecord) -> Option<SocketOption> {
+    (verdict.hook == Hook::Setsockopt).then(|| SocketOption::from_detail(verdict.event.detail))
+}

@@ -1,0 +1,95 @@
+//! The few bpf(2) commands that aya does not offer in the form needed: links of any type by number, and
+//! cgroup storage with the shared key.
+
+use std::{
+    ffi::CString,
+    io,
+    os::{
+        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+};
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+const BPF_MAP_LOOKUP_ELEM: u32 = 1;
+const BPF_MAP_UPDATE_ELEM: u32 = 2;
+const BPF_OBJ_PIN: u32 = 6;
+const BPF_LINK_CREATE: u32 = 28;
+
+/// Runs one command with its attributes (`union bpf_attr`, include/uapi/linux/bpf.h).
+fn bpf<A: IntoBytes + Immutable>(command: u32, attributes: &A) -> io::Result<i64> {
+    let bytes = attributes.as_bytes();
+    // SAFETY: the attributes are readable for the length given; what they point to outlives the call, as
+    // every caller below holds it.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, bytes.as_ptr(), bytes.len()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+struct LinkCreate {
+    program: i32,
+    target: i32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// Attaches a program to a cgroup. No flag: links are always of the kind that coexists with others.
+pub(super) fn link_create(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<OwnedFd> {
+    let attributes =
+        LinkCreate { program: program.as_raw_fd(), target: cgroup.as_raw_fd(), attach_type, flags: 0 };
+    let fd = bpf(BPF_LINK_CREATE, &attributes)?;
+    let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the kernel just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+struct ObjPin {
+    path: u64,
+    fd: i32,
+    flags: u32,
+}
+
+/// Pins an object: it stays when this process is gone.
+pub(super) fn obj_pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    bpf(BPF_OBJ_PIN, &ObjPin { path: path.as_ptr().addr() as u64, fd: fd.as_raw_fd(), flags: 0 })?;
+    Ok(())
+}
+
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+struct Element {
+    map: i32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// Writes one element.
+pub(super) fn map_update<K: IntoBytes + Immutable, V: IntoBytes + Immutable>(
+    map: BorrowedFd<'_>,
+    key: &K,
+    value: &V,
+) -> io::Result<()> {
+    let (key, value) = (key.as_bytes().as_ptr().addr() as u64, value.as_bytes().as_ptr().addr() as u64);
+    bpf(BPF_MAP_UPDATE_ELEM, &Element { map: map.as_raw_fd(), pad: 0, key, value, flags: 0 })?;
+    Ok(())
+}
+
+/// Reads one element. `V` must be as large as the map's value.
+pub(super) fn map_lookup<K: IntoBytes + Immutable, V: FromBytes + IntoBytes + KnownLayout + Immutable>(
+    map: BorrowedFd<'_>,
+    key: &K,
+) -> io::Result<V> {
+    let mut value = V::new_zeroed();
+    let key = key.as_bytes().as_ptr().addr() as u64;
+    let target = value.as_mut_bytes().as_mut_ptr().addr() as u64;
+    bpf(BPF_MAP_LOOKUP_ELEM, &Element { map: map.as_raw_fd(), pad: 0, key, value: target, flags: 0 })?;
+    Ok(value)
+}

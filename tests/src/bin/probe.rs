@@ -1,0 +1,100 @@
+//! The agent of the end-to-end tests: does what it is told and says what the system calls said.
+
+use std::{
+    fs,
+    io::{self, Read as _, Write as _},
+    net::{SocketAddr, TcpListener, UdpSocket},
+    path::PathBuf,
+    thread,
+};
+
+use agentnet_tests::probe::{self, Args, Request};
+use anyhow::{Context as _, Result};
+use clap::Parser;
+
+#[derive(Parser)]
+#[command(about)]
+enum Command {
+    /// Lists the operations.
+    List,
+    /// Runs one operation.
+    Op {
+        /// Its name.
+        name: String,
+        #[command(flatten)]
+        args: Args,
+    },
+    /// Runs a JSON list of operations, each in a child, and prints a line for each.
+    Suite {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Echoes on TCP and UDP until its input ends.
+    Serve {
+        /// TCP addresses.
+        #[arg(long)]
+        tcp: Vec<SocketAddr>,
+        /// UDP addresses.
+        #[arg(long)]
+        udp: Vec<SocketAddr>,
+    },
+    /// Holds a UDP socket of each family until its input ends.
+    Hold,
+}
+
+fn main() -> Result<()> {
+    match Command::parse() {
+        Command::List => {
+            let mut output = io::stdout().lock();
+            for operation in probe::operations() {
+                writeln!(output, "{:28} {}", operation.name, operation.about)?;
+            }
+            Ok(())
+        }
+        Command::Op { name, args } => {
+            serde_json::to_writer(io::stdout(), &probe::run::one(&name, &args))?;
+            Ok(writeln!(io::stdout())?)
+        }
+        Command::Suite { file } => {
+            let text = fs::read(&file).with_context(|| file.display().to_string())?;
+            let requests: Vec<Request> = serde_json::from_slice(&text)?;
+            Ok(probe::run::suite(&requests, &mut io::stdout())?)
+        }
+        Command::Serve { tcp, udp } => serve(&tcp, &udp),
+        Command::Hold => {
+            let _v4 = UdpSocket::bind("0.0.0.0:0")?;
+            let _v6 = UdpSocket::bind("[::]:0")?;
+            ready_until_input_ends()
+        }
+    }
+}
+
+/// Tells who is ready, then waits.
+fn ready_until_input_ends() -> Result<()> {
+    writeln!(io::stdout(), "{{\"ready\":{}}}", std::process::id())?;
+    io::stdout().flush()?;
+    io::stdin().read_to_end(&mut Vec::new())?;
+    Ok(())
+}
+
+fn serve(tcp: &[SocketAddr], udp: &[SocketAddr]) -> Result<()> {
+    for addr in tcp {
+        let listener = TcpListener::bind(addr)?;
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                thread::spawn(move || io::copy(&mut &stream, &mut &stream));
+            }
+        });
+    }
+    for addr in udp {
+        let socket = UdpSocket::bind(addr)?;
+        thread::spawn(move || {
+            let mut buffer = [0; 2048];
+            while let Ok((length, peer)) = socket.recv_from(&mut buffer) {
+                // A refused reply is for the far end to notice.
+                let _ = socket.send_to(&buffer[..length], peer);
+            }
+        });
+    }
+    ready_until_input_ends()
+}

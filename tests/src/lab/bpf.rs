@@ -1,0 +1,92 @@
+//! BPF links and programs of this machine, by their identifiers.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    os::fd::{FromRawFd as _, OwnedFd},
+};
+
+use anyhow::Result;
+
+use crate::sys;
+
+const LINK_GET_FD_BY_ID: libc::c_long = 30;
+const LINK_GET_NEXT_ID: libc::c_long = 31;
+const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+/// `BPF_LINK_TYPE_CGROUP`.
+const TYPE_CGROUP: u32 = 3;
+
+/// A link of a program to a cgroup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CgroupLink {
+    /// Its identifier, never used again while the machine runs.
+    pub id: u32,
+    /// The program's.
+    pub program: u32,
+    /// The cgroup's, which is its directory's inode; 0 once the cgroup is gone.
+    pub cgroup: u64,
+}
+
+fn bpf(command: libc::c_long, attributes: &mut [u32; 32]) -> io::Result<i32> {
+    // SAFETY: the attributes are readable and writable for their size; commands used here follow no other
+    // pointer than the one that `info` sets.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), size_of_val(attributes)) };
+    Ok(i32::try_from(sys::check(result)?).unwrap_or(-1))
+}
+
+/// All links to cgroups.
+///
+/// # Errors
+/// As bpf(2), except for links that go while we look.
+pub fn cgroup_links() -> Result<Vec<CgroupLink>> {
+    let mut links = Vec::new();
+    let mut id = 0;
+    loop {
+        let mut attributes = [0; 32];
+        attributes[0] = id;
+        match bpf(LINK_GET_NEXT_ID, &mut attributes) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(links),
+            other => other?,
+        };
+        id = attributes[1];
+        match info(id) {
+            Ok(link) => links.extend(link),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// What a link is, `None` if it is to something else than a cgroup.
+fn info(id: u32) -> io::Result<Option<CgroupLink>> {
+    let mut attributes = [0; 32];
+    attributes[0] = id;
+    let fd = bpf(LINK_GET_FD_BY_ID, &mut attributes)?;
+    // SAFETY: the kernel has just given us this descriptor.
+    let _fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    // struct bpf_link_info: type, id, prog_id, padding, then for cgroups a 64-bit id.
+    let mut info = [0_u64; 16];
+    let pointer = (info.as_mut_ptr() as usize).to_ne_bytes();
+    let mut attributes = [0; 32];
+    attributes[0] = fd.unsigned_abs();
+    attributes[1] = u32::try_from(size_of_val(&info)).unwrap_or(0);
+    for (word, bytes) in attributes[2..4].iter_mut().zip(pointer.chunks_exact(4)) {
+        *word = u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+    }
+    bpf(OBJ_GET_INFO_BY_FD, &mut attributes)?;
+    let words: Vec<u32> = info
+        .iter()
+        .flat_map(|word| {
+            let bytes = word.to_ne_bytes();
+            [[bytes[0], bytes[1], bytes[2], bytes[3]], [bytes[4], bytes[5], bytes[6], bytes[7]]]
+        })
+        .map(u32::from_ne_bytes)
+        .collect();
+    Ok((words[0] == TYPE_CGROUP).then_some(CgroupLink { id, program: words[2], cgroup: info[2] }))
+}
+
+/// The programs of a set of links.
+pub fn programs(links: &[CgroupLink]) -> BTreeSet<u32> {
+    links.iter().map(|link| link.program).collect()
+}

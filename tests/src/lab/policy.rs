@@ -1,0 +1,80 @@
+//! Policies of the tests, as text.
+
+use std::fmt::Write as _;
+
+use super::net::{ALLOWED_PORT, Family};
+
+/// A policy that allows one host and one port of it, in both families, and whatever is added.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    mode: &'static str,
+    loopback: &'static str,
+    listen: &'static str,
+    rules: String,
+}
+
+impl Policy {
+    /// Allows nothing.
+    pub fn closed() -> Self {
+        Self { mode: "enforce", loopback: "own", listen: "loopback", rules: String::new() }
+    }
+
+    /// Allows the lab's allowed host on [`ALLOWED_PORT`], TCP and UDP.
+    pub fn standard() -> Self {
+        Self::closed().allow_hosts(&[ALLOWED_PORT], &["tcp", "udp"])
+    }
+
+    /// Allows more ports and protocols of the allowed host.
+    #[must_use]
+    pub fn allow_hosts(self, ports: &[u16], protocols: &[&str]) -> Self {
+        Family::ALL
+            .into_iter()
+            .fold(self, |policy, family| policy.allow(&family.allowed().to_string(), ports, protocols))
+    }
+
+    /// Allows an address or a network.
+    #[must_use]
+    pub fn allow(mut self, cidr: &str, ports: &[u16], protocols: &[&str]) -> Self {
+        let _ = write!(
+            self.rules,
+            "\n[[egress.allow]]\ncidr = {cidr:?}\nports = {ports:?}\nprotocols = {protocols:?}\n"
+        );
+        self
+    }
+
+    /// Denies an address or a network.
+    #[must_use]
+    pub fn deny(mut self, cidr: &str) -> Self {
+        let _ = write!(self.rules, "\n[[egress.deny]]\ncidr = {cidr:?}\n");
+        self
+    }
+
+    /// `[local] loopback`.
+    #[must_use]
+    pub fn loopback(mut self, who: &'static str) -> Self {
+        self.loopback = who;
+        self
+    }
+
+    /// `[local] listen`.
+    #[must_use]
+    pub fn listen(mut self, who: &'static str) -> Self {
+        self.listen = who;
+        self
+    }
+
+    /// Only reports.
+    #[must_use]
+    pub fn audit(mut self) -> Self {
+        self.mode = "audit";
+        self
+    }
+
+    /// The file's text.
+    pub fn text(&self) -> String {
+        format!(
+            "version = 1\nname = \"lab\"\nmode = {:?}\n{}\n[local]\nloopback = {:?}\nlisten = {:?}\n",
+            self.mode, self.rules, self.loopback, self.listen
+        )
+    }
+}
