@@ -117,7 +117,7 @@ fn clippy_ebpf() -> Result<Outcome> {
 fn documentation() -> Result<Outcome> {
     live(
         workspace::cargo("doc")
-            .args(["--locked", "--workspace", "--no-deps", "--document-private-items"])
+            .args(["--locked", "--workspace", "--no-deps", "--document-private-items", "--keep-going"])
             .env("RUSTDOCFLAGS", "-D warnings"),
     )?;
     Ok(Passed)
