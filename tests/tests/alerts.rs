@@ -87,7 +87,8 @@ fn an_alert_says_who_tried_what(
         alerts.iter().filter(|alert| alert["destination"]["ip"] == family.allowed().to_string().as_str());
     ensure!(about_allowed.count() == 0, "an alert about what is allowed: {alerts:#?}");
     let log = agent.log()?;
-    let flow = log.iter().find(|line| line["kind"] == "flow").with_context(|| format!("no flow in {log:#?}"))?;
+    let flow =
+        log.iter().find(|line| line["kind"] == "flow").with_context(|| format!("no flow in {log:#?}"))?;
     let endpoint = (&flow["destination"]["ip"], &flow["destination"]["port"], &flow["action"]);
     let expected = (&json!(family.allowed()), &json!(ALLOWED_PORT), &json!("allowed"));
     ensure!(endpoint == expected && flow["policy"]["line"].is_u64(), "{flow:#}");
