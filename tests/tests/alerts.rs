@@ -9,7 +9,8 @@ use std::{
 use agentnet_tests::{
     lab::{
         Lab,
-        agent::{Agent, NOBODY, finish, probe_binary, wait},
+        agent::{Agent, NOBODY},
+        child::{finish, probe_binary, wait},
         net::{ALLOWED_PORT, Family},
         policy::Policy,
         residue::Residue,
