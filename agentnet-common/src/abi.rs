@@ -247,9 +247,9 @@ wire! {
         pub last_addr: [u32; 4],
         /// When it was reported, nanoseconds of `CLOCK_MONOTONIC`.
         pub last_time: u64,
-        /// Bytes sent, IP headers included.
+        /// Bytes let out, IP headers included.
         pub tx_bytes: u64,
-        /// Packets sent, before segmentation.
+        /// Packets let out, before segmentation.
         pub tx_packets: u64,
         /// Peers that were let in.
         pub udp_peers: [UdpPeer; UDP_PEERS],
@@ -311,6 +311,6 @@ const _: () = {
     assert!(size_of::<PortRule>() == 8);
     assert!(size_of::<Ruleset>() == 132);
     assert!(size_of::<NameNode>() == 268);
-    assert!(size_of::<SockState>() % 8 == 0);
+    assert!(size_of::<SockState>() == 232);
     assert!(size_of::<AgentCounters>() == 8 * (10 + REASON_SLOTS));
 };

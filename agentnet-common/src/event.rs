@@ -96,10 +96,12 @@ wire! {
         pub detail: u32,
         /// Like ones before it that were not reported, folded into this record.
         pub folded: u32,
+        /// Bytes this socket had sent before, IP headers included.
+        pub sent: u64,
     }
 }
 
 const _: () = {
     assert!(size_of::<Header>() == 40);
-    assert!(size_of::<VerdictEvent>() % 8 == 0);
+    assert!(size_of::<VerdictEvent>() == 128);
 };

@@ -1,12 +1,24 @@
-//! Domain names as keys of a longest-prefix trie: the wire form (RFC 1035, 3.1) reversed byte for byte.
+//! Domain names as keys of a longest-prefix trie: the wire form (RFC 1035, 3.1) reversed byte for byte, the
+//! length bytes marked.
 //!
-//! `www.example.com` is `3www7example3com` on the wire and `moc\x03elpmaxe\x07www\x03` as a key. The length
+//! `www.example.com` is `3www7example3com` on the wire and `moc\x83elpmaxe\x87www\x83` as a key. The length
 //! byte that ends a label keeps a prefix on label boundaries: `example.com` never matches
-//! `badexample.com`, and a dot inside a label cannot be taken for a boundary.
+//! `badexample.com`, and a dot inside a label cannot be taken for a boundary. Its highest bit is set
+//! ([`LABEL_END`]), because a length from 48 to 57 is the character `0` to `9`: without the mark the key of
+//! a name whose first label has 48 characters would be a prefix of the key of `0` and that label.
 
 /// Bytes of a key. The kernel's limit for a trie is 256 bytes of data; a name has at most 255 on the wire
 /// (RFC 1035, 2.3.4), 254 without the root.
 pub const KEY_BYTES: usize = 256;
+
+/// Marks the length byte that ends a label in a key; no character of a name has this bit.
+pub const LABEL_END: u8 = 0x80;
+
+/// The length of the label that the byte `end` of a key ends.
+#[inline(always)]
+pub const fn label_length(end: u8) -> usize {
+    (end & !LABEL_END) as usize
+}
 
 /// A reversed wire name.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -54,7 +66,7 @@ impl NameKey {
                 }
                 key.push(byte)?;
             }
-            key.push(length)?;
+            key.push(length | LABEL_END)?;
         }
         Ok(key)
     }
@@ -87,7 +99,7 @@ mod tests {
 
     #[test]
     fn a_key_is_the_reversed_wire_form() {
-        assert_eq!(NameKey::from_dotted("www.example.com").unwrap().as_bytes(), b"moc\x03elpmaxe\x07www\x03");
+        assert_eq!(NameKey::from_dotted("www.example.com").unwrap().as_bytes(), b"moc\x83elpmaxe\x87www\x83");
     }
 
     #[test]
@@ -96,6 +108,14 @@ mod tests {
         let child = NameKey::from_dotted("a.example.com").unwrap();
         let other = NameKey::from_dotted("badexample.com").unwrap();
         assert!(child.as_bytes().starts_with(parent.as_bytes()));
+        assert!(!other.as_bytes().starts_with(parent.as_bytes()));
+    }
+
+    #[test]
+    fn a_length_is_not_a_digit_of_a_longer_label() {
+        let label = "a".repeat(usize::from(b'0'));
+        let parent = NameKey::from_dotted(&format!("{label}.com")).unwrap();
+        let other = NameKey::from_dotted(&format!("0{label}.com")).unwrap();
         assert!(!other.as_bytes().starts_with(parent.as_bytes()));
     }
 

@@ -28,6 +28,8 @@ pub struct Facts {
     pub bytes: u32,
     /// See [`VerdictEvent::detail`].
     pub detail: u32,
+    /// Bytes the socket has sent already.
+    pub sent: u64,
 }
 
 /// Adds to a counter that a softirq on the same CPU may also add to; returns the value before.
@@ -222,6 +224,7 @@ fn fill(
             bytes: facts.bytes,
             detail: facts.detail,
             folded,
+            sent: facts.sent,
         });
     }
 }

@@ -15,6 +15,7 @@ use agentnet::kernel::{
     sockdiag::{self, InetSocket, Protocol, SockDiagError, State},
 };
 use rstest::rstest;
+use rustix::net::{AddressFamily, SocketType};
 
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
@@ -214,27 +215,32 @@ fn an_ipv4_connection_of_an_ipv6_socket_is_destroyed() {
 #[rstest]
 #[case(V4)]
 #[case(V6)]
-fn udp_takes_the_same_path(#[case] loopback: IpAddr) {
+fn udp_sockets_are_listed(#[case] loopback: IpAddr) {
     in_netns(|| {
-        let victim = UdpSocket::bind((loopback, 0)).expect("loopback is up");
-        let other = UdpSocket::bind((loopback, 0)).expect("loopback is up");
-        victim.connect(other.local_addr().expect("bound")).expect("loopback is up");
-        victim.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+        let connected = UdpSocket::bind((loopback, 0)).expect("loopback is up");
+        let bound = UdpSocket::bind((loopback, 0)).expect("loopback is up");
+        connected.connect(bound.local_addr().expect("bound")).expect("loopback is up");
 
-        let cookie = rustix::net::sockopt::socket_cookie(&victim).expect("SO_COOKIE");
         let listed = sockdiag::sockets(None, Protocol::Udp).expect("listing works");
         assert_eq!(listed.len(), 2, "{listed:?}");
-        let listed = listed.into_iter().find(|socket| socket.cookie == cookie).expect("it is listed");
-        assert_eq!(listed.state, State::Established);
-        assert_eq!(Some(listed.local), victim.local_addr().ok());
-        assert_eq!(Some(listed.remote), other.local_addr().ok());
-
-        let destroyed = sockdiag::destroy(None, Protocol::Udp, &|s| s.cookie == cookie).expect("root may");
-        assert_eq!(destroyed, 1);
-        assert_eq!(victim.recv(&mut [0]).map_err(|e| e.kind()), Err(ErrorKind::ConnectionAborted));
-        let left = sockdiag::sockets(None, Protocol::Udp).expect("listing works");
-        assert_eq!(left.len(), 1, "{left:?}");
+        for (socket, state, remote) in [
+            (&connected, State::Established, bound.local_addr().expect("bound")),
+            (&bound, State::Close, SocketAddr::new(unspecified(loopback), 0)),
+        ] {
+            let cookie = rustix::net::sockopt::socket_cookie(socket).expect("SO_COOKIE");
+            let found = listed.iter().find(|found| found.cookie == cookie).expect("it is listed");
+            assert_eq!((found.state, found.remote), (state, remote));
+            assert_eq!(Some(found.local), socket.local_addr().ok());
+            assert_eq!(found.cgroup, Some(own_cgroup()));
+        }
     });
+}
+
+const fn unspecified(family: IpAddr) -> IpAddr {
+    match family {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    }
 }
 
 #[test]
@@ -264,9 +270,43 @@ fn many_sockets_take_many_datagrams() {
             (0..700).map(|_| UdpSocket::bind((V6, 0)).expect("loopback is up")).collect();
         let listed = sockdiag::sockets(None, Protocol::Udp).expect("listing works");
         assert_eq!(listed.len(), sockets.len());
-        let destroyed = sockdiag::destroy(None, Protocol::Udp, &|s| s.local.port() % 2 == 0);
-        let even = listed.iter().filter(|s| s.local.port() % 2 == 0).count();
-        assert_eq!(destroyed.expect("root may"), even);
+    });
+}
+
+/// Listeners that share one address.
+fn group(size: usize) -> Vec<TcpListener> {
+    let mut port = 0;
+    let bound = (0..size).map(|_| {
+        let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+        rustix::net::sockopt::set_socket_reuseport(&socket, true).expect("SO_REUSEPORT");
+        rustix::net::bind(&socket, &SocketAddr::new(V4, port)).expect("loopback is up");
+        rustix::net::listen(&socket, 1).expect("it is bound");
+        let listener = TcpListener::from(socket);
+        port = listener.local_addr().expect("bound").port();
+        listener
+    });
+    bound.collect()
+}
+
+#[test]
+fn sockets_that_share_an_address_are_never_mixed_up() {
+    in_netns(|| {
+        let sockets = group(20);
+        let victim = cookie_of(&sockets[0]);
+        // The kernel looks a listener up by its address and may find another of the group. Then it is an
+        // error, not that other one's end.
+        let destroyed = match sockdiag::destroy_tcp(None, &|s| s.cookie == victim) {
+            Ok(destroyed) => destroyed,
+            Err(SockDiagError::Remaining(1)) => 0,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(tcp().len(), sockets.len() - destroyed);
+        assert_eq!(tcp().iter().any(|s| s.cookie == victim), destroyed == 0);
+
+        // All of them go, one after the other as the kernel finds them.
+        let rest = sockdiag::destroy_tcp(None, &|_| true).expect("root may");
+        assert_eq!(rest, sockets.len() - destroyed);
+        assert_eq!(tcp(), []);
     });
 }
 

@@ -5,7 +5,7 @@ use std::{ffi::OsString, fs};
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    build::{self, AGENTNET, Profile},
+    build::{self, AGENTNET, Programs},
     command::{as_root, live, output, without_cargo_run},
     progress::Steps,
     setup,
@@ -31,7 +31,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     setup::ensure_iperf3()?;
     let mut steps = Steps::new("bench", 3);
     let object = build::object(&mut steps)?;
-    let bin = build::binaries(&mut steps, &object, Profile::Release, &[AGENTNET, "bench"])?;
+    let bin = build::host(&mut steps, &object, Programs::Lab)?;
 
     let step = steps.start("measuring, as root: alternated pairs, several minutes; leave the machine alone");
     let mut bench = as_root(bin.join("bench"))?;

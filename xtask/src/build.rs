@@ -18,7 +18,7 @@ use crate::{
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Build without optimisations, as the tests do
+    /// Build everything the tests need instead, not optimised
     #[arg(long)]
     dev: bool,
 }
@@ -26,28 +26,52 @@ pub(crate) struct Args {
 /// The name of the product's binary.
 pub(crate) const AGENTNET: &str = "agentnet";
 
-/// How the host side is compiled. The kernel programs are always optimised.
+/// Which programs of the host side to build, and how. The kernel programs are always optimised.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Profile {
-    Dev,
-    Release,
+pub(crate) enum Programs {
+    /// Everything, tests included, not optimised.
+    Tests,
+    /// agentnet, optimised.
+    Agentnet,
+    /// agentnet and the programs of the lab (demo, benchmark, and what they start), optimised.
+    Lab,
 }
 
-impl Profile {
-    /// Its directory below the target directory.
+impl Programs {
+    /// What the step is called.
+    fn title(self) -> &'static str {
+        match self {
+            Self::Tests => "agentnet and every test, not optimised",
+            Self::Agentnet => "agentnet, optimised",
+            Self::Lab => "agentnet and the lab of demo and benchmark, optimised",
+        }
+    }
+
+    /// Their directory below the target directory.
     fn dir(self) -> &'static str {
         match self {
-            Self::Dev => "debug",
-            Self::Release => "release",
+            Self::Tests => "debug",
+            Self::Agentnet | Self::Lab => "release",
         }
+    }
+
+    /// The arguments of cargo that select them.
+    fn arguments(self) -> Result<Vec<String>> {
+        let bins = match self {
+            Self::Tests => return Ok(vec!["--all-targets".to_owned()]),
+            Self::Agentnet => Vec::new(),
+            Self::Lab => workspace::lab_programs()?,
+        };
+        let bins = std::iter::once(AGENTNET.to_owned()).chain(bins).flat_map(|bin| ["--bin".to_owned(), bin]);
+        Ok(std::iter::once("--release".to_owned()).chain(bins).collect())
     }
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let profile = if args.dev { Profile::Dev } else { Profile::Release };
+    let programs = if args.dev { Programs::Tests } else { Programs::Agentnet };
     let mut steps = Steps::new("build", 2);
     let object = object(&mut steps)?;
-    let dir = binaries(&mut steps, &object, profile, &[AGENTNET])?;
+    let dir = host(&mut steps, &object, programs)?;
     println!("{}", dir.join(AGENTNET).display());
     Ok(())
 }
@@ -125,29 +149,15 @@ pub(crate) fn cargo_with(object: &Object, subcommand: &str) -> Command {
     cargo
 }
 
-/// Builds binaries of the host side with the object inside and returns their directory. One step.
+/// Builds programs of the host side with the object inside and returns their directory. One step.
 ///
 /// One cargo invocation over the whole workspace: cargo unites the features of what is built together, so
-/// that each narrower selection would compile the dependencies once more.
-pub(crate) fn binaries(
-    steps: &mut Steps,
-    object: &Object,
-    profile: Profile,
-    bins: &[&str],
-) -> Result<PathBuf> {
-    let step = match profile {
-        Profile::Dev => steps.start("agentnet and every test, not optimised"),
-        Profile::Release => steps.start(format_args!("{}, optimised", bins.join(" and "))),
-    };
-    let mut cargo = cargo_with(object, "build");
-    cargo.arg("--workspace");
-    match profile {
-        // With the tests, for the same reason: their dependencies have features too.
-        Profile::Dev => cargo.arg("--all-targets"),
-        Profile::Release => cargo.arg("--release").args(bins.iter().flat_map(|bin| ["--bin", bin])),
-    };
-    live(&mut cargo)?;
-    let dir = workspace::target_dir()?.join(profile.dir());
+/// that each narrower selection would compile the dependencies once more. For the same reason everything that
+/// is not optimised is built with the tests.
+pub(crate) fn host(steps: &mut Steps, object: &Object, programs: Programs) -> Result<PathBuf> {
+    let step = steps.start(programs.title());
+    live(cargo_with(object, "build").arg("--workspace").args(programs.arguments()?))?;
+    let dir = workspace::target_dir()?.join(programs.dir());
     step.done(dir.display());
     Ok(dir)
 }

@@ -30,7 +30,6 @@ const CHECKS: &[(&str, Check)] = &[
     ("clippy of the host side", clippy),
     ("clippy of the kernel programs", clippy_ebpf),
     ("documentation", documentation),
-    ("JSON Schema of the policy is current", schema),
     ("user side on aarch64", cross_check),
     ("dependencies: advisories, licences, sources", deny),
     ("no built file in the repository", committed_files),
@@ -125,25 +124,6 @@ fn documentation() -> Result<Outcome> {
             .args(["--locked", "--workspace", "--no-deps", "--document-private-items"])
             .env("RUSTDOCFLAGS", "-D warnings"),
     )?;
-    Ok(Passed)
-}
-
-/// The published schema has to be what the policy's types say.
-fn schema() -> Result<Outcome> {
-    let path = "policies/schema.json";
-    let published = fs::read_to_string(root().join(path)).with_context(|| format!("cannot read {path}"))?;
-    let current = command::output(workspace::cargo("run").args([
-        "--locked",
-        "--quiet",
-        "--package",
-        "agentnet",
-        "--",
-        "policy",
-        "schema",
-    ]))?;
-    if published.trim_end() != current.trim_end() {
-        bail!("{path} is not what the policy's types say: agentnet policy schema > {path}");
-    }
     Ok(Passed)
 }
 

@@ -5,7 +5,7 @@ use std::{ffi::OsString, os::unix::process::CommandExt, process::Command};
 use anyhow::{Context, Result};
 
 use crate::{
-    build::{self, AGENTNET, Profile},
+    build::{self, AGENTNET, Programs},
     command::{as_root, display, live, without_cargo_run},
     progress::Steps,
 };
@@ -24,7 +24,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 fn demo() -> Result<()> {
     let mut steps = Steps::new("run", 3);
     let object = build::object(&mut steps)?;
-    let bin = build::binaries(&mut steps, &object, Profile::Release, &[AGENTNET, "demo"])?;
+    let bin = build::host(&mut steps, &object, Programs::Lab)?;
     let step = steps.start("the demo: an agent in a cgroup and a network namespace of its own (as root)");
     let mut demo = as_root(bin.join("demo"))?;
     live(without_cargo_run(&mut demo).env("AGENTNET_BIN", bin.join(AGENTNET)))?;
@@ -37,7 +37,7 @@ fn demo() -> Result<()> {
 fn own_agent(args: &[OsString]) -> Result<()> {
     let mut steps = Steps::new("run", 2);
     let object = build::object(&mut steps)?;
-    let bin = build::binaries(&mut steps, &object, Profile::Release, &[AGENTNET])?;
+    let bin = build::host(&mut steps, &object, Programs::Agentnet)?;
     let mut command = Command::new(bin.join(AGENTNET));
     without_cargo_run(&mut command).arg("run").args(args);
     eprintln!("{}", display(&command));

@@ -9,7 +9,7 @@ use crate::{
     progress::{Step, Steps},
     toolchain::{
         self, BPF_LINKER, BPF_LINKER_LLVM, CLIPPY, CXX, DEBIAN_RUSTC, Ebpf, IPERF3, LLVM_DEV, Missing,
-        Package, RUSTFMT, Rustc, cached_linker, linker_root, linker_runs,
+        NFTABLES, Package, RUSTFMT, Rustc, cached_linker, linker_root, linker_runs,
     },
     workspace,
 };
@@ -91,16 +91,29 @@ pub(crate) fn ensure_lint_tools() -> Result<()> {
     install(&missing, None, step)
 }
 
-/// Makes sure that iperf3 is there.
+/// Makes sure that iperf3 is there: without it there is nothing to measure.
 pub(crate) fn ensure_iperf3() -> Result<()> {
-    if which("iperf3").is_some() {
+    if in_path_or_sbin("iperf3") {
         return Ok(());
     }
     if which("apt-get").is_none() {
         bail!("the benchmarks need iperf3 in PATH: install it with this system's package manager");
     }
-    let step = Steps::new("setup", 1).start("load generator");
-    install(&[&IPERF3], None, step)
+    install(&[&IPERF3], None, Steps::new("setup", 1).start("load generator"))
+}
+
+/// Makes sure that nft is there, where it can be had: the tests that need it skip themselves by name.
+pub(crate) fn ensure_nft() -> Result<()> {
+    if in_path_or_sbin("nft") || which("apt-get").is_none() {
+        return Ok(());
+    }
+    install(&[&NFTABLES], None, Steps::new("setup", 1).start("address translation"))
+}
+
+/// Whether the program is there for root, whose `PATH` has directories that a user's lacks.
+fn in_path_or_sbin(program: &str) -> bool {
+    which(program).is_some()
+        || ["/usr/sbin", "/sbin"].iter().any(|dir| command::is_executable(&Path::new(dir).join(program)))
 }
 
 fn ensure_deny() -> Result<()> {

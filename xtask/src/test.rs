@@ -7,10 +7,10 @@ use std::{ffi::OsString, io::IsTerminal, process::Command, process::Stdio, sync:
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    build::{self, AGENTNET, Profile, cargo_with},
+    build::{self, AGENTNET, Programs, cargo_with},
     command::{self, display, read_lines},
     progress::Steps,
-    workspace::{self, E2E_PACKAGE},
+    setup, workspace,
 };
 use summary::Parser;
 pub(crate) use summary::Summary;
@@ -31,24 +31,25 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// Runs everything and returns the sum, failures included; an error means that tests could not be run or
 /// that too few were.
 pub(crate) fn run_all(args: &Args) -> Result<Summary> {
+    setup::ensure_nft()?;
     let mut steps = Steps::new("test", 4);
     let object = build::object(&mut steps)?;
 
-    let bin = build::binaries(&mut steps, &object, Profile::Dev, &[AGENTNET])?;
-    let targets = Targets::read()?;
+    let bin = build::host(&mut steps, &object, Programs::Tests)?;
+    let (e2e_programs, other_programs) = workspace::test_programs()?;
 
     let step = steps.start("unit and documentation tests");
     let mut unit = cargo_with(&object, "test");
-    unit.args(["--workspace", "--lib", "--bins"]).args(selected(&targets.others));
+    unit.args(["--workspace", "--lib", "--bins"]).args(selected(&other_programs));
     let mut summary = run_tests(&mut unit, args)?;
     summary += run_tests(cargo_with(&object, "test").args(["--workspace", "--doc"]), args)?;
     step.done(&summary);
 
     let step = steps.start("end-to-end tests, as root");
     let mut end_to_end = Summary::default();
-    if !targets.end_to_end.is_empty() {
+    if !e2e_programs.is_empty() {
         let mut cargo = cargo_with(&object, "test");
-        cargo.arg("--workspace").args(selected(&targets.end_to_end)).env("AGENTNET_BIN", bin.join(AGENTNET));
+        cargo.arg("--workspace").args(selected(&e2e_programs)).env("AGENTNET_BIN", bin.join(AGENTNET));
         run_as_root(&mut cargo)?;
         end_to_end += run_tests(&mut cargo, args)?;
     }
@@ -71,27 +72,8 @@ pub(crate) fn run_all(args: &Args) -> Result<Summary> {
     Ok(summary)
 }
 
-/// The integration tests of the workspace by name. Test programs are selected by name, never by package: cargo
-/// would compile the dependencies again for every other set of packages.
-struct Targets {
-    /// Those of the end-to-end package, which need root.
-    end_to_end: Vec<String>,
-    /// Those of all other packages.
-    others: Vec<String>,
-}
-
-impl Targets {
-    fn read() -> Result<Self> {
-        let (end_to_end, others) = workspace::test_targets()?
-            .into_iter()
-            .partition::<Vec<_>, _>(|target| target.package == E2E_PACKAGE);
-        let names =
-            |targets: Vec<workspace::TestTarget>| targets.into_iter().map(|target| target.name).collect();
-        Ok(Self { end_to_end: names(end_to_end), others: names(others) })
-    }
-}
-
-/// The arguments that select test programs.
+/// The arguments that select test programs by name. Not by package: cargo would compile the dependencies again
+/// for every other set of packages.
 fn selected(names: &[String]) -> impl Iterator<Item = &str> {
     names.iter().flat_map(|name| ["--test", name.as_str()])
 }

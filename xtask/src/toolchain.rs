@@ -55,6 +55,9 @@ pub(crate) const CXX: Package = Package { name: "g++", why: "the C++ library of 
 pub(crate) const RUSTFMT: Package = Package { name: "rustfmt-web", why: "`cargo fmt`" };
 /// `cargo clippy`.
 pub(crate) const CLIPPY: Package = Package { name: "rust-web-clippy", why: "`cargo clippy`" };
+/// Address translation, for the tests of what is behind it.
+pub(crate) const NFTABLES: Package =
+    Package { name: "nftables", why: "address translation, for the tests of what hides behind it" };
 /// The load generator of the benchmarks.
 pub(crate) const IPERF3: Package = Package { name: "iperf3", why: "load generator of the benchmarks" };
 

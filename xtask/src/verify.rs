@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use crate::{
-    build::{self, AGENTNET, Profile},
+    build::{self, AGENTNET, Programs},
     command::{as_root, output, without_cargo_run},
     progress::Steps,
     workspace::root,
@@ -43,7 +43,7 @@ pub(crate) struct Program {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let mut steps = Steps::new("verify", 3);
     let object = build::object(&mut steps)?;
-    let bin = build::binaries(&mut steps, &object, Profile::Dev, &[AGENTNET])?;
+    let bin = build::host(&mut steps, &object, Programs::Tests)?;
     let step = steps.start("every program through this kernel's verifier, as root");
     let mut verify = as_root(bin.join(AGENTNET))?;
     let programs = parse(&output(without_cargo_run(&mut verify).args(["verify", "--json"]))?)?;

@@ -66,23 +66,23 @@ pub(crate) fn target_dir() -> Result<PathBuf> {
     Ok(metadata()?.target_directory)
 }
 
-/// An integration test program.
-pub(crate) struct TestTarget {
-    /// The package it belongs to.
-    pub(crate) package: String,
-    /// Its own name.
-    pub(crate) name: String,
+/// The integration test programs of the end-to-end package, and those of all others.
+pub(crate) fn test_programs() -> Result<(Vec<String>, Vec<String>)> {
+    let (end_to_end, others): (Vec<_>, Vec<_>) =
+        metadata()?.packages.into_iter().partition(|package| package.name == E2E_PACKAGE);
+    Ok((targets(end_to_end, "test"), targets(others, "test")))
 }
 
-/// The integration test programs of all packages.
-pub(crate) fn test_targets() -> Result<Vec<TestTarget>> {
-    let targets = metadata()?.packages.into_iter().flat_map(|Package { name: package, targets }| {
-        targets
-            .into_iter()
-            .filter(|target| target.kind.iter().any(|kind| kind == "test"))
-            .map(move |target| TestTarget { package: package.clone(), name: target.name })
-    });
-    Ok(targets.collect())
+/// The programs of the end-to-end package: the demo, the benchmark, and what they start.
+pub(crate) fn lab_programs() -> Result<Vec<String>> {
+    let packages = metadata()?.packages.into_iter().filter(|package| package.name == E2E_PACKAGE);
+    Ok(targets(packages, "bin"))
+}
+
+/// The names of all targets of a kind.
+fn targets(packages: impl IntoIterator<Item = Package>, kind: &str) -> Vec<String> {
+    let targets = packages.into_iter().flat_map(|package| package.targets);
+    targets.filter(|target| target.kind.iter().any(|one| one == kind)).map(|target| target.name).collect()
 }
 
 /// The target triple of the host, as the compiler behind [`cargo`] names it.

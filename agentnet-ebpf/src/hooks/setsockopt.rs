@@ -65,6 +65,7 @@ fn try_setsockopt(ctx: &SockoptContext) -> bool {
         flow: 0,
         bytes: 0,
         detail: (level as u32) << 16 | (option as u32 & 0xffff),
+        sent: 0,
     };
     conclude(cfg, None, &facts, verdict, false)
 }

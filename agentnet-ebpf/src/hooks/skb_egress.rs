@@ -51,15 +51,12 @@ fn try_egress(ctx: &SkBuffContext) -> bool {
         Ok(packet) => packet,
         Err(reason) => return refuse(ctx, cfg, Some(state), reason),
     };
-    state.tx_bytes = state.tx_bytes.wrapping_add(u64::from(packet.len));
-    state.tx_packets = state.tx_packets.wrapping_add(1);
-
     let tcp = packet.remote.protocol == protocol::TCP;
     let syn = tcp && packet.is_syn();
     // A connection that is under way, or more of the same to the same peer. What opens a connection is
     // judged afresh: on this host another listener may have taken the port.
     if !syn && (is_cached(state, cfg, &packet.remote) || is_accepted(state, cfg, &packet)) {
-        count_allowed(cfg, packet.len);
+        account(cfg, state, &packet);
         return true;
     }
     let reported = is_reported(state, cfg, &packet.remote);
@@ -85,8 +82,9 @@ fn try_egress(ctx: &SkBuffContext) -> bool {
         remember(state, cfg, &packet.remote, scope, verdict);
     }
     let allowed = matches!(verdict, Verdict::Allow(_));
+    let sent = state.tx_bytes;
     if allowed {
-        count_allowed(cfg, packet.len);
+        account(cfg, state, &packet);
     }
     // SAFETY: the context is the kernel's.
     let flow = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
@@ -101,10 +99,19 @@ fn try_egress(ctx: &SkBuffContext) -> bool {
         flow,
         bytes: packet.len,
         detail: 0,
+        sent,
     };
     // What connect and sendmsg let through they have reported; a reply is the other side's flow.
     let fresh = !reported && !matches!(verdict, Verdict::Allow(RuleId::REPLY));
     conclude(cfg, Some(state), &facts, verdict, fresh)
+}
+
+/// Counts what is let through, for the socket and for the agent.
+#[inline(always)]
+fn account(cfg: &AgentCfg, state: &mut SockState, packet: &Packet) {
+    state.tx_bytes = state.tx_bytes.wrapping_add(u64::from(packet.len));
+    state.tx_packets = state.tx_packets.wrapping_add(1);
+    count_allowed(cfg, packet.len);
 }
 
 /// Whether the packet goes back to the peer whose connection this socket accepted.
@@ -133,6 +140,7 @@ fn refuse(ctx: &SkBuffContext, cfg: &AgentCfg, state: Option<&mut SockState>, re
         flow: 0,
         bytes: ctx.len(),
         detail: 0,
+        sent: 0,
     };
     conclude(cfg, state, &facts, Verdict::Deny(reason), false)
 }

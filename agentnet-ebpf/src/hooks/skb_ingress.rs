@@ -67,6 +67,7 @@ fn try_ingress(ctx: &SkBuffContext) -> bool {
         flow: unsafe { bpf_get_socket_cookie(ctx.as_ptr()) },
         bytes: packet.len,
         detail: 0,
+        sent: state.tx_bytes,
     };
     conclude(cfg, Some(state), &facts, verdict, false)
 }

@@ -43,7 +43,7 @@ pub fn decide_call(ctx: &SockAddrContext, family: Family, hook: Hook) -> bool {
     let process = current_process();
     // SAFETY: the context is the kernel's.
     let flow = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
-    let facts = Facts {
+    let mut facts = Facts {
         hook,
         remote,
         local: Endpoint::new(Addr::UNSPECIFIED, 0, remote.protocol),
@@ -51,6 +51,7 @@ pub fn decide_call(ctx: &SockAddrContext, family: Family, hook: Hook) -> bool {
         flow,
         bytes: 0,
         detail: 0,
+        sent: 0,
     };
     let state = if sk.is_null() { None } else { sock_state(sk.cast(), true) };
     let Some(state) = state else {
@@ -58,6 +59,7 @@ pub fn decide_call(ctx: &SockAddrContext, family: Family, hook: Hook) -> bool {
     };
     state.agent = cfg.agent;
     state.process = process;
+    facts.sent = state.tx_bytes;
     if matches!(hook, Hook::Sendmsg) && is_cached(state, cfg, &remote) {
         return true;
     }

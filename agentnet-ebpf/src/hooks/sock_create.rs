@@ -55,6 +55,7 @@ fn try_sock_create(ctx: &SockContext) -> bool {
         flow: unsafe { bpf_get_socket_cookie(ctx.as_ptr()) },
         bytes: 0,
         detail: (family & 0xff) << 16 | (kind & 0xff) << 8 | proto & 0xff,
+        sent: 0,
     };
     let allow = conclude(cfg, None, &facts, verdict, false);
     if !allow && matches!(verdict, Verdict::Deny(Reason::SocketType)) {

@@ -11,15 +11,26 @@ const CAPACITY: usize = 1024;
 /// How long after its last sign of life a process that is gone may still be named, in nanoseconds. Process
 /// ids come round again, faster the smaller `kernel.pid_max` is.
 const MEMORY: u64 = 10_000_000_000;
+/// How long what was read of a process is good enough where [`Freshness::Recent`] is, in nanoseconds.
+const RECENT: u64 = SECOND;
 /// Nanoseconds of a second.
 const SECOND: u64 = 1_000_000_000;
+
+/// How fresh an answer has to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// Read for this very event: a process may have executed something else since the last one.
+    Now,
+    /// Read within the last second: for events of which there may be tens of thousands a second.
+    Recent,
+}
 
 /// Finds the executable of a process.
 pub trait Executables: Send {
     /// Path of the executable of process `pid` (in the initial namespace) as it was at `at`, nanoseconds of
     /// `CLOCK_MONOTONIC`, ` (deleted)` behind it if the file is gone. `None` if the process is gone and was
     /// never seen before; `comm` is its command name.
-    fn executable(&mut self, pid: u32, comm: &str, at: u64) -> Option<Arc<str>>;
+    fn executable(&mut self, pid: u32, comm: &str, at: u64, freshness: Freshness) -> Option<Arc<str>>;
 }
 
 /// Reads `/proc` and remembers a bounded number of processes, because the shortest-lived ones are gone
@@ -34,13 +45,18 @@ pub struct ProcessTable {
 struct Known {
     comm: String,
     executable: Arc<str>,
-    /// Time of the last record of it.
+    /// Time of the last event for which it was read.
     seen: u64,
 }
 
 impl Executables for ProcessTable {
-    fn executable(&mut self, pid: u32, comm: &str, at: u64) -> Option<Arc<str>> {
-        self.look(pid, comm, at.saturating_add(suspended()))
+    fn executable(&mut self, pid: u32, comm: &str, at: u64, freshness: Freshness) -> Option<Arc<str>> {
+        let at = at.saturating_add(suspended());
+        let within = match freshness {
+            Freshness::Now => None,
+            Freshness::Recent => self.recall(pid, comm, at, RECENT),
+        };
+        within.or_else(|| self.look(pid, comm, at))
     }
 }
 
@@ -55,7 +71,7 @@ impl ProcessTable {
                 self.remember((pid, started), comm, &executable, at);
                 Some(executable)
             }
-            None => self.recall(pid, comm, at),
+            None => self.recall(pid, comm, at, MEMORY),
         }
     }
 
@@ -70,11 +86,11 @@ impl ProcessTable {
         self.known.insert(key, known);
     }
 
-    /// The youngest process with this number that had begun by then, if its last sign of life is recent
-    /// and it still had the same name: else it may be another one that was never seen.
-    fn recall(&self, pid: u32, comm: &str, at: u64) -> Option<Arc<str>> {
+    /// The youngest process with this number that had begun by then, if it was read at most `age` before
+    /// and still has the same name: else it may be another one that was never seen.
+    fn recall(&self, pid: u32, comm: &str, at: u64, age: u64) -> Option<Arc<str>> {
         let (_, known) = self.known.range((pid, 0)..=(pid, at)).next_back()?;
-        let recent = at.saturating_sub(known.seen) <= MEMORY;
+        let recent = at.saturating_sub(known.seen) <= age;
         (recent && known.comm == comm).then(|| Arc::clone(&known.executable))
     }
 }
@@ -111,7 +127,11 @@ mod tests {
 
     use rustix::time::{ClockId, clock_gettime};
 
-    use super::{CAPACITY, Executables as _, MEMORY, ProcessTable, nanoseconds, read};
+    use super::{
+        CAPACITY, Executables as _,
+        Freshness::{Now, Recent},
+        MEMORY, ProcessTable, nanoseconds, read,
+    };
 
     fn now() -> u64 {
         nanoseconds(clock_gettime(ClockId::Monotonic))
@@ -141,7 +161,7 @@ mod tests {
     fn a_living_process_has_its_executable() {
         let mut table = ProcessTable::default();
         let expected = std::env::current_exe().unwrap();
-        let found = table.executable(std::process::id(), "test", now());
+        let found = table.executable(std::process::id(), "test", now(), Now);
         assert_eq!(found.as_deref(), expected.to_str());
     }
 
@@ -150,13 +170,28 @@ mod tests {
         let mut table = ProcessTable::default();
         let child = start(&cat());
         let (pid, seen) = (child.id(), now());
-        let path = table.executable(pid, "cat", seen);
+        let path = table.executable(pid, "cat", seen, Now);
         assert_eq!(path.as_deref(), cat().to_str());
         stop(child);
-        assert_eq!(table.executable(pid, "cat", seen + 1), path);
-        assert_eq!(table.executable(pid, "other", seen + 1), None);
-        assert_eq!(table.executable(pid, "cat", seen + MEMORY + 1), None);
-        assert_eq!(ProcessTable::default().executable(pid, "cat", seen + 1), None);
+        assert_eq!(table.executable(pid, "cat", seen + 1, Now), path);
+        assert_eq!(table.executable(pid, "other", seen + 1, Now), None);
+        assert_eq!(table.executable(pid, "cat", seen + MEMORY + 1, Now), None);
+        assert_eq!(ProcessTable::default().executable(pid, "cat", seen + 1, Now), None);
+    }
+
+    #[test]
+    fn what_was_read_a_moment_ago_is_read_again_only_where_it_has_to_be() {
+        let mut table = ProcessTable::default();
+        let stale: Arc<str> = Arc::from("/read/before");
+        let (pid, at) = (std::process::id(), now() + super::suspended());
+        let (started, path) = read(pid).unwrap();
+        table.remember((pid, started), "test", &stale, at);
+        let mut ask = |later: u64, freshness| {
+            table.executable(pid, "test", at - super::suspended() + later, freshness).unwrap().to_string()
+        };
+        assert_eq!(ask(super::RECENT / 2, Recent), "/read/before");
+        assert_eq!(ask(super::RECENT * 2, Recent), path);
+        assert_eq!(ask(super::RECENT * 2, Now), path);
     }
 
     #[test]
@@ -164,8 +199,8 @@ mod tests {
         let mut table = ProcessTable::default();
         let before = now() - 60_000_000_000;
         let child = start(&cat());
-        assert_eq!(table.executable(child.id(), "cat", before), None);
-        assert!(table.executable(child.id(), "cat", now()).is_some());
+        assert_eq!(table.executable(child.id(), "cat", before, Now), None);
+        assert!(table.executable(child.id(), "cat", now(), Now).is_some());
         stop(child);
     }
 
@@ -176,7 +211,7 @@ mod tests {
         std::fs::copy(cat(), &copy).unwrap();
         let child = start(&copy);
         std::fs::remove_file(&copy).unwrap();
-        let found = ProcessTable::default().executable(child.id(), "my-cat", now());
+        let found = ProcessTable::default().executable(child.id(), "my-cat", now(), Now);
         assert_eq!(found.as_deref(), Some(format!("{} (deleted)", copy.display()).as_str()));
         stop(child);
     }
@@ -189,7 +224,7 @@ mod tests {
             table.remember((pid, 5), "x", &path, u64::from(pid) + 10);
         }
         assert_eq!(table.known.len(), CAPACITY);
-        assert_eq!(table.recall(0, "x", 100), None);
-        assert!(table.recall(1, "x", 100).is_some());
+        assert_eq!(table.recall(0, "x", 100, MEMORY), None);
+        assert!(table.recall(1, "x", 100, MEMORY).is_some());
     }
 }

@@ -6,6 +6,7 @@ use agentnet_common::{
 };
 
 use super::text::one_line;
+use crate::policy::compile::RuleInfo;
 
 /// A rule and where it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +17,12 @@ pub struct RuleRef {
     pub file: String,
     /// Line of the file, from 1.
     pub line: u32,
+}
+
+impl From<&RuleInfo> for RuleRef {
+    fn from(rule: &RuleInfo) -> Self {
+        Self { text: rule.text.clone(), file: rule.file.clone(), line: rule.line }
+    }
 }
 
 impl std::fmt::Display for RuleRef {

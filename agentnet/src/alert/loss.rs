@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use agentnet_common::abi::AgentCounters;
 use jiff::{SignedDuration, Timestamp};
 
-use super::model::{LossEvidence, Severity};
+use super::{
+    model::{LossEvidence, Severity},
+    text::plural,
+};
 
 /// Least time between two alerts of one cause.
 pub const INTERVAL: SignedDuration = SignedDuration::from_secs(10);
@@ -87,37 +90,45 @@ impl Cause {
     /// The sentence.
     fn sentence(self, agent: &str, lost: u64, error: Option<&str>) -> String {
         let error = error.unwrap_or("the cause is not known");
+        let lost_of = |what| plural(lost, what);
         match self {
             Self::AlertRing => format!(
-                "{lost} refusals of agent {agent} were enforced but not recorded, because the alert ring was full; \
-                 look at what the agent floods the network with."
+                "Enforced but not recorded: {} of agent {agent}, because the alert ring was full; \
+                 look at what the agent floods the network with.",
+                lost_of("refusal")
             ),
             Self::SampleRing => format!(
-                "{lost} allowed flows of agent {agent} were not recorded, because the sample ring was full; \
-                 verdicts do not depend on it."
+                "Not recorded: {} of agent {agent}, because the sample ring was full; \
+                 verdicts do not depend on it.",
+                lost_of("allowed flow")
             ),
             Self::Suppressed => format!(
-                "{lost} refusals of agent {agent} were enforced and counted but not recorded one by one, because it \
-                 made too many a second; look at what the agent floods the network with."
+                "Enforced and counted but not recorded one by one: {} of agent {agent}, because it made too many a \
+                 second; look at what the agent floods the network with.",
+                lost_of("refusal")
             ),
             Self::Decode => format!(
-                "{lost} kernel records of agent {agent} could not be read ({error}), because the kernel programs are of \
-                 another build; stop all agents and start them again with one version of agentnet."
+                "Not readable: {} of agent {agent} ({error}), because the kernel programs are of another build; \
+                 stop all agents and start them again with one version of agentnet.",
+                lost_of("kernel record")
             ),
             Self::Sequence => format!(
-                "{lost} kernel records of agent {agent} are missing and nothing accounts for them; \
-                 look whether another process reads agentnet's rings."
+                "Missing: {} of agent {agent}, and nothing accounts for the gap; \
+                 look whether another process reads agentnet's rings.",
+                lost_of("kernel record")
             ),
             Self::Refused => format!(
-                "{lost} sockets of agent {agent} with refused data could not be remembered, and end only with their \
-                 processes; stop the agent before its policy is changed."
+                "Not remembered: {} of agent {agent} with refused data, to be cut off only with their processes; \
+                 stop the agent before its policy is changed.",
+                lost_of("socket")
             ),
             Self::Log if lost == 0 => {
                 format!("The log of agent {agent} is written but not in good order: {error}; mend it.")
             }
             Self::Log => format!(
-                "{lost} lines of agent {agent} could not be written to the log ({error}); \
-                 enforcement goes on, make room or mend the file."
+                "Not written to the log: {} of agent {agent} ({error}); \
+                 enforcement goes on, make room or mend the file.",
+                lost_of("line")
             ),
         }
     }

@@ -20,7 +20,7 @@ use super::{
     loss::{self, Loss, Losses},
     model::{
         Action, Alert, EnforcementEvidence, Evidence, Flow, FlowAction, FlowKind, Kind, Output, PolicyRef,
-        Severity,
+        Severity, VerdictEvidence,
     },
     sentence::{Facts, sentence},
     sequence::{Ring, Sequences},
@@ -28,10 +28,11 @@ use super::{
     text::{MAX_COMM, MAX_SENTENCE, clean},
     verdict::{community, destination, evidence, process},
 };
-use crate::agent::process::{Executables, ProcessTable};
+use crate::agent::process::{Executables, Freshness, ProcessTable};
 
-/// Refusals that are told apart in one window of [`fold::WINDOW`]. What is more is folded by its reason
-/// alone: an agent that tries a thousand addresses must not wash older alerts out of the log.
+/// Refusals, and as many allowed flows, that are told apart in one window of [`fold::WINDOW`]. What is more
+/// is folded by its reason or rule alone: an agent that tries a thousand addresses must not wash older
+/// alerts out of the log.
 pub const DISTINCT_PER_WINDOW: u32 = 100;
 
 /// Turns the records of one agent into alerts and flows. Takes time from its caller.
@@ -42,8 +43,9 @@ pub struct Pipeline {
     clock: Clock,
     executables: Box<dyn Executables>,
     ids: IdSource,
-    fold: Fold<Key, Refusal>,
-    distinct: Distinct,
+    fold: Fold<Key, Told>,
+    distinct_flows: Distinct,
+    distinct_refusals: Distinct,
     sequences: Sequences,
     losses: Losses,
     tally: Tally,
@@ -55,30 +57,45 @@ impl std::fmt::Debug for Pipeline {
     }
 }
 
-/// A refusal and who did it.
+/// A verdict and who brought it about.
 #[derive(Clone)]
-struct Refusal {
+struct Told {
     record: VerdictRecord,
-    reason: Reason,
     executable: Option<Arc<str>>,
     various: bool,
 }
 
-/// What makes two refusals the same to people.
+/// What makes two verdicts the same to people.
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Key {
     Exact {
-        reason: Reason,
         outcome: Outcome,
+        cause: Why,
         endpoint: Endpoint,
         detail: u32,
         comm: [u8; COMM_BYTES],
         executable: Option<Arc<str>>,
     },
     Various {
-        reason: Reason,
         outcome: Outcome,
+        cause: Why,
     },
+}
+
+/// A [`Cause`] as part of a key.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Why {
+    Rule(RuleId),
+    Reason(Reason),
+}
+
+impl From<Cause> for Why {
+    fn from(cause: Cause) -> Self {
+        match cause {
+            Cause::Rule(rule) => Self::Rule(rule),
+            Cause::Reason(reason) => Self::Reason(reason),
+        }
+    }
 }
 
 impl Pipeline {
@@ -92,7 +109,8 @@ impl Pipeline {
             executables: Box::new(ProcessTable::default()),
             ids: IdSource::default(),
             fold: Fold::new(fold::WINDOW, fold::CAPACITY),
-            distinct: Distinct::default(),
+            distinct_flows: Distinct::default(),
+            distinct_refusals: Distinct::default(),
             sequences: Sequences::default(),
             losses: Losses::default(),
             tally: Tally::default(),
@@ -121,9 +139,13 @@ impl Pipeline {
         self.clock = clock;
     }
 
-    /// Replaces the policy after a reload.
-    pub fn set_policy(&mut self, policy: Arc<dyn Explain>) {
+    /// Replaces the policy after a reload; repeats of before are told in the terms of before.
+    pub fn set_policy(&mut self, policy: Arc<dyn Explain>, now: Timestamp) -> Vec<Output> {
+        let ended = self.fold.drain();
+        let outputs = self.repeats(ended, now);
         self.policy = policy;
+        self.tally.forget_rules();
+        outputs
     }
 
     /// Takes a record.
@@ -131,10 +153,7 @@ impl Pipeline {
         match record {
             Record::Verdict(verdict) => {
                 self.sequences.observe(&verdict.event.header, Ring::of(verdict.outcome));
-                match verdict.cause {
-                    Cause::Rule(rule) => vec![self.flow(verdict, rule, now)],
-                    Cause::Reason(reason) => self.refusal(verdict, reason, now),
-                }
+                self.verdict(verdict, now)
             }
             // A kind that a newer record type brings: it was not understood, so it counts as lost.
             other => self.on_decode_error(&DecodeError::Kind(other.header().kind), now),
@@ -193,74 +212,87 @@ impl Pipeline {
         (outputs, summary)
     }
 
-    fn flow(&mut self, verdict: &VerdictRecord, rule: RuleId, now: Timestamp) -> Output {
-        let event = &verdict.event;
-        let rule = match reserved_rule(rule) {
-            Some(text) => Decided::Reserved(text),
-            None => self.policy.rule(rule).map_or(Decided::Nothing, Decided::Rule),
-        };
-        let policy = self.policy_ref(rule);
-        let executable = self.executable(verdict);
-        let destination = destination(verdict);
+    fn verdict(&mut self, record: &VerdictRecord, now: Timestamp) -> Vec<Output> {
+        let event = &record.event;
         let count = 1 + u64::from(event.folded);
-        self.tally.allowed(event.endpoint, destination.as_ref(), &policy, count);
+        let executable = self.executable(record);
+        let distinct = match record.cause {
+            Cause::Rule(rule) => {
+                if !self.tally.allowed_again(event.endpoint, rule, count)
+                    && let Some(destination) = destination(record)
+                {
+                    let policy = self.policy_ref(self.decided(rule));
+                    self.tally.allowed(event.endpoint, rule, destination, policy, count);
+                }
+                &mut self.distinct_flows
+            }
+            Cause::Reason(reason) => {
+                let comm = clean(&event.process.comm_text(), MAX_COMM);
+                self.tally.refused(record, reason, &comm, count);
+                &mut self.distinct_refusals
+            }
+        };
+        let ended = self.fold.expired(now);
+        let (outcome, cause) = (record.outcome, Why::from(record.cause));
+        let exact = Key::Exact {
+            outcome,
+            cause,
+            endpoint: event.endpoint,
+            detail: event.detail,
+            comm: event.process.comm,
+            executable: executable.clone(),
+        };
+        let various = !self.fold.contains(&exact) && !distinct.admit(now);
+        let key = if various { Key::Various { outcome, cause } } else { exact };
+        let added = self.fold.add(key, Told { record: record.clone(), executable, various }, count, now);
+        let mut outputs = self.repeats(ended, now);
+        outputs.extend(self.repeats(added.ended, now));
+        if let Some(first) = added.first {
+            outputs.push(self.tell(&first, count, now));
+        }
+        outputs
+    }
+
+    fn repeats(&mut self, ended: Vec<Repeats<Told>>, now: Timestamp) -> Vec<Output> {
+        ended.into_iter().map(|repeats| self.tell(&repeats.last, repeats.count, now)).collect()
+    }
+
+    fn tell(&mut self, told: &Told, count: u64, now: Timestamp) -> Output {
+        match told.record.cause {
+            Cause::Rule(rule) => self.flow(told, rule, count, now),
+            Cause::Reason(reason) => self.alert(told, reason, count, now),
+        }
+    }
+
+    fn flow(&mut self, told: &Told, rule: RuleId, count: u64, now: Timestamp) -> Output {
+        let Told { record, executable, various } = told;
+        let evidence = VerdictEvidence { various: *various, ..evidence(record, None) };
         Output::Flow(Box::new(Flow {
-            time: self.clock.wall(event.header.time),
+            time: self.clock.wall(record.event.header.time),
             id: self.ids.next(now),
             host: self.host.clone(),
             agent: self.agent.clone(),
             kind: FlowKind::Flow,
             action: FlowAction::Allowed,
-            process: process(verdict, executable.as_deref()),
-            destination,
-            policy,
-            evidence: Evidence::Verdict(evidence(verdict, None)),
-            community_id: community(verdict),
+            process: process(record, executable.as_deref()),
+            destination: destination(record),
+            policy: self.policy_ref(self.decided(rule)),
+            evidence: Evidence::Verdict(evidence),
+            community_id: community(record),
             count,
         }))
     }
 
-    fn refusal(&mut self, verdict: &VerdictRecord, reason: Reason, now: Timestamp) -> Vec<Output> {
-        let event = &verdict.event;
-        let executable = self.executable(verdict);
-        let count = 1 + u64::from(event.folded);
-        let mut refusal = Refusal { record: verdict.clone(), reason, executable, various: false };
-        let comm = clean(&event.process.comm_text(), MAX_COMM);
-        self.tally.refused(verdict, reason, &comm, count);
-        let mut key = Key::Exact {
-            reason,
-            outcome: verdict.outcome,
-            endpoint: event.endpoint,
-            detail: event.detail,
-            comm: event.process.comm,
-            executable: refusal.executable.clone(),
-        };
-        if !self.fold.contains(&key) && !self.distinct.admit(now) {
-            key = Key::Various { reason, outcome: verdict.outcome };
-            refusal.various = true;
-        }
-        let added = self.fold.add(key, refusal, count, now);
-        let mut outputs = self.repeats(added.ended, now);
-        if let Some(first) = added.first {
-            outputs.push(self.alert(&first, count, now));
-        }
-        outputs
-    }
-
-    fn repeats(&mut self, ended: Vec<Repeats<Refusal>>, now: Timestamp) -> Vec<Output> {
-        ended.into_iter().map(|repeats| self.alert(&repeats.last, repeats.count, now)).collect()
-    }
-
-    fn alert(&mut self, refusal: &Refusal, count: u64, now: Timestamp) -> Output {
-        let Refusal { record, reason, executable, various } = refusal;
+    fn alert(&mut self, told: &Told, reason: Reason, count: u64, now: Timestamp) -> Output {
+        let Told { record, executable, various } = told;
         let event = &record.event;
         let destination = destination(record);
-        let mut evidence = evidence(record, Some(*reason));
-        let class = Class::of(*reason)
+        let mut evidence = evidence(record, Some(reason));
+        let class = Class::of(reason)
             .about(destination.as_ref().map(|destination| destination.ip), evidence.socket.as_ref());
         // The policy is asked only where a rule of it decides.
         let explained = (class.remedy == Remedy::Rule && destination.is_some())
-            .then(|| self.policy.explain(&event.endpoint, *reason))
+            .then(|| self.policy.explain(&event.endpoint, reason))
             .flatten();
         let process = process(record, executable.as_deref());
         evidence.special = explained.as_ref().and_then(|explained| explained.special.clone());
@@ -288,7 +320,7 @@ impl Pipeline {
             agent: self.agent.clone(),
             kind: class.kind,
             severity: class.severity,
-            action: class::action(record.outcome, *reason),
+            action: class::action(record.outcome, reason),
             reason: text,
             process,
             destination,
@@ -338,6 +370,13 @@ impl Pipeline {
         }
     }
 
+    fn decided(&self, rule: RuleId) -> Decided {
+        match reserved_rule(rule) {
+            Some(text) => Decided::Reserved(text),
+            None => self.policy.rule(rule).map_or(Decided::Nothing, Decided::Rule),
+        }
+    }
+
     fn policy_ref(&self, decided: Decided) -> PolicyRef {
         let name = self.policy.name().to_owned();
         match decided {
@@ -351,13 +390,17 @@ impl Pipeline {
         }
     }
 
-    fn executable(&mut self, verdict: &VerdictRecord) -> Option<Arc<str>> {
-        let process = &verdict.event.process;
-        (process.pid != 0)
-            .then(|| {
-                self.executables.executable(process.pid, &process.comm_text(), verdict.event.header.time)
-            })
-            .flatten()
+    fn executable(&mut self, record: &VerdictRecord) -> Option<Arc<str>> {
+        let process = &record.event.process;
+        if process.pid == 0 {
+            return None;
+        }
+        // Refusals are few, the kernel sees to that; allowed flows may come as fast as the agent connects.
+        let freshness = match record.cause {
+            Cause::Rule(_) => Freshness::Recent,
+            Cause::Reason(_) => Freshness::Now,
+        };
+        self.executables.executable(process.pid, &process.comm_text(), record.event.header.time, freshness)
     }
 }
 
@@ -368,7 +411,7 @@ enum Decided {
     Rule(RuleRef),
 }
 
-/// Counts the refusals that are told apart in a window.
+/// Counts what is told apart in a window.
 #[derive(Default)]
 struct Distinct {
     opened: Option<Timestamp>,

@@ -13,7 +13,7 @@ use super::{
     model::{Action, Alert, Destination, Direction, Evidence, Flow, Output, PolicyRef, Process, Severity},
     names::{Socket, SocketOption},
     summary::{Refused, Summary},
-    text::{MAX_COMM, MAX_SENTENCE, clean},
+    text::{MAX_COMM, MAX_SENTENCE, clean, plural},
 };
 
 /// Width of the column of processes.
@@ -26,6 +26,9 @@ const WHY: usize = 28;
 const ROWS: usize = 20;
 /// Suggestions of a summary.
 const SUGGESTIONS: usize = 10;
+
+/// Stands for destinations that were not told apart.
+const VARIOUS: &str = "various destinations";
 
 /// Renders in the colours and the time zone it was made with.
 #[derive(Clone, Debug)]
@@ -79,11 +82,9 @@ impl Renderer {
                 format!("(policy {})", clean(&alert.policy.name, MAX_COMM)),
             ),
         };
-        if alert.count > 1 {
-            let _ = write!(why, " ×{}", alert.count);
-        }
+        why += &times(alert.count);
         let what = if evidence.various && alert.count > 1 {
-            "various destinations".to_owned()
+            VARIOUS.to_owned()
         } else {
             let from = evidence.direction == Direction::Ingress;
             what(alert.destination.as_ref(), evidence.socket.as_ref(), evidence.option.as_ref(), from)
@@ -93,8 +94,13 @@ impl Renderer {
 
     fn flow(&self, flow: &Flow) -> String {
         let time = self.time(flow.time);
-        let what = what(flow.destination.as_ref(), None, None, false);
-        let why = clean(flow.policy.rule.as_deref().unwrap_or("allowed"), MAX_SENTENCE);
+        let various = matches!(&flow.evidence, Evidence::Verdict(evidence) if evidence.various);
+        let what = if various && flow.count > 1 {
+            VARIOUS.to_owned()
+        } else {
+            what(flow.destination.as_ref(), None, None, false)
+        };
+        let why = clean(flow.policy.rule.as_deref().unwrap_or("allowed"), MAX_SENTENCE) + &times(flow.count);
         self.columns(
             &time,
             ("✓ allowed", Look::Good),
@@ -277,6 +283,11 @@ fn short(label: &str, destination: Option<&Destination>) -> String {
     }
 }
 
+/// How many a line stands for, if more than one.
+fn times(count: u64) -> String {
+    if count > 1 { format!(" ×{count}") } else { String::new() }
+}
+
 /// Where the rule is written.
 fn place(policy: &PolicyRef) -> String {
     match (&policy.file, policy.line) {
@@ -326,10 +337,6 @@ fn suggestions(text: &mut String, summary: &Summary) {
 
 fn sum(counts: impl Iterator<Item = u64>) -> u64 {
     counts.fold(0, u64::saturating_add)
-}
-
-fn plural(count: u64, what: &str) -> String {
-    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 /// Bytes in the largest binary unit of which there is at least one, to one decimal place.

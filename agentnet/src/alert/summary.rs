@@ -3,7 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use agentnet_common::{
-    abi::AgentCounters, addr::Endpoint, event::Outcome, user::VerdictRecord, verdict::Reason,
+    abi::AgentCounters,
+    addr::Endpoint,
+    event::Outcome,
+    user::VerdictRecord,
+    verdict::{Reason, RuleId},
 };
 use serde::{Deserialize, Serialize};
 
@@ -88,6 +92,13 @@ struct RefusedKey {
 }
 
 #[derive(Clone, Debug)]
+struct AllowedRow {
+    /// The rule in the numbering of the policy that is in force.
+    rule: Option<RuleId>,
+    row: Allowed,
+}
+
+#[derive(Clone, Debug)]
 struct RefusedRow {
     destination: Option<Destination>,
     socket: Option<Socket>,
@@ -118,7 +129,7 @@ impl RefusedRow {
 /// Adds up while the agent runs, in bounded memory.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tally {
-    allowed: BTreeMap<Endpoint, Allowed>,
+    allowed: BTreeMap<Endpoint, AllowedRow>,
     allowed_elsewhere: u64,
     refused: BTreeMap<RefusedKey, RefusedRow>,
     refused_elsewhere: u64,
@@ -127,31 +138,47 @@ pub(super) struct Tally {
 }
 
 impl Tally {
+    /// Counts a flow to where `rule` has allowed one before; `false` if there is no such row.
+    pub(super) fn allowed_again(&mut self, endpoint: Endpoint, rule: RuleId, count: u64) -> bool {
+        let row = self.allowed.get_mut(&endpoint).filter(|row| row.rule == Some(rule));
+        if let Some(AllowedRow { row, .. }) = row {
+            row.count = row.count.saturating_add(count);
+            return true;
+        }
+        false
+    }
+
+    /// Counts a flow that `rule`, of which `policy` tells, has allowed.
     pub(super) fn allowed(
         &mut self,
         endpoint: Endpoint,
-        destination: Option<&Destination>,
-        policy: &PolicyRef,
+        rule: RuleId,
+        destination: Destination,
+        policy: PolicyRef,
         count: u64,
     ) {
-        let Some(destination) = destination else {
-            return;
-        };
         let full = self.allowed.len() >= MAX_ROWS;
         match self.allowed.entry(endpoint) {
             Entry::Occupied(mut entry) => {
-                let row = entry.get_mut();
+                let AllowedRow { rule: last, row } = entry.get_mut();
+                *last = Some(rule);
+                row.policy = policy;
                 row.count = row.count.saturating_add(count);
-                if row.policy != *policy {
-                    row.policy = policy.clone();
-                }
             }
             Entry::Vacant(_) if full => {
                 self.allowed_elsewhere = self.allowed_elsewhere.saturating_add(count);
             }
             Entry::Vacant(entry) => {
-                entry.insert(Allowed { destination: destination.clone(), policy: policy.clone(), count });
+                let row = Allowed { destination, policy, count };
+                entry.insert(AllowedRow { rule: Some(rule), row });
             }
+        }
+    }
+
+    /// The rules have other numbers from now on.
+    pub(super) fn forget_rules(&mut self) {
+        for row in self.allowed.values_mut() {
+            row.rule = None;
         }
     }
 
@@ -186,7 +213,7 @@ impl Tally {
     }
 
     pub(super) fn finish(self, agent: &str, policy: &dyn Explain, losses: &Losses) -> Summary {
-        let mut allowed: Vec<_> = self.allowed.into_values().collect();
+        let mut allowed: Vec<_> = self.allowed.into_values().map(|row| row.row).collect();
         // Stable sorts: rows of one count stay in the order of their endpoints.
         allowed.sort_by_key(|row| std::cmp::Reverse(row.count));
         let mut refused: Vec<_> =

@@ -41,8 +41,13 @@ pub(super) fn destination(verdict: &VerdictRecord) -> Option<Destination> {
 
 /// Whether the port of an endpoint means something.
 const fn has_ports(number: u8) -> bool {
-    !matches!(number, protocol::ICMP | protocol::ICMPV6)
+    matches!(number, protocol::TCP | protocol::UDP | DCCP | SCTP | UDP_LITE)
 }
+
+/// DCCP (RFC 4340), SCTP (RFC 9260) and UDP-Lite (RFC 3828).
+const DCCP: u8 = 33;
+const SCTP: u8 = 132;
+const UDP_LITE: u8 = 136;
 
 /// The local end; `None` where the hook knows of none.
 fn local(verdict: &VerdictRecord) -> Option<SocketAddr> {
@@ -71,10 +76,12 @@ pub(super) fn evidence(verdict: &VerdictRecord, reason: Option<Reason>) -> Verdi
             }
         },
         bytes: event.bytes,
-        // These hooks run before the first byte for the destination; a packet may follow others.
+        // What this socket had sent to whomever, when it was stopped.
         bytes_before_block: match verdict.hook {
-            Hook::Connect | Hook::Sendmsg | Hook::SockCreate if verdict.outcome == Outcome::Blocked => {
-                Some(0)
+            Hook::Connect | Hook::Sendmsg | Hook::SockCreate | Hook::Egress
+                if verdict.outcome == Outcome::Blocked =>
+            {
+                Some(event.sent)
             }
             _ => None,
         },

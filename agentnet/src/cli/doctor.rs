@@ -65,11 +65,15 @@ fn table(checks: &[Check], root: bool) -> String {
 fn section<'a>(text: &mut String, heading: &str, width: usize, checks: impl Iterator<Item = &'a Check>) {
     // Writing to a String cannot fail.
     let _ = writeln!(text, "{}", heading.bold());
+    let mut said = None;
     for check in checks {
         let mark = mark(check);
         let optional = if check.required || check.state == State::Ok { "" } else { "optional: " };
         let _ = writeln!(text, "  {mark} {:width$}  {}{}", check.title, optional.dimmed(), check.detail);
-        if let Some(fix) = &check.fix {
+        // One kernel option often mends a whole row of checks.
+        if let Some(fix) = &check.fix
+            && said.replace(fix) != Some(fix)
+        {
             let _ = writeln!(text, "    {:width$}  → {fix}", "");
         }
     }
@@ -122,6 +126,7 @@ mod tests {
             check("hook", Purpose::Enforcement, State::Unknown, true, None),
             check("sysctl", Purpose::Run, State::Degraded, false, Some("set it")),
             check("seccomp", Purpose::Run, State::Missing, true, Some("build it in")),
+            check("landlock", Purpose::Run, State::Missing, false, Some("build it in")),
             check("tcx", Purpose::Later, State::Missing, false, Some("wait")),
         ]
     }
@@ -131,18 +136,19 @@ mod tests {
         let plain = anstream::adapter::strip_str(&table(&mixed(), true)).to_string();
         insta::assert_snapshot!(plain, @r"
         Enforcement
-          ✓ cgroup2  seen
-          ? hook     seen
+          ✓ cgroup2   seen
+          ? hook      seen
 
         agentnet run
-          ! sysctl   optional: seen
-                     → set it
-          ✗ seccomp  seen
-                     → build it in
+          ! sysctl    optional: seen
+                      → set it
+          ✗ seccomp   seen
+                      → build it in
+          ! landlock  optional: seen
 
         Later versions
-          ! tcx      optional: seen
-                     → wait
+          ! tcx       optional: seen
+                      → wait
 
         agentnet cannot enforce on this host yet. First, for seccomp: build it in.
         ");

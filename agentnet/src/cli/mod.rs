@@ -1,9 +1,110 @@
 //! The command line: arguments and printing, nothing else.
 
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
 pub mod doctor;
+pub mod engine;
+pub mod policy;
+pub mod run;
+pub mod status;
 pub mod verify;
 
+/// Watch and control what AI agents on this host send to the network.
+#[derive(Debug, Parser)]
+#[command(name = "agentnet", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a command, and everything it starts, under a policy
+    Run(run::RunArgs),
+    /// Show what is governed, and whether it is really enforced
+    Status(status::StatusArgs),
+    /// Check policies, and explain what they decide
+    Policy(policy::PolicyArgs),
+    /// Show what this kernel and host can do, what is missing, and how to get it
+    Doctor(doctor::DoctorArgs),
+    /// What `cargo xtask verify` asks
+    #[command(hide = true)]
+    Verify(verify::VerifyArgs),
+    /// What `run` starts as root
+    #[command(hide = true)]
+    Engine(engine::EngineArgs),
+}
+
+/// Exit code of agentnet's own failures, where the command's own codes are meant to be told apart.
+pub(crate) const OWN_FAILURE: u8 = 125;
+
+/// Exit code of a wrong usage and of an invalid policy.
+pub(crate) const WRONG_USAGE: u8 = 2;
+
 /// Runs the command line of this process.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    if rustix::process::geteuid().is_root() && !matches!(cli.command, Command::Engine(_)) {
+        collect();
+    }
+    let done = match cli.command {
+        Command::Run(args) => return run::run(&args),
+        Command::Engine(args) => engine::run(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Policy(args) => policy::run(args),
+        Command::Doctor(args) => doctor::run(args),
+        Command::Verify(args) => verify::run(&args),
+    };
+    done.unwrap_or_else(|error| {
+        complain(&format!("{error:#}"));
+        ExitCode::FAILURE
+    })
+}
+
+/// Prints what clap has to say; it says to which stream and with which exit code.
+fn usage(error: &clap::Error) -> ExitCode {
+    // A closed pipe is not worth another message.
+    let _ = error.print();
+    if error.use_stderr() { ExitCode::from(WRONG_USAGE) } else { ExitCode::SUCCESS }
+}
+
+/// Clears what engines have left that died, as every command does that may.
+fn collect() {
+    match crate::engine::host::collect() {
+        Ok(collected) => {
+            for (name, result) in collected {
+                match result {
+                    Ok(()) => complain(&format!(
+                        "agent {name} had ended without its engine; cleared what was left of it"
+                    )),
+                    Err(error) => complain(&format!(
+                        "agent {name} has ended without its engine and cannot be cleared, so its policy stays: {error}"
+                    )),
+                }
+            }
+        }
+        Err(error) => complain(&error.to_string()),
+    }
+}
+
+/// Writes one line about agentnet itself to standard error.
+pub(crate) fn complain(text: &str) {
+    use std::io::Write as _;
+    // Without a standard error there is nobody to tell.
+    let _ = writeln!(anstream::stderr(), "agentnet: {text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
 }

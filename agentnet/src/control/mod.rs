@@ -1,1 +1,12 @@
-//! Requests and replies between a client and an engine.
+//! Requests and replies between a client and an engine, over Unix sockets.
+//!
+//! [`protocol`] says what, [`frame`] how it is written, [`peer`] with whom one talks. [`rendezvous`] brings a
+//! client that is not root and an engine that is together; [`server`] answers on an engine's own socket,
+//! [`client`] asks there.
+
+pub mod client;
+pub mod frame;
+pub mod peer;
+pub mod protocol;
+pub mod rendezvous;
+pub mod server;

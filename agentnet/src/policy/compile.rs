@@ -1,10 +1,23 @@
-//! Valid -> Compiled: rules resolved into what the kernel looks up.
+//! [`Valid`] -> [`Compiled`]: rules resolved into what the kernel looks up.
+
+mod grants;
+mod lookup;
+mod names;
+mod nets;
+
+use std::net::IpAddr;
 
 use agentnet_common::{
-    abi::{NameNode, Ruleset},
-    addr::Addr,
+    abi::{AgentCfg, CFG_ICMP, NameNode, RULESET_ENTRIES, Ruleset},
+    addr::{Addr, protocols},
     name::NameKey,
     verdict::RuleId,
+};
+
+use self::grants::Findings;
+use super::{
+    diagnostic::{Code, Diagnostic, Source},
+    validate::{Effect, Rule, Valid},
 };
 
 /// A policy as the kernel reads it, and what people are told about its rules.
@@ -21,11 +34,11 @@ pub struct Compiled {
     /// `CFG_*`.
     pub flags: u8,
     /// Nodes of the network trie; the prefix length counts bits of the 128-bit (mapped) address. Holds
-    /// `::/0` always.
+    /// `::/0` always. Sorted by prefix length, then address.
     pub nets: Vec<NetEntry>,
-    /// Nodes of the name trie.
+    /// Nodes of the name trie, sorted by the bytes of their keys.
     pub names: Vec<(NameKey, NameNode)>,
-    /// Where each rule was written, by [`RuleId`].
+    /// Where each rule was written, by [`RuleId`]: allow and deny rules in the order of the file.
     pub rules: Vec<RuleInfo>,
 }
 
@@ -45,10 +58,97 @@ pub struct NetEntry {
 pub struct RuleInfo {
     /// Its identifier.
     pub id: RuleId,
-    /// One line that says what it allows, such as `10.20.0.0/16 tcp 5432, 8000-8099`.
+    /// One line that says what it allows, such as `10.20.0.0/16 tcp 5432, 8000-8099`, or denies, such as
+    /// `deny 10.20.0.1/32 tcp+udp+icmp`.
     pub text: String,
     /// The file it is written in, or the name of a built-in policy.
     pub file: String,
     /// Line of the file, from 1.
     pub line: u32,
+}
+
+impl Compiled {
+    /// Resolves the rules of `valid`, written in `source`, for a host that has the addresses `local`.
+    /// Problems go to `problems`; what is wrong because of the rules alone is found on every host.
+    pub fn new(valid: &Valid, source: &Source, local: &[IpAddr], problems: &mut Vec<Diagnostic>) -> Self {
+        let mut findings = Findings::default();
+        let nets = nets::compile(valid, local, &mut findings);
+        let names = names::compile(valid, &mut findings);
+        report(&findings, valid, problems);
+        let icmp = |rule: &Rule| rule.effect == Effect::Allow && rule.protocols & protocols::ICMP != 0;
+        Self {
+            name: valid.name.clone(),
+            mode: valid.mode,
+            loopback: valid.loopback,
+            listen: valid.listen,
+            flags: if valid.rules.iter().any(icmp) { CFG_ICMP } else { 0 },
+            nets,
+            names,
+            rules: valid
+                .numbered()
+                .map(|(id, rule)| RuleInfo {
+                    id,
+                    text: rule.to_string(),
+                    file: source.file.clone(),
+                    line: u32::try_from(source.line(rule.span.start)).unwrap_or(u32::MAX),
+                })
+                .collect(),
+        }
+    }
+
+    /// The rule of this identifier; `None` for a reserved one.
+    pub fn rule(&self, id: RuleId) -> Option<&RuleInfo> {
+        self.rules.get(usize::from(id.0))
+    }
+
+    /// The configuration of an agent under this policy, at `slot`.
+    pub const fn agent_cfg(&self, agent: u32, slot: u32, generation: u32) -> AgentCfg {
+        AgentCfg {
+            agent,
+            slot,
+            generation,
+            mode: self.mode,
+            loopback: self.loopback,
+            listen: self.listen,
+            flags: self.flags,
+        }
+    }
+}
+
+/// Denies shown with a rule they leave nothing of.
+const MOST_RELATED: usize = 3;
+
+fn report(findings: &Findings, valid: &Valid, problems: &mut Vec<Diagnostic>) {
+    let mut too_many: Vec<_> = findings.too_many.iter().collect();
+    // A rule that does not fit at a network does not fit at many of those inside either.
+    too_many.sort_by_key(|(id, _)| *id);
+    too_many.dedup_by_key(|(id, _)| *id);
+    for (id, place) in too_many {
+        let Some(rule) = valid.rules.get(usize::from(id.0)) else { continue };
+        problems.push(
+            Diagnostic::new(
+                Code::TooManyRanges,
+                rule.span.clone(),
+                format!("more than {RULESET_ENTRIES} ranges of ports come together at {place}"),
+            )
+            .label("this rule does not fit any more")
+            .help("merge ranges, or write rules for narrower networks and names"),
+        );
+    }
+    for id in &findings.unreachable {
+        let Some(rule) = valid.rules.get(usize::from(id.0)) else { continue };
+        let mut problem = Diagnostic::new(
+            Code::Unreachable,
+            rule.span.clone(),
+            format!("`{rule}` allows nothing: all of it is denied, and deny wins"),
+        )
+        .help("remove the rule, or deny less");
+        let allowed = rule.traffic();
+        let denies = valid.rules.iter().filter(|deny| deny.effect == Effect::Deny && deny.speaks_of(rule));
+        let guilty = denies.filter(|deny| allowed.minus(&deny.traffic()) != allowed);
+        for deny in guilty.take(MOST_RELATED) {
+            problem = problem.related(deny.span.clone(), "denied here");
+        }
+        problems.push(problem);
+    }
 }

@@ -1,3 +1,186 @@
-//! The policy file: Document -> Valid -> Compiled -> loaded.
+//! The policy file: text -> [`parse::Document`] -> [`validate::Valid`] -> [`compile::Compiled`].
 
 pub mod compile;
+pub mod diagnostic;
+pub mod explain;
+pub mod name;
+pub mod net;
+pub mod parse;
+pub mod schema;
+pub mod special;
+pub mod traffic;
+pub mod validate;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    net::IpAddr,
+    path::Path,
+    sync::Arc,
+};
+
+use agentnet_common::abi::{LOCAL_OWN, MODE_AUDIT};
+
+use self::{
+    compile::Compiled,
+    diagnostic::{Code, Diagnostic, Diagnostics, Severity, Source, quote},
+    parse::Document,
+    validate::Valid,
+};
+
+/// Where policies are looked up by name.
+pub const DIRECTORY: &str = "/etc/agentnet/policies";
+
+/// Policies that need no file, by name.
+pub const BUILT_IN: &[(&str, &str)] = &[
+    ("coding", include_str!("../../../policies/coding.toml")),
+    ("lan-dev", include_str!("../../../policies/lan-dev.toml")),
+    ("offline", include_str!("../../../policies/offline.toml")),
+];
+
+/// Bytes of the largest file that is read: room for a hundred thousand rules.
+const LARGEST: u64 = 16 << 20;
+
+/// A policy that can be loaded into the kernel.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// What the kernel reads.
+    pub compiled: Compiled,
+    /// What should be told to whoever uses it.
+    pub warnings: Diagnostics,
+    source: Arc<Source>,
+    valid: Valid,
+    local: Vec<IpAddr>,
+}
+
+impl Policy {
+    /// Loads a policy for a host that has the addresses `local`. `path_or_name` is a path if it has a
+    /// slash or ends in `.toml`; else a name, looked up in [`DIRECTORY`], then among [`BUILT_IN`].
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn load(path_or_name: &str, local: &[IpAddr]) -> Result<Self, Diagnostics> {
+        Self::load_from(Path::new(DIRECTORY), path_or_name, local)
+    }
+
+    fn load_from(directory: &Path, path_or_name: &str, local: &[IpAddr]) -> Result<Self, Diagnostics> {
+        if path_or_name.contains('/') || path_or_name.ends_with(".toml") {
+            let text = read(Path::new(path_or_name)).map_err(|error| unreadable(path_or_name, &error))?;
+            return Self::from_text(path_or_name, &text, local);
+        }
+        if validate::is_policy_name(path_or_name) {
+            let path = directory.join(format!("{path_or_name}.toml"));
+            let file = path.display().to_string();
+            match read(&path) {
+                Ok(text) => return Self::from_text(&file, &text, local),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(unreadable(&file, &error)),
+            }
+            if let Some((name, text)) = BUILT_IN.iter().find(|(name, _)| *name == path_or_name) {
+                return Self::from_text(&format!("<{name}>"), text, local);
+            }
+        }
+        let built_in: Vec<_> = BUILT_IN.iter().map(|(name, _)| *name).collect();
+        let problem = Diagnostic::of_file(
+            Code::NotFound,
+            format!("there is no policy {} in {} or built in", quote(path_or_name), directory.display()),
+        )
+        .help(format!("built in are {}; a path has a slash in it or ends in .toml", built_in.join(", ")));
+        Err(Diagnostics::new(Arc::new(Source::new(path_or_name, "")), vec![problem]))
+    }
+
+    /// Makes a policy of `text`, which `file` has in messages, for a host that has the addresses `local`.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn from_text(file: &str, text: &str, local: &[IpAddr]) -> Result<Self, Diagnostics> {
+        let source = Arc::new(Source::new(file, text));
+        let mut problems = Vec::new();
+        let Some(document) = Document::parse(text, &mut problems) else {
+            return Err(Diagnostics::new(source, problems));
+        };
+        let valid = Valid::check(document, &mut problems);
+        problems.extend(validate::warnings(&valid));
+        Self::compile(source, valid, local, problems)
+    }
+
+    /// The policy of an agent that was given none: everything is reported, nothing is refused.
+    pub fn audit() -> Self {
+        let source = Arc::new(Source::new("<audit>", ""));
+        let valid = Valid {
+            name: "audit".to_owned(),
+            mode: MODE_AUDIT,
+            loopback: LOCAL_OWN,
+            listen: LOCAL_OWN,
+            rules: Vec::new(),
+        };
+        // Without rules nothing can be wrong.
+        let compiled = Compiled::new(&valid, &source, &[], &mut Vec::new());
+        let warnings = Diagnostics::new(Arc::clone(&source), Vec::new());
+        Self { compiled, warnings, source, valid, local: Vec::new() }
+    }
+
+    /// Makes it report only, whatever the file says.
+    pub const fn force_audit(&mut self) {
+        self.valid.mode = MODE_AUDIT;
+        self.compiled.mode = MODE_AUDIT;
+    }
+
+    /// The same policy for a host that now has the addresses `local`.
+    ///
+    /// # Errors
+    /// What is wrong with it there.
+    pub fn with_local(&self, local: &[IpAddr]) -> Result<Self, Diagnostics> {
+        let warnings = validate::warnings(&self.valid);
+        Self::compile(Arc::clone(&self.source), self.valid.clone(), local, warnings)
+    }
+
+    /// The file it was read from, or the name of a built-in policy in angle brackets.
+    pub fn file(&self) -> &str {
+        &self.source.file
+    }
+
+    /// Its text, as its author wrote it.
+    pub fn text(&self) -> &str {
+        self.source.text()
+    }
+
+    /// Whether it is built in, and no file.
+    pub fn is_built_in(&self) -> bool {
+        self.source.file.starts_with('<')
+    }
+
+    fn compile(
+        source: Arc<Source>,
+        valid: Valid,
+        local: &[IpAddr],
+        mut problems: Vec<Diagnostic>,
+    ) -> Result<Self, Diagnostics> {
+        let compiled = Compiled::new(&valid, &source, local, &mut problems);
+        let problems = Diagnostics::new(Arc::clone(&source), problems);
+        if problems.count(Severity::Error) > 0 {
+            return Err(problems);
+        }
+        Ok(Self { compiled, warnings: problems, source, valid, local: local.to_vec() })
+    }
+}
+
+/// The text of a policy file.
+fn read(path: &Path) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(LARGEST + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LARGEST {
+        return Err(io::Error::other(format!("it is larger than {} MiB", LARGEST >> 20)));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        io::Error::other(format!("it is not UTF-8 text (byte {})", error.utf8_error().valid_up_to()))
+    })
+}
+
+fn unreadable(file: &str, error: &io::Error) -> Diagnostics {
+    let problem = Diagnostic::of_file(Code::Unreadable, format!("cannot read {}: {error}", quote(file)));
+    Diagnostics::new(Arc::new(Source::new(file, "")), vec![problem])
+}

@@ -13,7 +13,7 @@ use crate::support::{
     Terminal, expect_probes, for_both_users, helper, launch, launch_probe, needs_root, output, stdout, trial,
 };
 
-pub fn trials() -> Vec<Trial> {
+pub(crate) fn trials() -> Vec<Trial> {
     let mut trials: Vec<Trial> = [
         for_both_users("socket_families", socket_families),
         for_both_users("io_uring_and_bpf", io_uring_and_bpf),

@@ -8,7 +8,7 @@ use agentnet::agent::launch::{Confinement, Identity, Launch, LaunchError, prepar
 use rustix::io::Errno;
 use rustix::process::Pid;
 
-pub fn main(args: Vec<OsString>) -> ExitCode {
+pub(crate) fn main(args: Vec<OsString>) -> ExitCode {
     let mut args = args.into_iter();
     let mode = args.next().unwrap_or_default();
     let rest: Vec<OsString> = args.collect();
@@ -19,6 +19,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         Some("probe") => probe(&rest),
         Some("int80") => int80(),
         Some("victim") => victim(),
+        Some("listen") => listen(),
         _ => panic!("unknown helper {}", mode.display()),
     }
 }
@@ -120,7 +121,7 @@ fn int80() -> ExitCode {
         let mut number = 20u64;
         // SAFETY: getpid takes and changes nothing but the result register.
         unsafe {
-            std::arch::asm!("int 0x80", inout("rax") number, out("r8") _, out("r9") _, out("r10") _, out("r11") _)
+            std::arch::asm!("int 0x80", inout("rax") number, out("r8") _, out("r9") _, out("r10") _, out("r11") _);
         };
         ExitCode::from(u8::from(number == 0))
     }
@@ -137,25 +138,36 @@ fn victim() -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// Says the number of each signal it receives; SIGTERM is the last.
+fn listen() -> ExitCode {
+    // SAFETY: a local set, filled before use; the numbers are those of the architecture.
+    let next = unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut set);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut());
+        move || libc::sigwaitinfo(&raw const set, std::ptr::null_mut())
+    };
+    println!("ready");
+    loop {
+        let signal = next();
+        println!("{signal}");
+        if signal == libc::SIGTERM {
+            return ExitCode::from(5);
+        }
+    }
+}
+
 /// Tries each thing named and prints `name=ok` or `name=<error>`.
 fn probe(names: &[OsString]) -> ExitCode {
     for name in names {
         let name = name.to_str().unwrap();
-        let result = match attempt(name) {
-            Ok(()) => "ok".to_owned(),
-            Err(errno) => format!("{errno:?}").split(' ').next().unwrap().to_owned(),
-        };
-        println!("{name}={}", errno_name(&result, name));
+        println!("{name}={}", result_name(attempt(name)));
     }
     ExitCode::SUCCESS
 }
 
-/// The symbolic name of what [`attempt`] met.
-fn errno_name(result: &str, name: &str) -> String {
-    if result == "ok" {
-        return result.to_owned();
-    }
-    let Err(errno) = attempt(name) else { return "unstable".to_owned() };
+fn result_name(result: Result<(), Errno>) -> String {
+    let Err(errno) = result else { return "ok".to_owned() };
     match errno {
         Errno::PERM => "EPERM".into(),
         Errno::ACCESS => "EACCES".into(),
@@ -187,8 +199,8 @@ fn attempt(name: &str) -> Result<(), Errno> {
             attributes[..4].copy_from_slice(&[2, 4, 4, 1]);
             call(libc::SYS_bpf, [0, attributes.as_ptr() as u64, 128, 0, 0, 0])
         }
-        "tiocsti" => ioctl(libc::TIOCSTI, 0),
-        "tiocsti_high" => ioctl(libc::TIOCSTI, 0x1_0000_0000),
+        "tiocsti" => ioctl(0x5412),
+        "tiocsti_high" => ioctl(0x1_0000_5412),
         "tiocgwinsz" => rustix::termios::tcgetwinsize(rustix::stdio::stdin()).map(drop),
         "seize" => seize(pid(argument)),
         "getfd" => getfd(pid(argument)),
@@ -214,7 +226,7 @@ fn pid(text: &str) -> Pid {
 }
 
 /// A raw system call; a descriptor it returns stays open.
-pub fn call(number: i64, a: [u64; 6]) -> Result<(), Errno> {
+pub(crate) fn call(number: i64, a: [u64; 6]) -> Result<(), Errno> {
     // SAFETY: each caller passes what the call takes, with memory that lives as long.
     match unsafe { libc::syscall(number, a[0], a[1], a[2], a[3], a[4], a[5]) } {
         -1 => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap()),
@@ -237,9 +249,9 @@ fn socketpair(family: u64) -> Result<(), Errno> {
     call(libc::SYS_socketpair, [family, 1, 0, pair.as_mut_ptr() as u64, 0, 0])
 }
 
-fn ioctl(request: libc::Ioctl, high: u64) -> Result<(), Errno> {
+/// `request` is all of the register; TIOCSTI is 0x5412.
+fn ioctl(request: u64) -> Result<(), Errno> {
     let byte = b'#';
-    let request = u64::try_from(request).unwrap() | high;
     call(libc::SYS_ioctl, [0, request, &raw const byte as u64, 0, 0, 0])
 }
 

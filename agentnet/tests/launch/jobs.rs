@@ -5,7 +5,7 @@ use libtest_mimic::Trial;
 
 use crate::support::{Terminal, kill, state, trial, until};
 
-pub fn trials() -> Vec<Trial> {
+pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("job::ctrl_c_reaches_the_command_once", ctrl_c),
         trial("job::ctrl_z_and_fg", ctrl_z_and_fg),

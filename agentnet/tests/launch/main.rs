@@ -2,6 +2,12 @@
 //! test, as `--helper probe` the confined command. Most tests need root, since they run as uid 0 and as an
 //! ordinary user; without it they fail.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "test code; clippy.toml exempts functions marked #[test], and with libtest-mimic none is"
+)]
+
 mod confinement;
 mod helper;
 mod jobs;

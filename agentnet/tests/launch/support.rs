@@ -10,17 +10,17 @@ use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::{Failed, Trial};
 
 /// An ordinary user without rights; `nobody` on every distribution.
-pub const NOBODY: u32 = 65534;
+pub(crate) const NOBODY: u32 = 65534;
 
 /// Longer than anything here takes on a loaded machine.
-pub const DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
-pub fn trial(name: impl Into<String>, test: impl FnOnce() -> Result<()> + Send + 'static) -> Trial {
+pub(crate) fn trial(name: impl Into<String>, test: impl FnOnce() -> Result<()> + Send + 'static) -> Trial {
     Trial::test(name, || test().map_err(|e| Failed::from(format!("{e:#}"))))
 }
 
 /// The same test as root and as an ordinary user.
-pub fn for_both_users(name: &str, test: fn(u32) -> Result<()>) -> Vec<Trial> {
+pub(crate) fn for_both_users(name: &str, test: fn(u32) -> Result<()>) -> Vec<Trial> {
     [0, NOBODY]
         .into_iter()
         .map(|uid| {
@@ -32,7 +32,7 @@ pub fn for_both_users(name: &str, test: fn(u32) -> Result<()>) -> Vec<Trial> {
         .collect()
 }
 
-pub fn needs_root() -> Result<()> {
+pub(crate) fn needs_root() -> Result<()> {
     ensure!(
         rustix::process::geteuid().is_root(),
         "needs root: it starts processes of other users and changes mounts in namespaces of its own"
@@ -42,7 +42,7 @@ pub fn needs_root() -> Result<()> {
 
 /// This binary as `--helper <args>`, as the user `uid`. By its magic link, so that the directory it lies in
 /// need not be open to that user.
-pub fn helper(uid: u32, args: &[&str]) -> Command {
+pub(crate) fn helper(uid: u32, args: &[&str]) -> Command {
     let mut command = Command::new("/proc/self/exe");
     command.arg("--helper").args(args).stdin(Stdio::null());
     command.env_remove("SUDO_UID").env_remove("SUDO_GID").current_dir("/");
@@ -53,23 +53,23 @@ pub fn helper(uid: u32, args: &[&str]) -> Command {
 }
 
 /// `--helper run -- args`: the launcher with this command.
-pub fn launch(uid: u32, args: &[&str]) -> Command {
+pub(crate) fn launch(uid: u32, args: &[&str]) -> Command {
     helper(uid, &[&["run", "--"], args].concat())
 }
 
 /// Like [`launch`], the command being `--helper probe` with these probes.
-pub fn launch_probe(uid: u32, probes: &[&str]) -> Command {
+pub(crate) fn launch_probe(uid: u32, probes: &[&str]) -> Command {
     launch(uid, &[&["/proc/self/exe", "--helper", "probe"], probes].concat())
 }
 
 /// Runs to the end, within the deadline.
-pub fn output(mut command: Command) -> Result<Output> {
+pub(crate) fn output(mut command: Command) -> Result<Output> {
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     finish(child)
 }
 
 /// Waits for the end of `child`, within the deadline, and collects what it has written to pipes.
-pub fn finish(child: Child) -> Result<Output> {
+pub(crate) fn finish(child: Child) -> Result<Output> {
     let pid = child.id();
     let (send, receive) = std::sync::mpsc::channel();
     std::thread::spawn(move || send.send(child.wait_with_output()));
@@ -83,20 +83,20 @@ pub fn finish(child: Child) -> Result<Output> {
 }
 
 /// Exit code of `command`, with what it said if there is none.
-pub fn code(command: Command) -> Result<i32> {
+pub(crate) fn code(command: Command) -> Result<i32> {
     let output = output(command)?;
     output.status.code().with_context(|| format!("{output:?}"))
 }
 
 /// Standard output of `command`, which has to succeed.
-pub fn stdout(command: Command) -> Result<String> {
+pub(crate) fn stdout(command: Command) -> Result<String> {
     let output = output(command)?;
     ensure!(output.status.success(), "{output:?}");
     Ok(String::from_utf8(output.stdout)?)
 }
 
 /// Asserts that each `name=result` line is what a probe printed.
-pub fn expect_probes(command: Command, expected: &[(&str, &str)]) -> Result<()> {
+pub(crate) fn expect_probes(command: Command, expected: &[(&str, &str)]) -> Result<()> {
     let text = stdout(command)?;
     let wanted: Vec<String> = expected.iter().map(|(n, r)| format!("{n}={r}")).collect();
     let got: Vec<&str> = text.lines().collect();
@@ -104,20 +104,20 @@ pub fn expect_probes(command: Command, expected: &[(&str, &str)]) -> Result<()> 
     Ok(())
 }
 
-pub fn kill(pid: u32, signal: i32) -> Result<()> {
+pub(crate) fn kill(pid: u32, signal: i32) -> Result<()> {
     let pid = rustix::process::Pid::from_raw(pid.try_into()?).context("pid 0")?;
     let signal = rustix::process::Signal::from_named_raw(signal).context("signal")?;
     Ok(rustix::process::kill_process(pid, signal)?)
 }
 
 /// The state letter of a process (R, S, T, Z …); `None` if it is gone.
-pub fn state(pid: u32) -> Option<char> {
+pub(crate) fn state(pid: u32) -> Option<char> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(") ")?.1.chars().next()
 }
 
 /// Waits until `condition` holds.
-pub fn until(what: &str, mut condition: impl FnMut() -> bool) -> Result<()> {
+pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) -> Result<()> {
     let start = Instant::now();
     while !condition() {
         ensure!(start.elapsed() < DEADLINE, "{what}: not within {DEADLINE:?}");
@@ -127,11 +127,12 @@ pub fn until(what: &str, mut condition: impl FnMut() -> bool) -> Result<()> {
 }
 
 /// Gives `command` the descriptor `from` as number `to`.
-pub fn inherit(command: &mut Command, from: &OwnedFd, to: i32) {
-    let from = from.as_raw_fd();
-    // SAFETY: dup2 is async-signal-safe; the descriptor outlives the spawn.
+pub(crate) fn inherit(command: &mut Command, from: &OwnedFd, to: i32) {
+    // Out of the way of the numbers asked for.
+    let from = rustix::io::fcntl_dupfd_cloexec(from, 100).unwrap();
+    // SAFETY: dup2 is async-signal-safe; the closure owns the descriptor.
     unsafe {
-        command.pre_exec(move || match libc::dup2(from, to) {
+        command.pre_exec(move || match libc::dup2(from.as_raw_fd(), to) {
             -1 => Err(std::io::Error::last_os_error()),
             _ => Ok(()),
         });
@@ -139,14 +140,14 @@ pub fn inherit(command: &mut Command, from: &OwnedFd, to: i32) {
 }
 
 /// A process in a session of its own on a pseudo-terminal.
-pub struct Terminal {
+pub(crate) struct Terminal {
     master: OwnedFd,
-    pub child: Child,
+    pub(crate) child: Child,
     seen: String,
 }
 
 impl Terminal {
-    pub fn start(mut command: Command) -> Result<Self> {
+    pub(crate) fn start(mut command: Command) -> Result<Self> {
         use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
         grantpt(&master)?;
@@ -166,20 +167,20 @@ impl Terminal {
     }
 
     /// An interactive POSIX shell with job control, which knows the launcher as `$L`.
-    pub fn shell() -> Result<Self> {
+    pub(crate) fn shell() -> Result<Self> {
         let mut shell = Command::new("/bin/sh");
         shell.arg("-im").env("PS1", "$ ").env("PS2", "").env("TERM", "dumb").env_remove("ENV");
         shell.env("L", std::env::current_exe()?).current_dir("/").env("HISTFILE", "");
         Self::start(shell)
     }
 
-    pub fn send(&mut self, text: &str) -> Result<()> {
+    pub(crate) fn send(&mut self, text: &str) -> Result<()> {
         let mut file = std::fs::File::from(self.master.try_clone()?);
         Ok(file.write_all(text.as_bytes())?)
     }
 
     /// Reads until `text` has appeared since the last match, and returns what came before it.
-    pub fn expect(&mut self, text: &str) -> Result<String> {
+    pub(crate) fn expect(&mut self, text: &str) -> Result<String> {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
         let start = Instant::now();
         let mut file = std::fs::File::from(self.master.try_clone()?);
@@ -199,7 +200,7 @@ impl Terminal {
     }
 
     /// The decimal number that follows `label`.
-    pub fn number_after(&mut self, label: &str) -> Result<u32> {
+    pub(crate) fn number_after(&mut self, label: &str) -> Result<u32> {
         self.expect(label)?;
         let text = self.expect("\r\n")?;
         text.trim().parse().with_context(|| format!("{text:?}"))

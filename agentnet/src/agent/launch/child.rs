@@ -64,8 +64,8 @@ impl Step {
     }
 }
 
-/// How many bytes of a path a report carries: with the rest it stays far below what a pipe takes at once.
-const DETAIL: usize = 512;
+/// How many bytes of a path a report carries.
+const DETAIL: usize = 112;
 
 /// Why the child gives up.
 #[derive(Clone, Copy)]

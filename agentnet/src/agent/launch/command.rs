@@ -3,6 +3,8 @@
 use std::ffi::{CStr, CString, OsStr, OsString, c_char};
 use std::os::unix::ffi::OsStrExt;
 
+use rustix::fs::stat;
+
 use super::LaunchError;
 
 /// What the C library's `execvp` searches when `PATH` is unset.
@@ -85,6 +87,8 @@ impl Command {
                 errno = execve(SHELL, &self.shell_argv.raw, &self.envp.raw);
             }
             match errno {
+                // Also said of a directory in PATH that this user may not search: the command is not in there.
+                libc::EACCES if self.candidates.len() > 1 && stat(candidate.as_c_str()).is_err() => {}
                 libc::EACCES => denied = true,
                 libc::ENOENT => {}
                 // A PATH entry that is a file, a stale mount or an unreachable one: not this command's fault.

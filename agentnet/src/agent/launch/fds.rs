@@ -5,7 +5,7 @@
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
 
-use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat, fstatfs, major, minor, readlink};
+use rustix::fs::{FileType, FsWord, OFlags, fcntl_getfl, fstat, fstatfs, major, minor, readlink};
 use rustix::io::{Errno, FdFlags, fcntl_getfd, fcntl_setfd};
 use rustix::net::AddressFamily;
 use rustix::net::sockopt::socket_domain;
@@ -24,12 +24,12 @@ pub struct Closed {
 const STDIO: [&str; 3] = ["standard input", "standard output", "standard error"];
 
 // <linux/magic.h>
-pub(super) const CGROUP: u64 = 0x0027_e0eb;
-pub(super) const CGROUP2: u64 = 0x6367_7270;
-pub(super) const BPFFS: u64 = 0xcafe_4a11;
-pub(super) const PROC: u64 = 0x9fa0;
-const NSFS: u64 = 0x6e73_6673;
-const PIDFS: u64 = 0x5049_4446;
+pub(super) const CGROUP: FsWord = 0x0027_e0eb;
+pub(super) const CGROUP2: FsWord = 0x6367_7270;
+pub(super) const BPFFS: FsWord = 0xcafe_4a11;
+pub(super) const PROC: FsWord = rustix::fs::PROC_SUPER_MAGIC;
+const NSFS: FsWord = 0x6e73_6673;
+const PIDFS: FsWord = 0x5049_4446;
 
 /// Anonymous inodes that only wake their holder. All others (io_uring, bpf, pidfd, perf, userfaultfd, seccomp
 /// and mount contexts …) act on something outside the agent.
@@ -102,7 +102,7 @@ fn examine(fd: BorrowedFd<'_>, number: RawFd) -> Result<Option<&'static str>, Er
         }
         _ => {}
     }
-    match magic(fd)? {
+    match fstatfs(fd)?.f_type {
         CGROUP | CGROUP2 => return Ok(Some("a file of the cgroup file system")),
         BPFFS => return Ok(Some("a file of the bpf file system")),
         NSFS => return Ok(Some("a namespace")),
@@ -116,22 +116,12 @@ fn examine(fd: BorrowedFd<'_>, number: RawFd) -> Result<Option<&'static str>, Er
     })
 }
 
-/// The file system's magic number (`f_type`).
-fn magic(fd: BorrowedFd<'_>) -> Result<u64, Errno> {
-    Ok(as_magic(fstatfs(fd)?.f_type))
-}
-
-/// `f_type` is a signed word of the machine; the numbers are 32 bits wide.
-pub(super) fn as_magic(f_type: rustix::fs::FsWord) -> u64 {
-    u64::from_ne_bytes(i64::from(f_type).to_ne_bytes()) & 0xffff_ffff
-}
-
 /// # Errors
 /// [`LaunchError::WorkingDirectory`] if the working directory would lead around the read-only view of the
 /// kernel's file systems that the command is given.
 pub(super) fn check_working_directory(hidden: &[&std::path::Path]) -> Result<(), LaunchError> {
     let statfs = rustix::fs::statfs(".").map_err(LaunchError::system("examining the working directory"))?;
-    let what = match as_magic(statfs.f_type) {
+    let what = match statfs.f_type {
         CGROUP | CGROUP2 => "the cgroup file system",
         BPFFS => "the bpf file system",
         PROC => "procfs",

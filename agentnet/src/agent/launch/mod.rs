@@ -128,11 +128,8 @@ impl LaunchError {
     }
 
     /// Makes the variant for a failed system call of the parent's; for `map_err`.
-    fn system<E: Into<io::Error>>(what: &'static str) -> impl Fn(E) -> Self
-    where
-        E: Copy,
-    {
-        move |error| Self::System { what, source: error.into() }
+    fn system(what: &'static str) -> impl Fn(rustix::io::Errno) -> Self {
+        move |errno| Self::System { what, source: errno.into() }
     }
 }
 

@@ -11,7 +11,7 @@
 use std::ffi::CStr;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags, open, statfs};
+use rustix::fs::{FsWord, Mode, OFlags, open, statfs};
 use rustix::io::Errno;
 use rustix::mount::{
     MountFlags, MountPropagationFlags, mount, mount_bind, mount_bind_recursive, mount_change, mount_remount,
@@ -19,7 +19,7 @@ use rustix::mount::{
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::child::{Failure, Step};
-use super::fds::{BPFFS, CGROUP, CGROUP2, PROC, as_magic};
+use super::fds::{BPFFS, CGROUP, CGROUP2, PROC};
 use super::mountinfo::{self, Mount, PATH_MAX};
 
 /// agentnet's own state: control sockets, alert logs, pins.
@@ -98,13 +98,7 @@ impl Plan {
             b"cgroup" if shows(point, CGROUP) => read_only(point, entry.flags()),
             b"cgroup2" if shows(point, CGROUP2) => {
                 read_only(point, entry.flags())?;
-                let fresh = mount(c"cgroup2", point, c"cgroup2", PLAIN, None);
-                match fresh {
-                    Ok(()) => read_only(point, PLAIN),
-                    // A single file of it, bound somewhere: no directory to start a process into.
-                    Err(Errno::NOTDIR) => Ok(()),
-                    Err(errno) => Err(Failure::at(Step::Cover, errno, point.to_bytes())),
-                }
+                own_subtree(point)
             }
             b"bpf" if shows(point, BPFFS) => cover(point),
             b"proc" if self.root && shows(point, PROC) => proc_read_only(entry),
@@ -136,8 +130,8 @@ fn read_list(buffer: &mut [u8]) -> Result<usize, Errno> {
 
 /// Whether a file system of this kind is what a path leads to: a mount hidden under another one is out of
 /// reach as it is, and changing the path would change the wrong one.
-fn shows(point: &CStr, magic: u64) -> bool {
-    statfs(point).is_ok_and(|s| as_magic(s.f_type) == magic)
+fn shows(point: &CStr, magic: FsWord) -> bool {
+    statfs(point).is_ok_and(|s| s.f_type == magic)
 }
 
 /// Makes the mount at `point` read-only, keeping its other `flags`.
@@ -149,12 +143,30 @@ fn read_only(point: &CStr, flags: MountFlags) -> Result<(), Failure> {
     }
 }
 
+/// Mounts the command's cgroup and what is below it in place of the whole hierarchy.
+fn own_subtree(point: &CStr) -> Result<(), Failure> {
+    // The kernel refuses a file system on top of itself; and should the next step fail, nothing shows.
+    match mount_empty(point) {
+        Ok(()) => {}
+        // A single file of it, bound somewhere: no directory to start a process into.
+        Err(Errno::NOTDIR) => return Ok(()),
+        Err(errno) => return Err(Failure::at(Step::Cover, errno, point.to_bytes())),
+    }
+    mount(c"cgroup2", point, c"cgroup2", PLAIN, None)
+        .map_err(|errno| Failure::at(Step::Cover, errno, point.to_bytes()))?;
+    read_only(point, PLAIN)
+}
+
 /// Puts an empty read-only directory in place of `point`, if it exists.
 fn cover(point: &CStr) -> Result<(), Failure> {
-    match mount(c"agentnet", point, c"tmpfs", PLAIN | MountFlags::RDONLY, c"size=4k,nr_inodes=2,mode=555") {
+    match mount_empty(point) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(errno) => Err(Failure::at(Step::Cover, errno, point.to_bytes())),
     }
+}
+
+fn mount_empty(point: &CStr) -> Result<(), Errno> {
+    mount(c"agentnet", point, c"tmpfs", PLAIN | MountFlags::RDONLY, c"size=4k,nr_inodes=2,mode=555")
 }
 
 /// Makes the parts of a procfs mount that configure the kernel read-only, or all of it if only such a part is

@@ -24,6 +24,9 @@ const X32: i64 = 0x4000_0000;
 /// `ioctl` has a number of its own in x32; kernels before 5.4 answer to it without the x32 bit as well.
 const X32_IOCTL: i64 = 514;
 
+/// Type a byte into a terminal, and paste into a virtual console: <asm-generic/ioctls.h>.
+const TERMINAL_INPUT: [u32; 2] = [0x5412, 0x541c];
+
 /// The filters, compiled; installed one after the other, a call passes if all let it pass.
 pub(super) struct Filters(Vec<BpfProgram>);
 
@@ -79,13 +82,10 @@ fn sockets() -> Result<Rules, seccompiler::BackendError> {
 
 /// `ioctl` requests that type into a terminal: the agent shares one with the shell that started it.
 fn terminal() -> Result<Rules, seccompiler::BackendError> {
-    let requests = [libc::TIOCSTI, libc::TIOCLINUX]
+    let requests = TERMINAL_INPUT
         .into_iter()
         // The request is an unsigned int to the kernel, whatever the upper half of the register says.
-        .map(|request| {
-            let request = u32::try_from(request & 0xffff_ffff).unwrap_or(u32::MAX);
-            SeccompRule::new(vec![argument(1, SeccompCmpOp::Eq, request)?])
-        })
+        .map(|request| SeccompRule::new(vec![argument(1, SeccompCmpOp::Eq, request)?]))
         .collect::<Result<Vec<_>, _>>()?;
     let mut calls = vec![libc::SYS_ioctl];
     if cfg!(target_arch = "x86_64") {

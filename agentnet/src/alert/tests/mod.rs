@@ -26,7 +26,7 @@ use super::{
     pipeline::Pipeline,
     render::Renderer,
 };
-use crate::agent::process::Executables;
+use crate::agent::process::{Executables, Freshness};
 
 /// Stands for a compiled policy with one allow rule (0) and one deny rule, for 203.0.113.66.
 pub(super) struct Demo;
@@ -66,7 +66,7 @@ impl Explain for Demo {
 pub(super) struct ByName;
 
 impl Executables for ByName {
-    fn executable(&mut self, _: u32, comm: &str, _: u64) -> Option<Arc<str>> {
+    fn executable(&mut self, _: u32, comm: &str, _: u64, _: Freshness) -> Option<Arc<str>> {
         Some(Arc::from(super::text::clean(&format!("/usr/bin/{comm}"), 64)))
     }
 }
@@ -107,6 +107,7 @@ pub(super) fn event(ip: &str) -> VerdictEvent {
         bytes: 0,
         detail: 0,
         folded: 0,
+        sent: 0,
     }
 }
 

@@ -1,7 +1,16 @@
 //! Repeats and floods.
 
+use std::sync::Arc;
+
+use agentnet_common::{
+    addr::Endpoint,
+    event::Outcome,
+    verdict::{Reason, RuleId},
+};
+
 use super::{
     super::{
+        explain::{Explain, Explained, RuleRef},
         model::{Evidence, Output},
         pipeline::DISTINCT_PER_WINDOW,
         summary::MAX_ROWS,
@@ -58,4 +67,53 @@ fn a_flood_of_destinations_is_told_in_few_lines_and_loses_no_count() {
     assert_eq!(summary.refused.len(), MAX_ROWS);
     let rows: u64 = summary.refused.iter().map(|row| row.count).sum();
     assert_eq!(rows + summary.refused_elsewhere, u64::from(total));
+}
+
+#[test]
+fn repeated_flows_are_folded_like_refusals_and_leave_them_their_place() {
+    let mut pipeline = pipeline();
+    let mut outputs = Vec::new();
+    for number in 0..5000_u32 {
+        let [_, b, c, d] = number.to_be_bytes();
+        let mut flow = event(&format!("10.{b}.{c}.{d}"));
+        (flow.outcome, flow.rule) = (Outcome::Allowed as u8, 0);
+        outputs.extend(pipeline.on_record(&record(flow), later(1)));
+    }
+    let refused = only_alert(pipeline.on_record(&record(event("203.0.113.7")), later(1)));
+    assert!(!refused.reason.contains("others like it"), "{}", refused.reason);
+    outputs.extend(pipeline.finish(later(2)).0);
+    assert_eq!(counts(&outputs).iter().sum::<u64>(), 5000);
+    assert!(outputs.len() <= DISTINCT_PER_WINDOW as usize + 2, "{} lines", outputs.len());
+    let last = renderer().line(outputs.last().unwrap());
+    assert!(last.contains("various destinations") && last.contains("×4899"), "{last}");
+}
+
+/// A policy without rules.
+struct Empty;
+
+impl Explain for Empty {
+    fn name(&self) -> &str {
+        "empty"
+    }
+
+    fn rule(&self, _: RuleId) -> Option<RuleRef> {
+        None
+    }
+
+    fn explain(&self, _: &Endpoint, _: Reason) -> Option<Explained> {
+        None
+    }
+}
+
+#[test]
+fn repeats_are_told_in_the_terms_of_the_policy_that_decided_them() {
+    let mut pipeline = pipeline();
+    let mut flow = event("10.0.0.9");
+    (flow.outcome, flow.rule) = (Outcome::Allowed as u8, 0);
+    for _ in 0..3 {
+        let _ = pipeline.on_record(&record(flow), later(0));
+    }
+    let told = pipeline.set_policy(Arc::new(Empty), later(1));
+    let [Output::Flow(flow)] = told.as_slice() else { panic!("{told:?}") };
+    assert_eq!((flow.count, flow.policy.line), (2, Some(12)));
 }

@@ -104,9 +104,9 @@ fn setting(name: &str) -> Option<String> {
     read(Path::new("/proc/sys").join(name))
 }
 
-/// How to change a setting now and for good.
-fn sysctl(assignment: &str) -> String {
-    format!("sysctl -w {assignment}, and the same line in /etc/sysctl.d/agentnet.conf")
+/// How to change a setting, now and for good.
+fn sysctl(name: &str, value: &str) -> String {
+    format!("sysctl -w {name}='{value}', and to keep it `{name} = {value}` in /etc/sysctl.d/90-agentnet.conf")
 }
 
 fn cgroup2(mountinfo: &Result<String, MountError>) -> Check {
@@ -184,7 +184,7 @@ fn unprivileged_bpf(value: Option<&str>) -> Check {
     match value {
         Some("0") => UNPRIVILEGED.degraded(
             "every user, an agent as well, may load programs",
-            sysctl("kernel.unprivileged_bpf_disabled=2"),
+            sysctl("kernel.unprivileged_bpf_disabled", "2"),
         ),
         Some(value) => UNPRIVILEGED.ok(format!("kernel.unprivileged_bpf_disabled = {value}")),
         None => UNPRIVILEGED.unknown("there is no such setting"),
@@ -273,7 +273,7 @@ fn io_uring(value: Option<&str>, filter: bool) -> Check {
     match (value, filter) {
         (Some("2"), _) => IO_URING.ok("kernel.io_uring_disabled = 2"),
         (_, true) => IO_URING.ok("agents may not use it, by their seccomp filter"),
-        (_, false) => IO_URING.degraded("an agent may use it", sysctl("kernel.io_uring_disabled=2")),
+        (_, false) => IO_URING.degraded("an agent may use it", sysctl("kernel.io_uring_disabled", "2")),
     }
 }
 
@@ -283,7 +283,7 @@ fn ptrace_scope(value: Option<&str>, landlock: bool) -> Check {
         (_, true) => PTRACE.ok("agents cannot trace others, by Landlock"),
         (_, false) => PTRACE.degraded(
             "an agent can take over its user's other processes",
-            sysctl("kernel.yama.ptrace_scope=1"),
+            sysctl("kernel.yama.ptrace_scope", "1"),
         ),
     }
 }
@@ -294,7 +294,7 @@ fn tiocsti(value: Option<&str>, filter: bool) -> Check {
         (_, true) => TIOCSTI.ok("agents cannot type into their terminal, by their seccomp filter"),
         (_, false) => TIOCSTI.degraded(
             "an agent can type commands into the terminal it was started from",
-            sysctl("dev.tty.legacy_tiocsti=0"),
+            sysctl("dev.tty.legacy_tiocsti", "0"),
         ),
     }
 }
@@ -306,7 +306,7 @@ fn ping(value: Option<&str>) -> Check {
         [first, last] if first <= last => PING.ok(format!("groups {first} to {last} may ping")),
         [_, _] => PING.degraded(
             "no group may, so a policy's icmp rules are of no use to an agent",
-            sysctl("net.ipv4.ping_group_range='0 2147483647'"),
+            sysctl("net.ipv4.ping_group_range", "0 2147483647"),
         ),
         _ => PING.unknown("there is no such setting"),
     }
@@ -318,7 +318,8 @@ fn resolved(runtime: &Path) -> Check {
         let detail = "it resolves names for every process that asks over its Unix socket, an agent as well; \
                       those queries are its own, no policy sees them";
         RESOLVED
-            .degraded(detail, "systemctl disable --now systemd-resolved, with a resolver in /etc/resolv.conf")
+            .degraded(detail, "use a resolver without such a socket: systemctl disable --now systemd-resolved, and a nameserver in \
+             /etc/resolv.conf")
     } else {
         RESOLVED.ok("not running")
     }

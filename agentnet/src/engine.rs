@@ -1,1 +1,0 @@
-//! The engine of a running agentnet: one task owns all mutable state.

@@ -1,0 +1,237 @@
+//! Taking down what an agent has on this host, by its own engine or for one that died.
+
+use std::{
+    collections::HashSet,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use agentnet_common::abi::ABI_VERSION;
+
+use crate::{
+    agent::{
+        AgentName,
+        cgroup::{Cgroup, CgroupError, Hierarchy},
+        registry::{Entry, Exclusive, Host, Meta, Registry, RegistryError},
+    },
+    kernel::{self, pins, sockdiag},
+};
+
+/// The pin directory of the agent `name` below the mount point of bpffs.
+///
+/// The version is part of it: two versions of agentnet never open each other's maps.
+pub fn pin_directory(bpffs: &Path, name: &AgentName) -> PathBuf {
+    bpffs.join("agentnet").join(format!("v{ABI_VERSION}")).join(name)
+}
+
+/// Clears what engines have left that died. To be done by every command that is root.
+///
+/// # Errors
+/// If the registry cannot be used. What could not be cleared is among the results.
+pub fn collect() -> Result<Vec<(AgentName, io::Result<()>)>, RegistryError> {
+    let registry = Registry::system();
+    if !registry.exists() {
+        return Ok(Vec::new());
+    }
+    registry.collect(&registry.exclusive()?, &System)
+}
+
+/// This host.
+#[derive(Clone, Copy, Debug)]
+pub struct System;
+
+impl Host for System {
+    fn is_populated(&self, meta: &Meta) -> io::Result<bool> {
+        Cgroup::at(&meta.cgroup).is_populated().map_err(io::Error::other)
+    }
+
+    fn clear(&self, meta: &Meta) -> io::Result<()> {
+        let cgroup = Cgroup::at(&meta.cgroup);
+        // Nobody knows any more whether all refused sockets are on the list, and no process is left that
+        // another socket of this cgroup could serve.
+        if let Some(refused) = refused(&meta.pins)? {
+            destroy_sockets(&refused, Some(&cgroup)).map_err(io::Error::other)?;
+        }
+        kernel::clear_pins(&meta.pins)?;
+        remove_cgroup(&cgroup).map_err(io::Error::other)?;
+        prune(&meta.pins);
+        Ok(())
+    }
+}
+
+/// The sockets that may hold refused data; `None` if there are no pins, so that nothing was refused or
+/// nothing refuses any more.
+fn refused(pins: &Path) -> io::Result<Option<HashSet<u64>>> {
+    let map = pins.join("maps").join(agentnet_common::abi::maps::REFUSED);
+    match fs::symlink_metadata(map) {
+        Ok(_) => pins::refused_sockets(pins).map(Some).map_err(io::Error::other),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Destroys the TCP sockets with these cookies and, where given, all that were made in `cgroup` or below.
+/// Their queues may hold data that was refused, and it would leave as soon as nobody refuses it.
+///
+/// # Errors
+/// If one of them may still be there.
+pub fn destroy_sockets(
+    refused: &HashSet<u64>,
+    cgroup: Option<&Cgroup>,
+) -> Result<usize, sockdiag::SockDiagError> {
+    let ids: HashSet<u64> =
+        cgroup.and_then(|cgroup| cgroup.ids().ok()).unwrap_or_default().into_iter().collect();
+    if refused.is_empty() && ids.is_empty() {
+        return Ok(0);
+    }
+    sockdiag::destroy_tcp(None, &|socket| {
+        refused.contains(&socket.cookie) || socket.cgroup.is_some_and(|id| ids.contains(&id))
+    })
+}
+
+/// Removes an agent's cgroup, and the directory of all agents if it was the last.
+///
+/// # Errors
+/// If a process lives in it.
+pub fn remove_cgroup(cgroup: &Cgroup) -> Result<(), CgroupError> {
+    cgroup.remove()?;
+    if let Ok(hierarchy) = Hierarchy::find()
+        && cgroup.path().parent() == Some(&hierarchy.home())
+    {
+        // Refused while another agent is there, which is why it can be tried.
+        let _ = fs::remove_dir(hierarchy.home());
+    }
+    Ok(())
+}
+
+/// Removes the directories above an agent's pins that have become empty.
+pub fn prune(pins: &Path) {
+    for directory in pins.ancestors().skip(1).take(2) {
+        if fs::remove_dir(directory).is_err() {
+            return;
+        }
+    }
+}
+
+/// What an agent has on this host: its cgroup, its pins and its entry with the owner lock.
+///
+/// Dropped before [`Footprint::keep`] it is taken down. Afterwards it stays whatever becomes of the engine,
+/// until [`Footprint::remove`].
+#[derive(Debug)]
+pub struct Footprint {
+    entry: Entry,
+    pins: PathBuf,
+    cgroup: Cgroup,
+    exclusive: Option<Exclusive>,
+    cgroup_made: bool,
+    origin: Option<(Cgroup, i32)>,
+    kept: bool,
+}
+
+/// Something of an agent is left. The next agentnet command that is root tries again.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RemoveError {
+    /// Its pins.
+    #[error("cannot remove the pins below {}: {error}", path.display())]
+    Pins {
+        /// Their directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        error: io::Error,
+    },
+    /// Its cgroup.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// Its entry.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+}
+
+impl Footprint {
+    /// What `meta` names and `entry` stands for; none of it needs to be there yet.
+    pub fn new(exclusive: Exclusive, entry: Entry, meta: &Meta) -> Self {
+        Self {
+            entry,
+            pins: meta.pins.clone(),
+            cgroup: Cgroup::at(&meta.cgroup),
+            exclusive: Some(exclusive),
+            cgroup_made: false,
+            origin: None,
+            kept: false,
+        }
+    }
+
+    /// The cgroup was made, so that it is to be removed.
+    pub const fn has_cgroup(&mut self) {
+        self.cgroup_made = true;
+    }
+
+    /// The process `pid` is about to be moved from the cgroup `origin`.
+    pub fn takes_from(&mut self, origin: Cgroup, pid: i32) {
+        self.origin = Some((origin, pid));
+    }
+
+    /// Where the engine is to answer requests.
+    pub fn socket(&self) -> PathBuf {
+        self.entry.socket()
+    }
+
+    /// Lets it stay from now on, and others change the registry.
+    pub fn keep(&mut self) {
+        self.kept = true;
+        self.origin = None;
+        self.exclusive = None;
+    }
+
+    /// Takes everything down: **enforcement ends here**.
+    ///
+    /// # Errors
+    /// If something stays; its entry stays as well.
+    pub fn remove(&mut self) -> Result<(), RemoveError> {
+        let exclusive = match self.exclusive.take() {
+            Some(exclusive) => exclusive,
+            None => Registry::system().exclusive()?,
+        };
+        kernel::clear_pins(&self.pins)
+            .map_err(|error| RemoveError::Pins { path: self.pins.clone(), error })?;
+        prune(&self.pins);
+        if self.cgroup_made {
+            remove_cgroup(&self.cgroup)?;
+        }
+        self.entry.remove(&exclusive)?;
+        self.kept = true;
+        Ok(())
+    }
+}
+
+impl Drop for Footprint {
+    fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
+        if let Some((origin, pid)) = self.origin.take()
+            && let Err(error) = Hierarchy::find().and_then(|hierarchy| origin.place(&hierarchy, pid))
+        {
+            tracing::error!(%error, pid, "cannot move the process back");
+        }
+        if let Err(error) = self.remove() {
+            tracing::error!(%error, "something of the agent is left");
+        }
+    }
+}
+
+/// Names of agents with pins that the registry does not know: somebody has cleared `/run`.
+///
+/// # Errors
+/// If bpffs cannot be read, as without root.
+pub fn unregistered(_: &Exclusive, bpffs: &Path, known: &[AgentName]) -> io::Result<Vec<AgentName>> {
+    let entries = match fs::read_dir(bpffs.join("agentnet").join(format!("v{ABI_VERSION}"))) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()?.parse().ok());
+    Ok(names.filter(|name| !known.contains(name)).collect())
+}

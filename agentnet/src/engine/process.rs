@@ -1,0 +1,153 @@
+//! How an engine becomes a process of its own.
+//!
+//! The client starts `agentnet engine --rendezvous PATH`, through sudo or doas if need be. That process
+//! connects to the client, starts `agentnet engine --connected` with the connection as its standard input
+//! and nothing else, and ends; so sudo ends too, and with it the terminal it may have made. The second
+//! process has a session of its own: no Ctrl-C and no hangup of the client's terminal reaches it.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read as _, Write as _},
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::{fs::OpenOptionsExt as _, net::UnixStream},
+    },
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::Arc,
+};
+
+use rustix::fs::Mode;
+
+use super::{STATE_DIRECTORY, make_directory, serve};
+use crate::{
+    agent::cgroup::Hierarchy,
+    control::rendezvous::{self, RendezvousError},
+};
+
+/// The engine's own log begins anew at this size; one old one is kept.
+const LOG_BYTES: u64 = 1 << 20;
+
+/// Why an engine did not become a process of its own.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProcessError {
+    /// Not root.
+    #[error("the engine needs root; it is started by `agentnet run`, which asks for it")]
+    NotRoot,
+    /// Whoever used sudo or doas cannot be told.
+    #[error("{variable}={value} names no user of this host")]
+    Starter {
+        /// The variable that sudo or doas sets.
+        variable: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// The client was not reached.
+    #[error(transparent)]
+    Rendezvous(#[from] RendezvousError),
+    /// The second process did not come up.
+    #[error("cannot start the engine's own process: {0}")]
+    Spawn(#[source] io::Error),
+    /// The process cannot be set apart from the one that started it.
+    #[error("cannot set the engine apart: {0}")]
+    Apart(#[source] io::Error),
+}
+
+type Result<T, E = ProcessError> = std::result::Result<T, E>;
+
+/// The first process: connects to the client that listens at `path` and leaves the connection to the
+/// second. Returns when that is on its own.
+///
+/// # Errors
+/// See [`ProcessError`].
+pub fn connect(path: &Path) -> Result<()> {
+    require_root()?;
+    let client = rendezvous::connect(path, starter()?)?;
+    let (mut ready, writer) = io::pipe().map_err(ProcessError::Spawn)?;
+    let mut command = Command::new("/proc/self/exe");
+    // Nothing of the user's environment or directory goes along.
+    command.args(["engine", "--connected"]).env_clear().current_dir("/");
+    command.stdin(OwnedFd::from(client)).stdout(writer).stderr(Stdio::null());
+    command.spawn().map_err(ProcessError::Spawn)?;
+    // It holds the writing end of the pipe, which would never close.
+    drop(command);
+    ready.read_exact(&mut [0]).map_err(ProcessError::Spawn)
+}
+
+/// The second process: serves the client at the other end of its standard input.
+///
+/// # Errors
+/// See [`ProcessError`]. What happens later is in the engine's own log.
+pub fn run() -> Result<()> {
+    require_root()?;
+    let client = set_apart().map_err(ProcessError::Apart)?;
+    if let Err(error) = log_to(&PathBuf::from(STATE_DIRECTORY).join("engine.log")) {
+        // There is nobody to tell, and without a log the agent is governed all the same.
+        drop(error);
+    }
+    std::panic::set_hook(Box::new(
+        |info| tracing::error!(%info, "panicked; the agent stays under its policy"),
+    ));
+    if let Err(error) = leave_cgroup() {
+        tracing::debug!(%error, "the engine stays in its client's cgroup");
+    }
+    if let Err(error) = serve::serve(client) {
+        tracing::error!(%error, "stopped");
+    }
+    Ok(())
+}
+
+fn require_root() -> Result<()> {
+    if rustix::process::geteuid().is_root() { Ok(()) } else { Err(ProcessError::NotRoot) }
+}
+
+/// The user who started this process: who called sudo or doas, which say so, or else root.
+fn starter() -> Result<u32> {
+    let value = |variable| std::env::var_os(variable).map(|value| value.to_string_lossy().into_owned());
+    if let Some(value) = value("SUDO_UID") {
+        return value.parse().map_err(|_| ProcessError::Starter { variable: "SUDO_UID", value });
+    }
+    if let Some(value) = value("DOAS_USER") {
+        let user = nix::unistd::User::from_name(&value).ok().flatten();
+        return user
+            .map(|user| user.uid.as_raw())
+            .ok_or(ProcessError::Starter { variable: "DOAS_USER", value });
+    }
+    Ok(0)
+}
+
+/// Leaves the session and the standard streams of whoever started this process, and tells it so.
+fn set_apart() -> io::Result<UnixStream> {
+    // Directories are made with a mode that is meant, whatever the user's mask.
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    rustix::process::setsid()?;
+    let client = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    let mut ready = io::stdout().lock();
+    ready.write_all(b"\n").and_then(|()| ready.flush())?;
+    rustix::stdio::dup2_stdout(&null)?;
+    Ok(client)
+}
+
+/// Moves to the top of the hierarchy: the end of the user's session, which kills its cgroup where logind is
+/// told to, must not take the engine along.
+fn leave_cgroup() -> Result<(), crate::agent::cgroup::CgroupError> {
+    let hierarchy = Hierarchy::find()?;
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    hierarchy.top().place(&hierarchy, own)
+}
+
+/// Lets `tracing` write to `path`.
+fn log_to(path: &Path) -> io::Result<()> {
+    if let Some(parent) = path.parent() {
+        make_directory(parent, 0o755)?;
+    }
+    if fs::metadata(path).is_ok_and(|metadata| metadata.len() > LOG_BYTES) {
+        fs::rename(path, path.with_extension("log.1"))?;
+    }
+    let file: File = OpenOptions::new().append(true).create(true).mode(0o640).open(path)?;
+    tracing_subscriber::fmt().with_ansi(false).with_target(false).with_writer(Arc::new(file)).init();
+    Ok(())
+}

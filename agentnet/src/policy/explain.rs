@@ -1,0 +1,295 @@
+//! Which rule decides about an endpoint, or what is missing.
+//!
+//! The verdict itself is the kernel's, [`agentnet_common::verdict`]; here it gets its reasons in words.
+
+use std::{fmt, net::IpAddr};
+
+use agentnet_common::{
+    abi::{LOCAL_ANY, LOCAL_DENY},
+    addr::{Addr, Endpoint, protocol, protocols},
+    name::NameKey,
+    verdict::{self, Reason, RuleId, Scope, Tables as _, Verdict},
+};
+
+use super::{
+    Policy,
+    compile::RuleInfo,
+    name::{Pattern, PatternError},
+    net::Net,
+    schema,
+    special::{self, Special},
+    validate::{Effect, Rule},
+};
+
+/// Why something is allowed or refused.
+#[derive(Clone, Debug)]
+pub struct Explanation<'a> {
+    /// What it is about, such as `tcp 203.0.113.9:443`.
+    pub what: String,
+    /// The verdict of the rules. In mode "audit" a refusal is reported and let through.
+    pub verdict: Verdict,
+    /// The rule that allows it.
+    pub rule: Option<&'a RuleInfo>,
+    /// The rule that denies it.
+    pub deny_rule: Option<&'a RuleInfo>,
+    /// The special-purpose network that a rule would have to name.
+    pub special: Option<&'static str>,
+    /// A rule that nearly allows it, and what it lacks.
+    pub near: Option<Near<'a>>,
+    /// What else has to be known to rely on the verdict.
+    pub note: Option<&'static str>,
+    /// TOML that, added to the policy, allows it. `None` where no rule would.
+    pub suggestion: Option<String>,
+}
+
+/// An allow rule that nearly applies.
+#[derive(Clone, Copy, Debug)]
+pub struct Near<'a> {
+    /// The rule.
+    pub rule: &'a RuleInfo,
+    /// Why it does not apply.
+    pub lacks: Lacks,
+}
+
+/// Why a rule does not apply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lacks {
+    /// Right address or name; wrong port or protocol.
+    Traffic,
+    /// The address is in a special-purpose network, which the rule does not name.
+    Special,
+    /// The rule is for the names below this one.
+    Itself,
+    /// The rule is for a name above this one, and not for those below.
+    Below,
+}
+
+impl Lacks {
+    /// A stable label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Traffic => "port_or_protocol",
+            Self::Special => "special_network",
+            Self::Itself => "not_itself",
+            Self::Below => "not_below",
+        }
+    }
+}
+
+/// The word for an IANA protocol number.
+fn protocol_word(number: u8) -> Option<&'static str> {
+    let set = protocols::of(number);
+    schema::PROTOCOLS.iter().find(|choice| choice.code == set).map(|choice| choice.word)
+}
+
+impl Policy {
+    /// Explains the verdict about `endpoint`, which is where `scope` says.
+    pub fn explain(&self, endpoint: &Endpoint, scope: Scope) -> Explanation<'_> {
+        let verdict = verdict::decide(&self.compiled, &self.compiled.agent_cfg(1, 0, 0), endpoint, scope);
+        let ip = IpAddr::from(endpoint.addr);
+        let host = Net::of(endpoint.addr, 128);
+        let set = protocols::of(endpoint.protocol);
+        let has_ports = set != protocols::ICMP;
+        let mut explanation = Explanation {
+            what: match protocol_word(endpoint.protocol) {
+                Some(word) if has_ports => {
+                    format!("{word} {}", std::net::SocketAddr::new(ip, endpoint.port))
+                }
+                Some(word) => format!("{word} {ip}"),
+                None => format!("protocol {} to {ip}", endpoint.protocol),
+            },
+            verdict,
+            rule: None,
+            deny_rule: None,
+            special: None,
+            near: None,
+            note: None,
+            suggestion: None,
+        };
+        let reason = match verdict {
+            Verdict::Allow(id) => {
+                explanation.rule = self.compiled.rule(id);
+                return explanation;
+            }
+            Verdict::Deny(reason) => reason,
+        };
+
+        let covering = |rule: &Rule| rule.net().is_some_and(|net| net.covers(host));
+        let special = special::innermost(host, &self.local);
+        let names = |rule: &Rule| {
+            special.is_none_or(|Special { net, .. }| rule.net().is_some_and(|own| net.covers(own)))
+        };
+        let speaks = |rule: &Rule| covering(rule) && rule.traffic().contains(set, endpoint.port);
+        explanation.deny_rule = self.find(Effect::Deny, speaks);
+        let near = |lacks| move |rule| Near { rule, lacks };
+        if set == 0 {
+            explanation.note = Some("no rule can allow this protocol");
+            return explanation;
+        }
+        explanation.near = self
+            .find(Effect::Allow, |rule| covering(rule) && names(rule))
+            .map(near(Lacks::Traffic))
+            .or_else(|| self.find(Effect::Allow, speaks).map(near(Lacks::Special)));
+        let named = matches!(explanation.near, Some(Near { lacks: Lacks::Traffic, .. }));
+        explanation.special = special.filter(|_| !named).map(|special| special.name);
+        if reason == Reason::ForeignListener {
+            explanation.note = match self.compiled.loopback {
+                LOCAL_DENY | LOCAL_ANY => None,
+                _ => Some("a listener of the agent's own on this host is allowed"),
+            };
+        }
+        // On this host a rule helps only where the policy knows the address as this host's.
+        let known = scope == Scope::Remote
+            || self.compiled.net(0, &endpoint.addr).is_some_and(agentnet_common::abi::Ruleset::is_local);
+        let possible = known && (endpoint.port != 0 || !has_ports);
+        if possible && explanation.deny_rule.is_none() {
+            explanation.suggestion = Some(suggest("cidr", &host.to_string(), set, endpoint.port, false));
+        }
+        explanation
+    }
+
+    /// Explains the verdict about `name` at `port` over `protocol` (an IANA number).
+    ///
+    /// # Errors
+    /// Why `name` is not a domain name.
+    pub fn explain_name(&self, name: &str, protocol: u8, port: u16) -> Result<Explanation<'_>, PatternError> {
+        let pattern = Pattern::parse(name)?;
+        if pattern.is_below() {
+            return Err(PatternError::Wildcard);
+        }
+        let name = pattern.base();
+        let key = NameKey::from_dotted(name).map_err(PatternError::Dns)?;
+        let verdict = verdict::decide_name(&self.compiled, 0, &key, protocol, port);
+        let set = protocols::of(protocol);
+        let word = protocol_word(protocol).unwrap_or("protocol without name");
+        let mut explanation = Explanation {
+            what: if set == protocols::ICMP {
+                format!("{word} {name}")
+            } else {
+                format!("{word} {name}:{port}")
+            },
+            verdict,
+            rule: None,
+            deny_rule: None,
+            special: None,
+            near: None,
+            note: None,
+            suggestion: None,
+        };
+        if let Verdict::Allow(id) = verdict {
+            explanation.rule = self.compiled.rule(id);
+            explanation.note = Some(
+                "names are not resolved by this version: traffic to this name stays denied unless a `cidr` \
+                 rule allows its addresses",
+            );
+            return Ok(explanation);
+        }
+
+        let by_name = |found: fn(&Pattern, &str) -> bool| {
+            move |rule: &Rule| rule.name().is_some_and(|pattern| found(pattern, name))
+        };
+        let traffic = |rule: &Rule| rule.traffic().contains(set, port);
+        let matching = by_name(Pattern::matches);
+        explanation.deny_rule = self.find(Effect::Deny, |rule| matching(rule) && traffic(rule));
+        let near = |lacks| move |rule| Near { rule, lacks };
+        let itself = by_name(|pattern, name| pattern.is_below() && pattern.base() == name);
+        let below = by_name(|pattern, name| !pattern.is_below() && pattern.is_above(name));
+        explanation.near = self
+            .find(Effect::Allow, matching)
+            .map(near(Lacks::Traffic))
+            .or_else(|| self.find(Effect::Allow, itself).map(near(Lacks::Itself)))
+            .or_else(|| self.find(Effect::Allow, below).map(near(Lacks::Below)));
+        explanation.note = Some(
+            "names are not resolved by this version: only `cidr` rules decide about the addresses of this \
+             name",
+        );
+        if explanation.deny_rule.is_none() && set != 0 {
+            explanation.suggestion = Some(suggest("domain", name, set, port, true));
+        }
+        Ok(explanation)
+    }
+
+    /// Where an address is, as far as the policy knows: whose listener is there is not asked.
+    pub fn scope(&self, ip: IpAddr) -> Scope {
+        let local =
+            self.compiled.net(0, &Addr::from(ip)).is_some_and(agentnet_common::abi::Ruleset::is_local);
+        if local { Scope::ForeignListener } else { Scope::Remote }
+    }
+
+    fn find(&self, effect: Effect, applies: impl Fn(&Rule) -> bool) -> Option<&RuleInfo> {
+        let (id, _) = self.valid.numbered().find(|(_, rule)| rule.effect == effect && applies(rule))?;
+        self.compiled.rule(id)
+    }
+}
+
+/// A rule that allows just this; ports are left out where they are the default.
+fn suggest(key: &str, target: &str, set: u8, port: u16, default_ports: bool) -> String {
+    let mut toml = format!("[[egress.allow]]\n{key} = \"{target}\"\n");
+    if set != protocols::ICMP && !(default_ports && port == 443) {
+        toml.push_str(&format!("ports = [{port}]\n"));
+    }
+    if set != protocols::TCP {
+        let word =
+            schema::PROTOCOLS.iter().find(|choice| choice.code == set).map_or("", |choice| choice.word);
+        toml.push_str(&format!("protocols = [\"{word}\"]\n"));
+    }
+    toml
+}
+
+/// The IANA number of ICMP for the family of `ip`.
+pub fn icmp_for(ip: IpAddr) -> u8 {
+    if ip.is_ipv4() { protocol::ICMP } else { protocol::ICMPV6 }
+}
+
+impl fmt::Display for RuleInfo {
+    /// The rule and where it is written.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` ({}:{})", self.text, self.file, self.line)
+    }
+}
+
+impl fmt::Display for Explanation<'_> {
+    /// One sentence, without the note and the suggestion.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = &self.what;
+        let reason = match self.verdict {
+            Verdict::Allow(RuleId::OWN_LISTENER) => {
+                return write!(f, "{what} is allowed: a listener of the agent's own");
+            }
+            Verdict::Allow(RuleId::ANY_LISTENER) => {
+                return write!(f, "{what} is allowed: `[local] loopback` is \"any\"");
+            }
+            Verdict::Allow(_) => {
+                return match self.rule {
+                    Some(rule) => write!(f, "{what} is allowed by {rule}"),
+                    None => write!(f, "{what} is allowed"),
+                };
+            }
+            Verdict::Deny(reason) => reason,
+        };
+        write!(f, "{what} is denied")?;
+        match (self.deny_rule, self.near) {
+            (Some(rule), _) => return write!(f, " by {rule}: deny wins over allow"),
+            (_, Some(Near { rule, lacks: Lacks::Traffic })) => {
+                return write!(f, ": {rule} does not allow that port or protocol");
+            }
+            (_, Some(Near { rule, lacks: Lacks::Itself })) => {
+                return write!(f, ": {rule} is for the names below, not for the name itself");
+            }
+            (_, Some(Near { rule, lacks: Lacks::Below })) => {
+                return write!(f, ": {rule} is for that name only, not for the names below");
+            }
+            (_, Some(Near { lacks: Lacks::Special, .. }) | None) => {}
+        }
+        match (self.special, self.near) {
+            (Some(special), Some(Near { rule, .. })) => {
+                write!(f, ": {rule} does not name {special}, which has to be named")
+            }
+            (Some(special), None) => write!(f, ": no rule names {special}"),
+            (None, _) if reason == Reason::ForeignListener => {
+                write!(f, ": the listener on this host is not the agent's own")
+            }
+            (None, _) => write!(f, ": no rule allows it"),
+        }
+    }
+}

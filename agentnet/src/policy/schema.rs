@@ -1,0 +1,313 @@
+//! The keys of a policy file: one table, which the parser walks and the published JSON Schema is made of.
+
+use agentnet_common::{
+    abi::{LOCAL_ANY, LOCAL_DENY, LOCAL_OWN, MODE_AUDIT, MODE_ENFORCE},
+    addr::protocols,
+};
+use serde_json::{Map, Value, json};
+
+/// A table of the file.
+#[derive(Debug)]
+pub struct Table {
+    /// Its name in messages.
+    pub name: &'static str,
+    /// What it is for.
+    pub doc: &'static str,
+    /// Its keys.
+    pub keys: &'static [Key],
+    /// Keys of which exactly one has to be there.
+    pub one_of: &'static [&'static str],
+}
+
+/// A key of a table.
+#[derive(Debug)]
+pub struct Key {
+    /// Its name.
+    pub name: &'static str,
+    /// What its value is.
+    pub kind: Kind,
+    /// Whether it has to be there.
+    pub required: bool,
+    /// The value it has when it is not there.
+    pub default: Option<&'static str>,
+    /// What it says.
+    pub doc: &'static str,
+}
+
+/// What a value is.
+#[derive(Debug)]
+pub enum Kind {
+    /// The version of the format.
+    Version,
+    /// The name of a policy.
+    Name,
+    /// A network in CIDR notation.
+    Cidr,
+    /// A domain name, perhaps with a wildcard.
+    Domain,
+    /// A list of ports and ranges of ports.
+    Ports,
+    /// One of a few words.
+    Choice(&'static [Choice]),
+    /// A list of some of a few words.
+    Choices(&'static [Choice]),
+    /// A table.
+    Table(&'static Table),
+    /// Any number of tables.
+    Tables(&'static Table),
+    /// Part of the format, but not enforced by this version: an error, because a policy that promises
+    /// what does not happen is worse than none.
+    NotEnforced,
+}
+
+/// A word that a value may be.
+#[derive(Debug)]
+pub struct Choice {
+    /// The word.
+    pub word: &'static str,
+    /// What the kernel is told.
+    pub code: u8,
+}
+
+/// The only version of the format.
+pub const VERSION: u8 = 1;
+
+/// Longest name of a policy, in characters.
+pub const NAME_LENGTH: usize = 64;
+
+const fn key(name: &'static str, kind: Kind, doc: &'static str) -> Key {
+    Key { name, kind, required: false, default: None, doc }
+}
+
+const fn required(name: &'static str, kind: Kind, doc: &'static str) -> Key {
+    Key { required: true, ..key(name, kind, doc) }
+}
+
+const fn default(name: &'static str, kind: Kind, default: &'static str, doc: &'static str) -> Key {
+    Key { default: Some(default), ..key(name, kind, doc) }
+}
+
+const fn not_enforced(name: &'static str) -> Key {
+    key(name, Kind::NotEnforced, "Not enforced by this version.")
+}
+
+const fn choice(word: &'static str, code: u8) -> Choice {
+    Choice { word, code }
+}
+
+/// `mode`.
+const MODES: &[Choice] = &[choice("enforce", MODE_ENFORCE), choice("audit", MODE_AUDIT)];
+
+/// `protocols`.
+pub const PROTOCOLS: &[Choice] =
+    &[choice("tcp", protocols::TCP), choice("udp", protocols::UDP), choice("icmp", protocols::ICMP)];
+
+/// `[local] loopback`.
+const LOOPBACK: &[Choice] = &[choice("own", LOCAL_OWN), choice("deny", LOCAL_DENY), choice("any", LOCAL_ANY)];
+
+/// `[local] listen`: to the kernel, "loopback" is "this host", which is `LOCAL_OWN`.
+const LISTEN: &[Choice] =
+    &[choice("deny", LOCAL_DENY), choice("loopback", LOCAL_OWN), choice("any", LOCAL_ANY)];
+
+/// The file itself.
+pub const POLICY: Table = Table {
+    name: "a policy",
+    doc: "A policy of agentnet: what an agent may send to the network. What no rule allows is denied.",
+    one_of: &[],
+    keys: &[
+        required("version", Kind::Version, "Version of this format: 1."),
+        required("name", Kind::Name, "Name of the policy, as alerts give it."),
+        default(
+            "mode",
+            Kind::Choice(MODES),
+            "enforce",
+            "\"enforce\" refuses what is not allowed, \"audit\" only reports what would be refused.",
+        ),
+        key("egress", Kind::Table(&EGRESS), EGRESS.doc),
+        key("local", Kind::Table(&LOCAL), LOCAL.doc),
+        not_enforced("extends"),
+        not_enforced("agents"),
+        not_enforced("dns"),
+        not_enforced("tls"),
+        not_enforced("budget"),
+        not_enforced("detect"),
+    ],
+};
+
+/// `[egress]`.
+const EGRESS: Table = Table {
+    name: "[egress]",
+    doc: "What may be sent, and to whom.",
+    one_of: &[],
+    keys: &[
+        key("allow", Kind::Tables(&ALLOW), ALLOW.doc),
+        key("deny", Kind::Tables(&DENY), DENY.doc),
+        not_enforced("presets"),
+    ],
+};
+
+const CIDR_DOC: &str = "A network in CIDR notation, such as \"10.20.0.0/16\" or \"2001:db8::1/128\".";
+const DOMAIN_DOC: &str = "A domain name. \"*.example.com\" is every name below example.com at any depth, and \
+                          not example.com itself.";
+
+/// `[[egress.allow]]`.
+pub const ALLOW: Table = Table {
+    name: "[[egress.allow]]",
+    doc: "What is allowed.",
+    one_of: &["cidr", "domain"],
+    keys: &[
+        key("cidr", Kind::Cidr, CIDR_DOC),
+        key("domain", Kind::Domain, DOMAIN_DOC),
+        key(
+            "ports",
+            Kind::Ports,
+            "Ports, such as 5432 or \"8000-8099\". Required with `cidr`, unless `protocols` is [\"icmp\"]; \
+             [443] by default with `domain`.",
+        ),
+        default("protocols", Kind::Choices(PROTOCOLS), "tcp", "Protocols."),
+        not_enforced("app"),
+        not_enforced("proxy"),
+        not_enforced("sni"),
+        not_enforced("ech"),
+        not_enforced("quic"),
+    ],
+};
+
+/// `[[egress.deny]]`.
+pub const DENY: Table = Table {
+    name: "[[egress.deny]]",
+    doc: "What is denied, whatever is allowed.",
+    one_of: &["cidr", "domain"],
+    keys: &[
+        key("cidr", Kind::Cidr, CIDR_DOC),
+        key("domain", Kind::Domain, DOMAIN_DOC),
+        key("ports", Kind::Ports, "Ports, such as 22 or \"6000-6063\"; all by default."),
+        key(
+            "protocols",
+            Kind::Choices(PROTOCOLS),
+            "Protocols. By default all, or with `ports` those that have ports: tcp and udp.",
+        ),
+        not_enforced("app"),
+        not_enforced("proxy"),
+        not_enforced("sni"),
+        not_enforced("ech"),
+        not_enforced("quic"),
+    ],
+};
+
+/// `[local]`.
+const LOCAL: Table = Table {
+    name: "[local]",
+    doc: "Connections that do not leave this host.",
+    one_of: &[],
+    keys: &[
+        default(
+            "loopback",
+            Kind::Choice(LOOPBACK),
+            "own",
+            "Which listeners on this host the agent may connect to: \"own\" only those of the same agent, \
+             \"deny\" none, \"any\" all. A rule for an address of this host opens further ones.",
+        ),
+        default(
+            "listen",
+            Kind::Choice(LISTEN),
+            "loopback",
+            "Who may connect into the agent: \"deny\" nobody, \"loopback\" this host, \"any\" everybody.",
+        ),
+    ],
+};
+
+impl Table {
+    /// The key of this name.
+    pub fn key(&self, name: &str) -> Option<&'static Key> {
+        self.keys.iter().find(|key| key.name == name)
+    }
+
+    fn schema(&self) -> Value {
+        let enforced = || self.keys.iter().filter(|key| !matches!(key.kind, Kind::NotEnforced));
+        let properties: Map<_, _> = enforced().map(|key| (key.name.to_owned(), key.schema())).collect();
+        let required: Vec<_> = enforced().filter(|key| key.required).map(|key| key.name).collect();
+        let mut schema = json!({
+            "type": "object",
+            "description": self.doc,
+            "additionalProperties": false,
+            "properties": properties,
+        });
+        if !required.is_empty() {
+            insert(&mut schema, "required", json!(required));
+        }
+        if !self.one_of.is_empty() {
+            let one_of: Vec<_> = self.one_of.iter().map(|key| json!({ "required": [key] })).collect();
+            insert(&mut schema, "oneOf", json!(one_of));
+        }
+        schema
+    }
+}
+
+impl Key {
+    fn schema(&self) -> Value {
+        let mut schema = self.kind.schema();
+        insert(&mut schema, "description", json!(self.doc));
+        if let Some(default) = self.default {
+            let list = matches!(self.kind, Kind::Choices(_));
+            insert(&mut schema, "default", if list { json!([default]) } else { json!(default) });
+        }
+        schema
+    }
+}
+
+impl Kind {
+    fn schema(&self) -> Value {
+        match self {
+            Self::Version => json!({ "const": VERSION }),
+            Self::Name => json!({
+                "type": "string",
+                "pattern": "^[a-z0-9][a-z0-9._-]*$",
+                "maxLength": NAME_LENGTH,
+            }),
+            Self::Cidr => json!({ "type": "string", "pattern": "^[0-9A-Fa-f:.]+/[0-9]{1,3}$" }),
+            Self::Domain => json!({ "type": "string", "minLength": 1, "maxLength": 253 }),
+            Self::Ports => json!({
+                "type": "array",
+                "minItems": 1,
+                "items": {
+                    "anyOf": [
+                        { "type": "integer", "minimum": 1, "maximum": u16::MAX },
+                        { "type": "string", "pattern": "^[0-9]{1,5}(-[0-9]{1,5})?$" },
+                    ],
+                },
+            }),
+            Self::Choice(choices) => json!({ "enum": words(choices) }),
+            Self::Choices(choices) => json!({
+                "type": "array",
+                "minItems": 1,
+                "uniqueItems": true,
+                "items": { "enum": words(choices) },
+            }),
+            Self::Table(table) => table.schema(),
+            Self::Tables(table) => json!({ "type": "array", "items": table.schema() }),
+            // Left out of the schema: an editor then marks it, as `policy check` does.
+            Self::NotEnforced => json!(false),
+        }
+    }
+}
+
+fn words(choices: &[Choice]) -> Vec<&'static str> {
+    choices.iter().map(|choice| choice.word).collect()
+}
+
+fn insert(schema: &mut Value, key: &str, value: Value) {
+    if let Value::Object(object) = schema {
+        object.insert(key.to_owned(), value);
+    }
+}
+
+/// The JSON Schema (draft 2020-12) of a policy file, indented, with a line end.
+pub fn json_schema() -> String {
+    let mut schema = POLICY.schema();
+    insert(&mut schema, "$schema", json!("https://json-schema.org/draft/2020-12/schema"));
+    insert(&mut schema, "title", json!("agentnet policy"));
+    // The same bytes whether or not some crate of the build has serde_json keep the order of insertion.
+    schema.sort_all_objects();
+    format!("{schema:#}\n")
+}

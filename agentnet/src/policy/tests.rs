@@ -1,0 +1,7 @@
+//! Tests of the policy front end as a whole.
+
+mod diagnostics;
+mod explain;
+mod files;
+mod robustness;
+mod verdict;

@@ -1,0 +1,143 @@
+//! Explanations name what decided.
+
+use std::fmt::Write as _;
+
+use agentnet_common::{
+    addr::{Addr, Endpoint, protocol},
+    verdict::Scope,
+};
+
+use crate::policy::{Policy, explain::Explanation, name::PatternError};
+
+const POLICY: &str = r#"version = 1
+name = "test"
+
+[[egress.allow]]
+cidr = "0.0.0.0/0"
+ports = [443]
+
+[[egress.allow]]
+cidr = "10.20.0.0/16"
+ports = [5432]
+
+[[egress.deny]]
+cidr = "10.20.9.0/24"
+
+[[egress.allow]]
+cidr = "127.0.0.1/32"
+ports = [6379]
+
+[[egress.allow]]
+cidr = "192.0.2.0/24"
+protocols = ["icmp"]
+
+[[egress.allow]]
+domain = "*.example.com"
+
+[[egress.allow]]
+domain = "example.net"
+
+[[egress.deny]]
+domain = "evil.example.com"
+"#;
+
+fn policy() -> Policy {
+    Policy::from_text("test.toml", POLICY, &["198.51.100.1".parse().unwrap()]).unwrap()
+}
+
+fn told(explanation: &Explanation<'_>) -> String {
+    let mut text = format!("{explanation}\n");
+    if let Some(note) = explanation.note {
+        writeln!(text, "note: {note}").unwrap();
+    }
+    text.push_str(explanation.suggestion.as_deref().unwrap_or("no suggestion\n"));
+    text
+}
+
+#[test]
+fn addresses() {
+    let policy = policy();
+    let mut text = String::new();
+    for (ip, port, protocol) in [
+        ("203.0.113.9", 443, protocol::TCP),
+        ("203.0.113.9", 80, protocol::TCP),
+        ("203.0.113.9", 443, protocol::UDP),
+        ("10.20.1.2", 5432, protocol::TCP),
+        ("10.20.1.2", 443, protocol::TCP),
+        ("10.21.1.2", 443, protocol::TCP),
+        ("10.21.1.2", 22, protocol::TCP),
+        ("10.20.9.1", 5432, protocol::TCP),
+        ("169.254.169.254", 443, protocol::TCP),
+        ("169.254.169.254", 80, protocol::TCP),
+        ("192.0.2.7", 0, protocol::ICMP),
+        ("203.0.113.9", 0, protocol::ICMP),
+        ("2001:db8::1", 443, protocol::TCP),
+        ("2001:db8::1", 0, protocol::ICMPV6),
+        ("203.0.113.9", 0, 132),
+        ("127.0.0.1", 6379, protocol::TCP),
+        ("127.0.0.1", 5432, protocol::TCP),
+        ("198.51.100.1", 443, protocol::TCP),
+    ] {
+        let ip = ip.parse().unwrap();
+        let endpoint = Endpoint::new(Addr::from(ip), port, protocol);
+        writeln!(text, "{}", told(&policy.explain(&endpoint, policy.scope(ip)))).unwrap();
+    }
+    insta::assert_snapshot!("explain_addresses", text);
+}
+
+#[test]
+fn names() {
+    let policy = policy();
+    let mut text = String::new();
+    for (name, port) in [
+        ("WWW.Example.COM.", 443),
+        ("www.example.com", 80),
+        ("example.com", 443),
+        ("www.example.net", 443),
+        ("evil.example.com", 443),
+        ("below.evil.example.com", 443),
+        ("example.org", 8443),
+        ("badexample.com", 443),
+    ] {
+        writeln!(text, "{}", told(&policy.explain_name(name, protocol::TCP, port).unwrap())).unwrap();
+    }
+    insta::assert_snapshot!("explain_names", text);
+    assert_eq!(policy.explain_name("*.x", protocol::TCP, 1).unwrap_err(), PatternError::Wildcard);
+}
+
+#[test]
+fn what_is_suggested_allows_it() {
+    let policy = policy();
+    let mut tried = 0;
+    for (ip, port, protocol) in [
+        ("203.0.113.9", 80, protocol::TCP),
+        ("203.0.113.9", 443, protocol::UDP),
+        ("203.0.113.9", 0, protocol::ICMP),
+        ("2001:db8::1", 0, protocol::ICMPV6),
+        ("10.21.1.2", 443, protocol::TCP),
+        ("169.254.169.254", 80, protocol::TCP),
+        ("fd00:ec2::254", 80, protocol::TCP),
+        ("127.0.0.1", 5432, protocol::TCP),
+        ("198.51.100.1", 443, protocol::TCP),
+        ("255.255.255.255", 9, protocol::UDP),
+    ] {
+        let ip = ip.parse().unwrap();
+        let endpoint = Endpoint::new(Addr::from(ip), port, protocol);
+        let suggestion = policy.explain(&endpoint, policy.scope(ip)).suggestion.unwrap();
+        let text = format!("{POLICY}\n{suggestion}");
+        let better = Policy::from_text("better.toml", &text, &policy.local).unwrap();
+        let explanation = better.explain(&endpoint, better.scope(ip));
+        assert!(explanation.rule.is_some(), "{suggestion}\n{explanation}");
+        tried += 1;
+    }
+    assert_eq!(tried, 10);
+}
+
+#[test]
+fn no_rule_helps_at_an_address_that_is_not_known_to_be_local() {
+    let policy = policy();
+    let endpoint =
+        Endpoint::new(Addr::from("203.0.113.9".parse::<std::net::IpAddr>().unwrap()), 80, protocol::TCP);
+    assert_eq!(policy.explain(&endpoint, Scope::ForeignListener).suggestion, None);
+    assert!(policy.explain(&endpoint, Scope::Remote).suggestion.is_some());
+}

@@ -1,0 +1,126 @@
+//! Where policies come from, and the files that are published with agentnet.
+
+use std::{fs, path::Path};
+
+use agentnet_common::abi::{LOCAL_DENY, LOCAL_OWN, MODE_AUDIT, MODE_ENFORCE};
+use rstest::rstest;
+
+use crate::policy::{
+    BUILT_IN, Policy,
+    diagnostic::{Code, Diagnostics},
+    schema,
+};
+
+const POLICIES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../policies");
+
+fn only_code(problems: &Diagnostics) -> Code {
+    let [problem] = problems.items() else { panic!("one problem expected:\n{problems}") };
+    problem.code
+}
+
+#[test]
+fn every_published_policy_is_valid() {
+    let mut files = 0;
+    for entry in fs::read_dir(POLICIES).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            let policy =
+                Policy::load(path.to_str().unwrap(), &[]).unwrap_or_else(|problems| panic!("{problems}"));
+            assert_eq!(Some(policy.compiled.name.as_str()), path.file_stem().unwrap().to_str());
+            assert!(
+                policy.warnings.items().iter().all(|warning| warning.code == Code::NamesNotResolved),
+                "{}",
+                policy.warnings
+            );
+            files += 1;
+        }
+    }
+    assert!(files >= BUILT_IN.len());
+}
+
+#[test]
+fn every_built_in_policy_has_the_name_it_is_found_by() {
+    for (name, _) in BUILT_IN {
+        let policy = Policy::load(name, &[]).unwrap();
+        assert_eq!(policy.compiled.name, *name);
+        assert_eq!(policy.compiled.mode, MODE_ENFORCE);
+        assert!(policy.is_built_in());
+    }
+}
+
+#[test]
+fn the_published_schema_is_current() {
+    let published = fs::read_to_string(Path::new(POLICIES).join("agentnet-policy.schema.json")).unwrap();
+    assert!(
+        published == schema::json_schema(),
+        "policies/agentnet-policy.schema.json is not what `agentnet policy schema` prints: write it anew"
+    );
+}
+
+#[test]
+fn a_file_of_the_directory_comes_before_a_built_in_policy() {
+    let directory = tempfile::tempdir().unwrap();
+    let load = |name: &str| Policy::load_from(directory.path(), name, &[]);
+    assert!(load("offline").unwrap().is_built_in());
+    let text = "version = 1\nname = \"offline\"\nmode = \"audit\"\n";
+    fs::write(directory.path().join("offline.toml"), text).unwrap();
+    let policy = load("offline").unwrap();
+    assert_eq!(policy.compiled.mode, MODE_AUDIT);
+    assert!(policy.file().ends_with("/offline.toml"));
+}
+
+#[rstest]
+#[case("nothing", Code::NotFound)]
+#[case("", Code::NotFound)]
+#[case("..", Code::NotFound)]
+#[case("Coding", Code::NotFound)]
+#[case("missing.toml", Code::Unreadable)]
+#[case("./missing", Code::Unreadable)]
+#[case("/", Code::Unreadable)]
+#[case("/dev/zero", Code::Unreadable)]
+fn what_cannot_be_read_is_one_clear_error(#[case] policy: &str, #[case] code: Code) {
+    let problems = Policy::load(policy, &[]).unwrap_err();
+    assert_eq!(only_code(&problems), code);
+    assert_eq!(problems.file(), policy);
+}
+
+#[test]
+fn what_is_not_text_is_one_clear_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("latin1.toml");
+    fs::write(&file, b"name = \"caf\xe9\"\n").unwrap();
+    let problems = Policy::load(file.to_str().unwrap(), &[]).unwrap_err();
+    assert_eq!(only_code(&problems), Code::Unreadable);
+    assert!(problems.to_string().contains("not UTF-8 text (byte 11)"), "{problems}");
+}
+
+#[test]
+fn without_a_policy_everything_is_reported_and_nothing_refused() {
+    let policy = Policy::audit();
+    assert_eq!(policy.compiled.mode, MODE_AUDIT);
+    assert!(policy.warnings.is_empty());
+    assert!(policy.compiled.nets.iter().any(|entry| entry.prefix == 0));
+    assert!(policy.compiled.nets.iter().all(|entry| entry.rules.len == 0));
+}
+
+#[test]
+fn audit_can_be_forced() {
+    let mut policy = Policy::load("offline", &[]).unwrap();
+    assert_eq!((policy.compiled.loopback, policy.compiled.listen), (LOCAL_OWN, LOCAL_DENY));
+    policy.force_audit();
+    assert_eq!(policy.compiled.mode, MODE_AUDIT);
+    assert_eq!(policy.with_local(&["192.0.2.1".parse().unwrap()]).unwrap().compiled.mode, MODE_AUDIT);
+}
+
+#[test]
+fn rules_know_where_they_are_written() {
+    let text = "version = 1\nname = \"test\"\n\n[[egress.deny]]\ncidr = \"10.0.0.1/32\"\n\n\
+                [[egress.allow]]\ncidr = \"10.0.0.0/8\"\nports = [5432, \"8000-8099\"]\n";
+    let policy = Policy::from_text("test.toml", text, &[]).unwrap();
+    let told: Vec<_> = policy.compiled.rules.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        told,
+        ["`deny 10.0.0.1/32 tcp+udp+icmp` (test.toml:4)", "`10.0.0.0/8 tcp 5432, 8000-8099` (test.toml:7)",]
+    );
+    assert!(policy.compiled.rules.iter().enumerate().all(|(at, rule)| usize::from(rule.id.0) == at));
+}
