@@ -9,7 +9,8 @@ use std::{
 use agentnet_tests::{
     lab::{
         Lab,
-        agent::{Agent, NOBODY, finish, probe_binary, wait},
+        agent::{Agent, NOBODY},
+        child::{finish, probe_binary, wait},
         net::{ALLOWED_PORT, Family},
         policy::Policy,
         residue::Residue,
@@ -87,7 +88,8 @@ fn an_alert_says_who_tried_what(
         alerts.iter().filter(|alert| alert["destination"]["ip"] == family.allowed().to_string().as_str());
     ensure!(about_allowed.count() == 0, "an alert about what is allowed: {alerts:#?}");
     let log = agent.log()?;
-    let flow = log.iter().find(|line| line["kind"] == "flow").with_context(|| format!("no flow in {log:#?}"))?;
+    let flow =
+        log.iter().find(|line| line["kind"] == "flow").with_context(|| format!("no flow in {log:#?}"))?;
     let endpoint = (&flow["destination"]["ip"], &flow["destination"]["port"], &flow["action"]);
     let expected = (&json!(family.allowed()), &json!(ALLOWED_PORT), &json!("allowed"));
     ensure!(endpoint == expected && flow["policy"]["line"].is_u64(), "{flow:#}");

@@ -15,8 +15,9 @@ use agentnet_tests::{
     eventually::{DEADLINE, eventually},
     lab::{
         Lab,
-        agent::{Agent, Finished, NOBODY, agentnet_binary, finish},
+        agent::{Agent, NOBODY},
         cgroup,
+        child::{Finished, agentnet_binary, finish},
         expect::{EPERM, Expected, Said},
         net::{ALLOWED_PORT, Family},
         policy::Policy,
