@@ -4,7 +4,11 @@ use std::{
     ffi::CString,
     fs,
     fs::Permissions,
-    os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _, process::CommandExt as _},
+    os::unix::{
+        ffi::OsStrExt as _,
+        fs::{PermissionsExt as _, chown},
+        process::CommandExt as _,
+    },
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
@@ -123,6 +127,8 @@ impl<'hosts> Agent<'hosts> {
     /// # Errors
     /// If agentnet was not built.
     pub fn command_for(&self, user: u32) -> Result<Command> {
+        // What is that user's own to write: alerts.
+        chown(self.dir.path(), Some(user), Some(user))?;
         let mut command = self.command()?;
         become_user(&mut command, Some(user));
         Ok(command)
@@ -212,6 +218,15 @@ impl<'hosts> Agent<'hosts> {
     /// If it does not come up.
     pub fn hold(&self) -> Result<Running<'_>> {
         self.start(&["hold"])
+    }
+
+    /// Starts the agent with operations made in one process, which then waits.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub fn stay(&self, requests: &[Request]) -> Result<Running<'_>> {
+        let file = self.suite(requests)?;
+        self.start(&["stay", file.to_str().context("path")?])
     }
 
     /// A file with operations for the probe's `suite`.
