@@ -24,6 +24,7 @@ use super::{
     state::State,
 };
 use crate::{
+    agent::AgentName,
     control::{
         frame::{self, FrameError},
         peer::{self, Peer},
@@ -42,12 +43,12 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// After so many ticks the client is told that processes of the agent do not die.
 const TICKS_TO_DIE: u32 = 40;
 
-/// Serves the client at the other end of `client` until its agent is taken down.
+/// Serves the client at the other end of `client` until its agent, `agent`, is taken down.
 ///
 /// # Errors
 /// If the agent was not put under its policy, which the client was told; or if it was not taken down, and
 /// stays under it.
-pub fn serve(client: StdStream) -> Result<(), EngineError> {
+pub fn serve(agent: &AgentName, client: StdStream) -> Result<(), EngineError> {
     let failed = |error| EngineError::Events { what: "the client", error };
     peer::set_timeout(&client, Some(PATIENCE)).map_err(failed)?;
     let credentials = Peer::of(&client).map_err(failed)?;
@@ -58,7 +59,7 @@ pub fn serve(client: StdStream) -> Result<(), EngineError> {
         None => return Ok(()),
     };
     let mut governed =
-        start(&run, credentials, pidfd.as_fd()).inspect_err(|error| refuse(&client, error.failure()))?;
+        start(agent, &run, credentials, pidfd.as_fd()).inspect_err(|error| refuse(&client, error.failure()))?;
     drop(pidfd);
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -69,7 +70,7 @@ pub fn serve(client: StdStream) -> Result<(), EngineError> {
         };
         let (inputs, writer) = Inputs::new(&mut governed, &client).inspect_err(refused)?;
         governed.footprint.keep();
-        let mut state = State::new(run.agent, governed, Outbox::new(writer));
+        let mut state = State::new(agent.clone(), governed, Outbox::new(writer));
         state.begin();
         run_loop(state, inputs).await
     })

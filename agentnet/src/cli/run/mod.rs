@@ -110,11 +110,11 @@ fn execute(args: &RunArgs) -> Result<u8, Stop> {
     let launch = Launch { command: command.clone(), args: arguments.to_vec(), confinement };
     let pending = prepare(&launch)?;
 
-    let session = Session::start()?;
+    let session = Session::start(&agent)?;
     let source = policy
         .as_ref()
         .map(|policy| PolicySource { file: policy.file().to_owned(), text: policy.text().to_owned() });
-    let run = Run { agent, policy: source, audit: args.audit };
+    let run = Run { policy: source, audit: args.audit };
     let ready = session.run(run, pending.pidfd())?;
     announce(&mut screen, &ready, &launch.confinement, &pending);
 
