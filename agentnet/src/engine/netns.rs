@@ -35,7 +35,8 @@ pub fn all() -> io::Result<Vec<OwnedFd>> {
     add(Path::new("/proc/thread-self/ns/net"))?;
     for entry in fs::read_dir("/proc")? {
         let path = entry?.path();
-        let is_process = path.file_name().is_some_and(|name| name.as_encoded_bytes().iter().all(u8::is_ascii_digit));
+        let is_process =
+            path.file_name().is_some_and(|name| name.as_encoded_bytes().iter().all(u8::is_ascii_digit));
         if is_process {
             ended_is_fine(add(&path.join("ns/net")))?;
         }
@@ -71,7 +72,8 @@ mod tests {
             return;
         }
         let all = all().unwrap();
-        let identity = |file: &File| file.metadata().map(|metadata| (metadata.dev(), metadata.ino())).unwrap();
+        let identity =
+            |file: &File| file.metadata().map(|metadata| (metadata.dev(), metadata.ino())).unwrap();
         let identities: Vec<_> = all.into_iter().map(|fd| identity(&File::from(fd))).collect();
         let own = File::open("/proc/self/ns/net").unwrap();
         assert_eq!(identities.first(), Some(&identity(&own)));

@@ -58,8 +58,8 @@ pub fn serve(agent: &AgentName, client: StdStream) -> Result<(), EngineError> {
         // The client gave up, because its command was not found for example.
         None => return Ok(()),
     };
-    let mut governed =
-        start(agent, &run, credentials, pidfd.as_fd()).inspect_err(|error| refuse(&client, error.failure()))?;
+    let mut governed = start(agent, &run, credentials, pidfd.as_fd())
+        .inspect_err(|error| refuse(&client, error.failure()))?;
     drop(pidfd);
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -22,6 +22,7 @@ use crate::{
 };
 
 mod screen;
+mod stderr;
 
 use screen::Screen;
 
@@ -105,7 +106,7 @@ fn execute(args: &RunArgs) -> Result<u8, Stop> {
         Some(agent) => agent.clone(),
         None => AgentName::for_command(command, random()?),
     };
-    let mut screen = Screen::open(&args.alerts, args.json).map_err(Stop::own)?;
+    let mut screen = Screen::open(&args.alerts, args.json)?;
     let confinement = Confinement::new(Identity::from_sudo_env().map_err(Stop::own)?);
     let launch = Launch { command: command.clone(), args: arguments.to_vec(), confinement };
     let pending = prepare(&launch)?;
