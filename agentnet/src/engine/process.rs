@@ -96,7 +96,7 @@ pub fn run(agent: &AgentName) -> Result<()> {
     if let Err(error) = leave_cgroup() {
         tracing::debug!(%error, "the engine stays in its client's cgroup");
     }
-    if let Err(error) = serve::serve(agent, client) {
+    if let Err(error) = serve::serve(agent, &client) {
         tracing::error!(%error, "stopped");
     }
     Ok(())

@@ -57,8 +57,7 @@ pub struct RunArgs {
 /// if there is none, 2 for an invalid policy.
 pub fn run(args: &RunArgs) -> ExitCode {
     match execute(args) {
-        Ok(code) => ExitCode::from(code),
-        Err(Stop::Told(code)) => ExitCode::from(code),
+        Ok(code) | Err(Stop::Told(code)) => ExitCode::from(code),
         Err(Stop::Because(failure)) => {
             complain(&failure.message);
             ExitCode::from(failure.exit)

@@ -46,7 +46,8 @@ impl Screen {
         // The user's own files are the user's to rotate.
         let options = Options { total_bytes: u64::MAX, ..Options::default() };
         let files = alerts.iter().filter(|path| !on_screen(path));
-        let files = files.map(|path| Log::open(path, options)).collect::<Result<_, _>>().map_err(super::Stop::own)?;
+        let files =
+            files.map(|path| Log::open(path, options)).collect::<Result<_, _>>().map_err(super::Stop::own)?;
         let stderr = std::io::stderr();
         let command_has_terminal = std::io::stdin().is_terminal() && stderr.is_terminal();
         let color = anstream::AutoStream::choice(&stderr) != anstream::ColorChoice::Never;
@@ -75,7 +76,9 @@ impl Screen {
         });
         match (&ready.log, self.live) {
             (Some(log), true) => self.note(&format!("alerts are shown here and written to {log}")),
-            (Some(log), false) => self.note(&format!("alerts are written to {log}, and summed up at the end")),
+            (Some(log), false) => {
+                self.note(&format!("alerts are written to {log}, and summed up at the end"))
+            }
             (None, _) => {}
         }
         for warning in &ready.warnings {
@@ -171,7 +174,9 @@ impl Screen {
                 let text = self.renderer.summary(&summary, ready.log.as_deref().map(Path::new));
                 last.push(self.lines(text.trim_end()));
                 if learn {
-                    last.push(self.lines("\nThis policy would allow what was seen; keep what is meant to be:\n"));
+                    last.push(
+                        self.lines("\nThis policy would allow what was seen; keep what is meant to be:\n"),
+                    );
                     last.push(self.lines(learn::policy(&summary).trim_end()));
                 }
             }
