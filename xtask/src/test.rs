@@ -2,7 +2,13 @@
 
 mod summary;
 
-use std::{ffi::OsString, io::IsTerminal, process::Command, process::Stdio, sync::mpsc};
+use std::{
+    ffi::OsString,
+    io::IsTerminal,
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
 
@@ -110,36 +116,56 @@ fn run_tests(cargo: &mut Command, args: &Args) -> Result<Summary> {
         .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("cannot start `{}`", display(cargo)))?;
-    let stdout = child.stdout.take().context("no pipe from cargo")?;
-    let stderr = child.stderr.take().context("no pipe from cargo")?;
-    let (lines, received) = mpsc::channel();
-    let (error_lines, received_errors) = mpsc::channel();
-    read_lines(stdout, lines);
-    read_lines(stderr, error_lines);
-    let errors = std::thread::spawn(move || {
-        let mut parser = Parser::new(true);
-        for line in received_errors {
-            parser.line(&line);
-            eprintln!("{line}");
-        }
-        parser.finish()
-    });
     let mut parser = Parser::new(shown);
-    for line in received {
-        if parser.line(&line) {
-            println!("{line}");
-        }
-    }
-    let mut summary = parser.finish();
-    if let Ok(from_errors) = errors.join() {
-        summary += from_errors;
+    let finished = follow(&mut child, &mut parser)?;
+    if !finished {
+        command::kill_tree(child.id())?;
     }
     let status = child.wait().with_context(|| format!("cannot wait for `{}`", display(cargo)))?;
-    if !status.success() && summary.failed.is_empty() {
-        // A runner that was killed, or did not compile, prints no result that could be counted.
+    let mut summary = parser.finish();
+    if !finished {
+        let silence = format!("`{}` printed nothing for {} minutes", display(cargo), SILENCE.as_secs() / 60);
+        summary.failed.push(silence);
+    } else if !status.success() && summary.failed.is_empty() {
+        // It did not compile, or its runner was killed: there is no result that could be counted.
         summary.failed.push(format!("`{}` ended with {status}", display(cargo)));
     }
     Ok(summary)
+}
+
+/// How long a test run may print nothing. Each test has a deadline of its own; this one is for those that lost
+/// theirs.
+const SILENCE: Duration = Duration::from_secs(600);
+
+/// Shows and reads what the child prints, until it closes its streams. False if it fell silent.
+fn follow(child: &mut Child, parser: &mut Parser) -> Result<bool> {
+    enum Line {
+        Output(String),
+        Error(String),
+    }
+    let (lines, received) = mpsc::channel();
+    let error_lines = lines.clone();
+    read_lines(child.stdout.take().context("no pipe from cargo")?, move |line| {
+        lines.send(Line::Output(line)).is_ok()
+    });
+    read_lines(child.stderr.take().context("no pipe from cargo")?, move |line| {
+        error_lines.send(Line::Error(line)).is_ok()
+    });
+    loop {
+        match received.recv_timeout(SILENCE) {
+            Ok(Line::Output(line)) => {
+                if parser.line(&line) {
+                    println!("{line}");
+                }
+            }
+            Ok(Line::Error(line)) => {
+                parser.error_line(&line);
+                eprintln!("{line}");
+            }
+            Err(mpsc::RecvTimeoutError::Timeout) => return Ok(false),
+            Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(true),
+        }
+    }
 }
 
 fn display_words(words: &[OsString]) -> String {
