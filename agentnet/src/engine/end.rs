@@ -5,7 +5,7 @@
 
 use super::{
     AGENT,
-    host::{self, RemoveError},
+    host::{self, RemoveError, SocketsError},
     sources::Records,
     start::Governed,
     state::State,
@@ -13,7 +13,7 @@ use super::{
 use crate::{
     alert::class::Enforcement,
     control::protocol::{Failure, Reply},
-    kernel::{KernelError, sockdiag::SockDiagError},
+    kernel::KernelError,
 };
 
 /// Why an agent was not taken down. It stays under its policy; the next command that is root tries again.
@@ -25,7 +25,7 @@ pub enum EndError {
     Kernel(#[from] KernelError),
     /// They cannot be destroyed.
     #[error("sockets with refused data cannot be destroyed: {0}")]
-    Sockets(#[from] SockDiagError),
+    Sockets(#[from] SocketsError),
     /// Something is left.
     #[error(transparent)]
     Remove(#[from] RemoveError),

@@ -32,7 +32,10 @@ impl Explain for Explainer {
         let explanation = self.0.explain(endpoint, scope);
         Some(Explained {
             rule: explanation.deny_rule.map(reference),
-            near: explanation.near.filter(|near| near.lacks == Lacks::Traffic).map(|near| reference(near.rule)),
+            near: explanation
+                .near
+                .filter(|near| near.lacks == Lacks::Traffic)
+                .map(|near| reference(near.rule)),
             special: explanation.special.map(str::to_owned),
             suggestion: explanation.suggestion,
         })

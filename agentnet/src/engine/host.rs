@@ -3,11 +3,13 @@
 use std::{
     collections::HashSet,
     fs, io,
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
 };
 
 use agentnet_common::abi::ABI_VERSION;
 
+use super::netns;
 use crate::{
     agent::{
         AgentName,
@@ -70,23 +72,40 @@ fn refused(pins: &Path) -> io::Result<Option<HashSet<u64>>> {
     }
 }
 
-/// Destroys the TCP sockets with these cookies and, where given, all that were made in `cgroup` or below.
-/// Their queues may hold data that was refused, and it would leave as soon as nobody refuses it.
+/// Destroys the TCP sockets with these cookies and, where given, all that were made in `cgroup` or below, in
+/// whatever network namespace they are. Their queues may hold data that was refused, and it would leave as
+/// soon as nobody refuses it.
 ///
 /// # Errors
 /// If one of them may still be there.
-pub fn destroy_sockets(
-    refused: &HashSet<u64>,
-    cgroup: Option<&Cgroup>,
-) -> Result<usize, sockdiag::SockDiagError> {
-    let ids: HashSet<u64> =
-        cgroup.and_then(|cgroup| cgroup.ids().ok()).unwrap_or_default().into_iter().collect();
+pub fn destroy_sockets(refused: &HashSet<u64>, cgroup: Option<&Cgroup>) -> Result<usize, SocketsError> {
+    let ids: HashSet<u64> = cgroup.map_or_else(|| Ok(Vec::new()), Cgroup::ids)?.into_iter().collect();
     if refused.is_empty() && ids.is_empty() {
         return Ok(0);
     }
-    sockdiag::destroy_tcp(None, &|socket| {
-        refused.contains(&socket.cookie) || socket.cgroup.is_some_and(|id| ids.contains(&id))
-    })
+    let mut destroyed = 0;
+    for namespace in netns::all().map_err(SocketsError::Namespaces)? {
+        // A cookie names one socket of the host, whatever its namespace.
+        destroyed += sockdiag::destroy_tcp(Some(namespace.as_fd()), &|socket| {
+            refused.contains(&socket.cookie) || socket.cgroup.is_some_and(|id| ids.contains(&id))
+        })?;
+    }
+    Ok(destroyed)
+}
+
+/// Why sockets with refused data may still be there.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SocketsError {
+    /// The agent's cgroups cannot be listed.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// The namespaces they may be in are not known.
+    #[error("cannot list the network namespaces: {0}")]
+    Namespaces(#[source] io::Error),
+    /// They cannot be destroyed.
+    #[error(transparent)]
+    SockDiag(#[from] sockdiag::SockDiagError),
 }
 
 /// Removes an agent's cgroup, and the directory of all agents if it was the last.

@@ -9,6 +9,7 @@ use std::{io, path::Path};
 pub mod end;
 pub mod explain;
 pub mod host;
+pub mod netns;
 pub mod outbox;
 pub mod process;
 pub mod serve;

@@ -72,7 +72,10 @@ pub fn connect(path: &Path) -> Result<()> {
     command.spawn().map_err(ProcessError::Spawn)?;
     // It holds the writing end of the pipe, which would never close.
     drop(command);
-    ready.read_exact(&mut [0]).map_err(ProcessError::Spawn)
+    ready.read_exact(&mut [0]).map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => ProcessError::Spawn(io::Error::other("it ended at once")),
+        _ => ProcessError::Spawn(error),
+    })
 }
 
 /// The second process: serves the client at the other end of its standard input.

@@ -25,6 +25,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     .into_iter()
     .flatten()
     .collect();
+    trials.push(trial("inherited_capabilities_are_gone", inherited_capabilities));
     trials.push(trial("nothing_is_typed_into_the_terminal", terminal));
     trials
 }
@@ -148,6 +149,23 @@ fn privileges(uid: u32) -> Result<()> {
     if uid == 0 {
         ensure!(u64::from_str_radix(field("CapBnd")?, 16)? == available);
     }
+    Ok(())
+}
+
+fn inherited_capabilities() -> Result<()> {
+    needs_root()?;
+    let sets = |command| -> Result<Vec<String>> {
+        let status = stdout(command)?;
+        let sets = status
+            .lines()
+            .filter(|l| ["CapInh", "CapPrm", "CapEff", "CapAmb"].contains(&&l[..6.min(l.len())]));
+        Ok(sets.map(|l| l[8..].to_owned()).collect())
+    };
+    let cat = ["--", "/bin/cat", "/proc/self/status"];
+    let launched = sets(helper(0, &[&["run", "--ambient"], &cat[..]].concat()))?;
+    ensure!(launched == ["0000000000000000"; 4], "{launched:?}");
+    let plain = sets(helper(0, &[&["plain", "--ambient"], &cat[..]].concat()))?;
+    ensure!(plain == ["0000000000002000"; 4], "without the launcher: {plain:?}");
     Ok(())
 }
 

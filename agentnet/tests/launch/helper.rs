@@ -13,7 +13,8 @@ pub(crate) fn main(args: Vec<OsString>) -> ExitCode {
     let mode = args.next().unwrap_or_default();
     let rest: Vec<OsString> = args.collect();
     match mode.to_str() {
-        Some("run") => run(rest),
+        Some("run") => run(rest, true),
+        Some("plain") => run(rest, false),
         Some("abandon") => abandon(rest),
         Some("drop") => drop_pending(rest),
         Some("probe") => probe(&rest),
@@ -24,8 +25,8 @@ pub(crate) fn main(args: Vec<OsString>) -> ExitCode {
     }
 }
 
-/// `[--as UID] [--cgroup DIR] [--bpffs DIR] [--async] -- CMD…`
-fn run(args: Vec<OsString>) -> ExitCode {
+/// `[--as UID] [--cgroup DIR] [--bpffs DIR] [--ambient] [--async] -- CMD…`; not `launched`, it is executed without more.
+fn run(args: Vec<OsString>, launched: bool) -> ExitCode {
     let mut cgroup = None;
     let mut identity = Identity::from_sudo_env().unwrap();
     let mut asynchronous = false;
@@ -37,6 +38,7 @@ fn run(args: Vec<OsString>) -> ExitCode {
                 let uid = args.next().unwrap().to_str().unwrap().parse().unwrap();
                 identity = Some(Identity::look_up(uid, None).unwrap());
             }
+            "--ambient" => become_capable_user(),
             "--cgroup" => cgroup = args.next(),
             "--bpffs" => mount_bpffs(&args.next().unwrap()),
             "--async" => asynchronous = true,
@@ -45,6 +47,10 @@ fn run(args: Vec<OsString>) -> ExitCode {
         }
     }
     let command = args.next().unwrap();
+    if !launched {
+        use std::os::unix::process::CommandExt;
+        panic!("{}", std::process::Command::new(command).args(args).exec());
+    }
     let launch = Launch { command, args: args.collect(), confinement: Confinement::new(identity) };
     let started = prepare(&launch).and_then(|pending| {
         if let Some(cgroup) = &cgroup {
@@ -103,6 +109,18 @@ fn drop_pending(args: Vec<OsString>) -> ExitCode {
     }
 }
 
+/// An ordinary user with a capability that every command inherits, as a service manager may make one.
+fn become_capable_user() {
+    use rustix::thread::{CapabilitySet, CapabilitySets, Uid};
+    rustix::thread::set_keep_capabilities(true).unwrap();
+    let uid = Uid::from_raw(super::support::NOBODY);
+    rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
+    let all = CapabilitySet::NET_RAW;
+    let sets = CapabilitySets { effective: all, permitted: all, inheritable: all };
+    rustix::thread::set_capabilities(None, sets).unwrap();
+    rustix::thread::configure_capability_in_ambient_set(all, true).unwrap();
+}
+
 /// A bpffs with something in it, as an engine has it, in a mount namespace of the helper's own.
 fn mount_bpffs(directory: &OsString) {
     use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
@@ -138,19 +156,22 @@ fn victim() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Says the number of each signal it receives; SIGTERM is the last.
+/// Says the number and origin of each signal it receives; SIGTERM is the last.
 fn listen() -> ExitCode {
-    // SAFETY: a local set, filled before use; the numbers are those of the architecture.
+    // SAFETY: a local set, filled before use, and a local record for the kernel to fill.
     let next = unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigfillset(&raw mut set);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut());
-        move || libc::sigwaitinfo(&raw const set, std::ptr::null_mut())
+        move || {
+            let mut info: libc::siginfo_t = std::mem::zeroed();
+            (libc::sigwaitinfo(&raw const set, &raw mut info), info.si_code)
+        }
     };
     println!("ready");
     loop {
-        let signal = next();
-        println!("{signal}");
+        let (signal, code) = next();
+        println!("{signal} from the {}", if code > 0 { "kernel" } else { "launcher" });
         if signal == libc::SIGTERM {
             return ExitCode::from(5);
         }

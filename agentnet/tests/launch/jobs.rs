@@ -29,6 +29,17 @@ fn ctrl_c() -> Result<()> {
     ensure!(!before.contains("caught"), "{before:?}");
     tty.expect("code=4")?;
 
+    // Only the terminal's own signal arrives, not a copy by the launcher.
+    tty.send(&format!("{RUN} $L --helper listen\n"))?;
+    tty.expect("ready\r\n")?;
+    tty.send("\x03\x1c")?;
+    tty.expect("2 from the kernel\r\n")?;
+    tty.expect("3 from the kernel\r\n")?;
+    let launcher = tty.launcher()?;
+    kill(launcher, libc::SIGTERM)?;
+    let before = tty.expect("15 from the launcher\r\n")?;
+    ensure!(!before.contains("launcher"), "{before:?}");
+
     // The default: the command dies of it and so the launcher says.
     tty.send(&format!("{RUN} sh -c 'echo sta''rted; exec sleep 60'; echo code=$?\n"))?;
     tty.expect("started\r\n")?;

@@ -1,7 +1,7 @@
 //! Starting helpers, waiting with a deadline, a terminal.
 
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -192,11 +192,21 @@ impl Terminal {
             }
             let left = DEADLINE.checked_sub(start.elapsed());
             let left = left.with_context(|| format!("no {text:?} in {:?}", self.seen))?;
-            poll(&mut [PollFd::new(&self.master.as_fd(), PollFlags::IN)], Some(&Timespec::try_from(left)?))?;
+            let timeout = Timespec::try_from(left)?;
+            if poll(&mut [PollFd::new(&self.master, PollFlags::IN)], Some(&timeout))? == 0 {
+                continue;
+            }
             let mut buffer = [0; 4096];
             let n = file.read(&mut buffer).with_context(|| format!("no {text:?} in {:?}", self.seen))?;
             self.seen.push_str(&String::from_utf8_lossy(&buffer[..n]));
         }
+    }
+
+    /// The only child of the shell: the launcher in the foreground.
+    pub(crate) fn launcher(&self) -> Result<u32> {
+        let shell = self.child.id();
+        let list = std::fs::read_to_string(format!("/proc/{shell}/task/{shell}/children"))?;
+        Ok(list.trim().parse()?)
     }
 
     /// The decimal number that follows `label`.

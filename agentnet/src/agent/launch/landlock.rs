@@ -78,3 +78,33 @@ impl Domain {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Either kind of domain, on a thread of its own: entering one concerns the calling thread only.
+    #[test]
+    fn a_process_outside_the_domain_cannot_be_traced() {
+        assert_ne!(Support::probe(), Support::None, "this test needs a kernel with Landlock");
+        for support in [Support::Tracing, Support::Scopes] {
+            if support == Support::Scopes && Support::probe() != Support::Scopes {
+                continue;
+            }
+            let mut outside = std::process::Command::new("/bin/sleep").arg("60").spawn().unwrap();
+            let traced = format!("/proc/{}/root/", outside.id());
+            let (before, after) = std::thread::spawn(move || {
+                let before = std::fs::metadata(&traced);
+                rustix::thread::set_no_new_privs(true).unwrap();
+                Domain::create(support).unwrap().unwrap().enter().unwrap();
+                (before, std::fs::metadata(&traced))
+            })
+            .join()
+            .unwrap();
+            outside.kill().unwrap();
+            outside.wait().unwrap();
+            assert!(before.is_ok(), "{before:?}");
+            assert_eq!(after.unwrap_err().kind(), std::io::ErrorKind::PermissionDenied, "{support:?}");
+        }
+    }
+}
