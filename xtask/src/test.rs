@@ -23,9 +23,11 @@ pub(crate) use summary::Summary;
 
 #[derive(clap::Args, Default)]
 pub(crate) struct Args {
-    /// Passed on to `cargo test`: a filter, and after `--` arguments of the test runner
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    args: Vec<OsString>,
+    /// Only tests whose name contains this
+    pub(crate) filter: Option<OsString>,
+    /// Arguments of the test runner, such as `--nocapture`
+    #[arg(last = true)]
+    pub(crate) runner: Vec<OsString>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -60,14 +62,14 @@ pub(crate) fn run_all(args: &Args) -> Result<Summary> {
         end_to_end += run_tests(&mut cargo, args)?;
     }
     step.done(&end_to_end);
-    let filtered = !args.args.is_empty();
+    let filtered = args.filter.is_some() || !args.runner.is_empty();
     if !filtered && end_to_end.ran() == 0 {
         bail!("no end-to-end test ran: that is a failure, not a pass");
     }
 
     summary += end_to_end;
     if filtered && summary.ran() == 0 {
-        bail!("no test matches `{}`", display_words(&args.args));
+        bail!("no test ran: nothing matches the filter");
     }
     for (name, reason) in &summary.skipped {
         println!("skipped: {name}: {reason}");
@@ -97,12 +99,10 @@ fn run_as_root(cargo: &mut Command) -> Result<()> {
 /// Runs one `cargo test`, showing its output while it is read.
 fn run_tests(cargo: &mut Command, args: &Args) -> Result<Summary> {
     cargo.arg("--no-fail-fast");
-    let separator = args.args.iter().position(|arg| arg == "--").unwrap_or(args.args.len());
-    let (for_cargo, for_runner) = args.args.split_at(separator);
-    cargo.args(for_cargo).arg("--").args(for_runner.iter().skip(1));
+    cargo.args(&args.filter).arg("--").args(&args.runner);
     // The runner keeps to itself what passing tests print, and with it why a test was skipped.
     let shown =
-        for_runner.iter().any(|arg| arg == "--nocapture" || arg == "--no-capture" || arg == "--show-output");
+        args.runner.iter().any(|arg| arg == "--nocapture" || arg == "--no-capture" || arg == "--show-output");
     if !shown {
         cargo.arg("--show-output");
     }
@@ -166,8 +166,4 @@ fn follow(child: &mut Child, parser: &mut Parser) -> Result<bool> {
             Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(true),
         }
     }
-}
-
-fn display_words(words: &[OsString]) -> String {
-    words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
