@@ -90,6 +90,7 @@ fn clippy() -> Result<Outcome> {
         "--locked",
         "--workspace",
         "--all-targets",
+        "--keep-going",
         "--",
         "-D",
         "warnings",
