@@ -77,7 +77,7 @@ impl Screen {
         match (&ready.log, self.live) {
             (Some(log), true) => self.note(&format!("alerts are shown here and written to {log}")),
             (Some(log), false) => {
-                self.note(&format!("alerts are written to {log}, and summed up at the end"))
+                self.note(&format!("alerts are written to {log}, and summed up at the end"));
             }
             (None, _) => {}
         }
