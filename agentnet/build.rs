@@ -48,13 +48,15 @@ fn embed() -> Result<String, String> {
 
 fn checked(path: &PathBuf) -> Result<(Vec<u8>, String), String> {
     println!("cargo::rerun-if-changed={}", path.display());
-    let object = fs::read(path).map_err(|error| format!("{OBJECT}: cannot read {}: {error}", path.display()))?;
+    let object =
+        fs::read(path).map_err(|error| format!("{OBJECT}: cannot read {}: {error}", path.display()))?;
     if object.get(..4) != Some(b"\x7fELF".as_slice()) || object.get(E_MACHINE) != Some(EM_BPF.as_slice()) {
         return Err(format!("{OBJECT}: {} is no eBPF object", path.display()));
     }
     let actual: String = Sha256::digest(&object).iter().map(|byte| format!("{byte:02x}")).collect();
-    let expected = env::var(SHA256)
-        .map_err(|_| format!("{OBJECT} is set without {SHA256}: set it to the SHA-256 that came with the object"))?;
+    let expected = env::var(SHA256).map_err(|_| {
+        format!("{OBJECT} is set without {SHA256}: set it to the SHA-256 that came with the object")
+    })?;
     if !expected.eq_ignore_ascii_case(&actual) {
         return Err(format!(
             "{} is not the expected object: its SHA-256 is {actual}, {SHA256} says {expected}",

@@ -88,8 +88,8 @@ impl Record {
         let kind = u8::try_from(header.kind).ok().and_then(Kind::from_code);
         match kind.ok_or(DecodeError::Kind(header.kind))? {
             Kind::Verdict => {
-                let (event, _) = VerdictEvent::read_from_prefix(bytes)
-                    .map_err(|_| short(size_of::<VerdictEvent>()))?;
+                let (event, _) =
+                    VerdictEvent::read_from_prefix(bytes).map_err(|_| short(size_of::<VerdictEvent>()))?;
                 VerdictRecord::check(event).map(Self::Verdict)
             }
         }

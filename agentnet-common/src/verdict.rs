@@ -166,13 +166,7 @@ pub fn decide<T: Tables>(tables: &T, cfg: &AgentCfg, endpoint: &Endpoint, scope:
 
 /// Decides whether policy `slot` lets `name` be reached at `port` over `protocol` (an IANA number).
 #[inline(always)]
-pub fn decide_name<T: NameTables>(
-    tables: &T,
-    slot: u32,
-    name: &NameKey,
-    protocol: u8,
-    port: u16,
-) -> Verdict {
+pub fn decide_name<T: NameTables>(tables: &T, slot: u32, name: &NameKey, protocol: u8, port: u16) -> Verdict {
     let Some(node) = tables.name(slot, name) else {
         return Verdict::Deny(Reason::NameNotAllowed);
     };

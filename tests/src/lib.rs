@@ -5,6 +5,7 @@
 //! it knows is first run without agentnet, where it must get through: an attack that fails by itself proves
 //! nothing about a monitor.
 
+pub mod bench;
 pub mod demo;
 pub mod eventually;
 pub mod lab;

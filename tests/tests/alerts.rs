@@ -2,14 +2,18 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Write as _},
+    io::{BufRead as _, BufReader},
     process::Stdio,
+    sync::mpsc,
+    thread,
 };
 
 use agentnet_tests::{
+    eventually::{DEADLINE, eventually},
     lab::{
         Lab,
-        agent::{Agent, NOBODY, finish, probe_binary, wait},
+        agent::{Agent, NOBODY},
+        child::{finish, probe_binary, wait},
         net::{ALLOWED_PORT, Family},
         policy::Policy,
         residue::Residue,
@@ -17,7 +21,7 @@ use agentnet_tests::{
     },
     probe::{Report, Request},
 };
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use rstest::rstest;
 use serde_json::{Value, json};
 
@@ -53,15 +57,19 @@ fn an_alert_says_who_tried_what(
     let allowed = Request::new("tcp-send", family.allowed_endpoint());
     let mut all: Vec<_> = requests.iter().map(|(request, _)| request.clone()).collect();
     all.push(allowed);
-    let reports = agent.attempt(&all)?;
-    let alerts = alerts(&agent)?;
-    for ((request, protocol), report) in requests.iter().zip(&reports) {
-        let alert = find(&alerts, request, protocol)?;
+    let running = agent.stay(&all)?;
+    let pid = running.pid;
+    for (request, protocol) in &requests {
+        // While the process lives: what it was is looked up when its alert is written.
+        let alert = eventually(DEADLINE, "the alert is written", || {
+            let alerts = alerts(&agent).map_err(|error| error.to_string())?;
+            find(&alerts, request, protocol).cloned().map_err(|error| error.to_string())
+        })?;
         let expected = json!({
             "agent": agent.name,
             "kind": "egress_denied",
             "action": "blocked",
-            "pid": report.pid,
+            "pid": pid,
             "comm": "probe",
             "exe": probe_binary()?,
             "uid": user.unwrap_or(0),
@@ -83,11 +91,14 @@ fn an_alert_says_who_tried_what(
         }
         ensure!(alert["count"].as_u64() >= Some(1), "no count in {alert:#}");
     }
+    running.finish()?;
+    let alerts = alerts(&agent)?;
     let about_allowed =
         alerts.iter().filter(|alert| alert["destination"]["ip"] == family.allowed().to_string().as_str());
     ensure!(about_allowed.count() == 0, "an alert about what is allowed: {alerts:#?}");
     let log = agent.log()?;
-    let flow = log.iter().find(|line| line["kind"] == "flow").with_context(|| format!("no flow in {log:#?}"))?;
+    let flow =
+        log.iter().find(|line| line["kind"] == "flow").with_context(|| format!("no flow in {log:#?}"))?;
     let endpoint = (&flow["destination"]["ip"], &flow["destination"]["port"], &flow["action"]);
     let expected = (&json!(family.allowed()), &json!(ALLOWED_PORT), &json!("allowed"));
     ensure!(endpoint == expected && flow["policy"]["line"].is_u64(), "{flow:#}");
@@ -181,14 +192,23 @@ fn a_stalled_reader_stalls_nothing() -> Result<()> {
     ];
     let mut command = agent.command_with_alerts("-".as_ref())?;
     command.arg(probe_binary()?).arg("suite").arg(agent.suite(&requests)?);
-    // A pipe that is full before the first alert.
+    // A pipe that a few alerts fill.
     let (reader, writer) = std::io::pipe()?;
     rustix::pipe::fcntl_setpipe_size(&writer, 4096)?;
-    (&writer).write_all(&[b'.'; 4096])?;
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(writer).spawn()?;
     drop(command);
-    let lines = BufReader::new(child.stdout.take().context("stdout")?).lines().take(requests.len());
-    let reports: Vec<Report> = lines.map(|line| Ok(serde_json::from_str(&line?)?)).collect::<Result<_>>()?;
+    let (sender, lines) = mpsc::channel();
+    let stdout = BufReader::new(child.stdout.take().context("stdout")?);
+    thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    let mut reports: Vec<Report> = Vec::new();
+    while reports.len() < requests.len() {
+        let Ok(line) = lines.recv_timeout(3 * DEADLINE) else {
+            drop(reader);
+            wait(&mut child)?;
+            bail!("the agent stalled after {reports:?}");
+        };
+        reports.push(serde_json::from_str(&line)?);
+    }
     let told: Vec<_> = reports.iter().map(|report| report.errno).collect();
     ensure!(told == [libc::EPERM, libc::EPERM, libc::EPERM, 0], "{reports:?}");
     lab.ensure_nothing_reached(Family::V4.denied())?;

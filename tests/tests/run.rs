@@ -15,8 +15,9 @@ use agentnet_tests::{
     eventually::{DEADLINE, eventually},
     lab::{
         Lab,
-        agent::{Agent, Finished, NOBODY, agentnet_binary, finish},
+        agent::{Agent, NOBODY},
         cgroup,
+        child::{Finished, agentnet_binary, finish},
         expect::{EPERM, Expected, Said},
         net::{ALLOWED_PORT, Family},
         policy::Policy,
@@ -239,15 +240,17 @@ fn kill_9_leaves_enforcement_in_force() -> Result<()> {
     for engine in running.supervisors()? {
         kill_process(Pid::from_raw(engine).context("pid")?, Signal::KILL)?;
     }
+    // Waiting for the child would close its input, which is the agent's as well and would end it.
+    let input = running.child.stdin.take();
     running.child.wait()?;
     let table = Expected::new()
         .cases(&["tcp-connect", "udp-sendto"], Family::V4.denied_endpoint(), EPERM)
         .cases(&["tcp-connect", "udp-sendto"], Family::V6.denied_endpoint(), EPERM)
         .case("tcp-send", Family::V4.allowed_endpoint(), Said::Ok);
-    // The command may have died with its supervisor; its cgroup is governed all the same.
     running.expect(&table)?;
     lab.ensure_nothing_reached(Family::V4.denied())?;
     ensure!(links_above(&running.cgroup)?.len() == residue.links().len(), "links went with their maker");
+    drop(input);
     running.finish()?;
 
     // The next command clears what is empty and ownerless.
@@ -342,7 +345,7 @@ fn the_agent_is_confined(#[values(None, Some(NOBODY))] user: Option<u32>) -> Res
     let ops = [
         "nested-cgroup-send",
         "root-cgroup-send",
-        "mount-cgroup",
+        "mounted-cgroup-send",
         "mount-bpf",
         "bpf-links",
         "steal-victim-socket",

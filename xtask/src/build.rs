@@ -12,7 +12,10 @@ use crate::{
     command::{self, live},
     progress::Steps,
     setup,
-    toolchain::{DEBIAN_CARGO, DEBIAN_RUSTC, EBPF_BIN, EBPF_TARGET, Ebpf, Object, nightly},
+    toolchain::{
+        Compiler, DEBIAN_CARGO, DEBIAN_CLIPPY, DEBIAN_RUSTC, EBPF_BIN, EBPF_TARGET, Ebpf, Object, Vendor,
+        nightly,
+    },
     workspace::{self, EBPF_DIR},
 };
 
@@ -81,10 +84,10 @@ pub(crate) fn object(steps: &mut Steps) -> Result<Object> {
     let ebpf = setup::ensure_ebpf()?;
     let step = steps.start(format_args!("kernel programs: {ebpf}"));
     let object = match &ebpf {
-        Ebpf::Object(object) => object.clone(),
-        Ebpf::Debian { .. } | Ebpf::Nightly { .. } => {
+        Ebpf::Ready(object) => object.clone(),
+        Ebpf::Compiled(compiler) => {
             let target_dir = workspace::target_dir()?.join("ebpf");
-            live(ebpf_cargo(&ebpf, "build", &target_dir)?.arg("--release"))?;
+            live(ebpf_cargo(compiler, "build", &target_dir)?.arg("--release"))?;
             Object::at(&target_dir.join(EBPF_TARGET).join("release").join(EBPF_BIN))?
         }
     };
@@ -93,24 +96,26 @@ pub(crate) fn object(steps: &mut Steps) -> Result<Object> {
 }
 
 /// The cargo of the kernel crate, ready for the eBPF target.
-pub(crate) fn ebpf_cargo(ebpf: &Ebpf, subcommand: &str, target_dir: &Path) -> Result<Command> {
-    let (mut cargo, linker) = match ebpf {
-        Ebpf::Nightly { linker } => (nightly("cargo"), Some(linker)),
-        Ebpf::Debian { linker } => (Command::new(DEBIAN_CARGO), Some(linker)),
-        Ebpf::Object(_) => (Command::new(DEBIAN_CARGO), None),
+pub(crate) fn ebpf_cargo(compiler: &Compiler, subcommand: &str, target_dir: &Path) -> Result<Command> {
+    let mut cargo = match compiler.vendor {
+        Vendor::Nightly => nightly("cargo"),
+        // Called directly: cargo looks for subcommands in its own home first, where rustup puts those of
+        // another compiler.
+        Vendor::Debian if subcommand == "clippy" => Command::new(DEBIAN_CLIPPY),
+        Vendor::Debian => Command::new(DEBIAN_CARGO),
     };
     command::without_rust_settings(&mut cargo);
     cargo.arg(subcommand).args(["--locked", "--target", EBPF_TARGET, "--target-dir"]).arg(target_dir);
-    match ebpf {
-        // Stable compilers: the core library is prebuilt, but the eBPF target's features are still unstable.
-        Ebpf::Debian { .. } | Ebpf::Object(_) => {
-            cargo.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1");
+    match compiler.vendor {
+        // A stable compiler: the core library is prebuilt, but the target's features are still unstable.
+        Vendor::Debian => {
+            cargo.env("CARGO", DEBIAN_CARGO).env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1");
         }
-        Ebpf::Nightly { .. } => {
+        Vendor::Nightly => {
             cargo.args(["-Z", "build-std=core"]);
         }
     }
-    if let Some(dir) = linker.and_then(|linker| linker.parent()) {
+    if let Some(dir) = compiler.linker.parent() {
         cargo.env("PATH", command::path_with(dir)?);
     }
     cargo

@@ -82,9 +82,10 @@ pub(crate) fn quiet(command: &mut Command) -> Result<()> {
         .spawn()
         .with_context(|| format!("cannot start `{}`", display(command)))?;
     let (lines, received) = mpsc::channel();
+    let error_lines = lines.clone();
     let readers = [
-        child.stdout.take().map(|stream| read_lines(stream, lines.clone())),
-        child.stderr.take().map(|stream| read_lines(stream, lines)),
+        child.stdout.take().map(|stream| read_lines(stream, move |line| lines.send(line).is_ok())),
+        child.stderr.take().map(|stream| read_lines(stream, move |line| error_lines.send(line).is_ok())),
     ];
 
     let terminal = std::io::stderr().is_terminal();
@@ -136,22 +137,53 @@ fn show_progress(terminal: bool, elapsed: Duration, last: &str) {
     }
 }
 
-/// Sends the stream's lines, without their ends, until it closes. Bytes that are no UTF-8 are replaced.
+/// Hands over the stream's lines, without their ends, until it closes or `take` returns false. Bytes that are no
+/// UTF-8 are replaced.
 pub(crate) fn read_lines(
     stream: impl Read + Send + 'static,
-    lines: mpsc::Sender<String>,
+    mut take: impl FnMut(String) -> bool + Send + 'static,
 ) -> thread::JoinHandle<()> {
     thread::spawn(move || {
         let mut stream = BufReader::new(stream);
         let mut line = Vec::new();
         while let Ok(1..) = stream.read_until(b'\n', &mut line) {
             let text = String::from_utf8_lossy(&line);
-            if lines.send(text.trim_end_matches(['\n', '\r']).to_owned()).is_err() {
+            if !take(text.trim_end_matches(['\n', '\r']).to_owned()) {
                 return;
             }
             line.clear();
         }
     })
+}
+
+/// Kills a child of ours and everything below it, as root where we are not: it may have run sudo.
+pub(crate) fn kill_tree(child: u32) -> Result<()> {
+    let mut doomed = vec![child];
+    let parents = parents()?;
+    let mut next = 0;
+    while let Some(&parent) = doomed.get(next) {
+        doomed.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(pid, _)| *pid));
+        next += 1;
+    }
+    let pids = doomed.iter().map(u32::to_string);
+    // The shell's own `kill`: a small system has no other. A process that ended meanwhile is no failure.
+    succeeds(as_root("sh")?.args(["-c", "kill -KILL \"$@\"", "sh"]).args(pids));
+    Ok(())
+}
+
+/// Every process with its parent.
+fn parents() -> Result<Vec<(u32, u32)>> {
+    let mut parents = Vec::new();
+    for entry in fs::read_dir("/proc").context("cannot read /proc")? {
+        let entry = entry.context("cannot read /proc")?;
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        // Gone since: not ours to kill any more.
+        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
+        // `pid (comm) state ppid`, and the comm may hold anything.
+        let parent = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok());
+        parents.extend(parent.map(|parent| (pid, parent)));
+    }
+    Ok(parents)
 }
 
 /// The program of that name in `PATH`.
@@ -279,8 +311,28 @@ mod tests {
     #[test]
     fn lines_are_read_to_the_last_one_without_an_end() {
         let (sender, received) = mpsc::channel();
-        read_lines(&b"one\r\ntwo\n\nlast"[..], sender).join().unwrap();
+        read_lines(&b"one\r\ntwo\n\nlast"[..], move |line| sender.send(line).is_ok()).join().unwrap();
         assert_eq!(received.iter().collect::<Vec<_>>(), ["one", "two", "", "last"]);
+    }
+
+    #[test]
+    fn a_tree_is_killed_to_its_leaves() {
+        if !is_root() {
+            eprintln!("SKIP a_tree_is_killed_to_its_leaves: needs root, or would ask for sudo's password");
+            return;
+        }
+        let mut child = Command::new("sh")
+            .args(["-c", "sh -c 'sleep 1000 & echo started; wait'; :"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (sender, received) = mpsc::channel();
+        let reader = read_lines(child.stdout.take().unwrap(), move |line| sender.send(line).is_ok());
+        assert_eq!(received.recv_timeout(Duration::from_secs(30)).unwrap(), "started");
+        kill_tree(child.id()).unwrap();
+        assert!(!child.wait().unwrap().success());
+        // The leaf holds the pipe as well: it closes when the last of them is gone.
+        reader.join().unwrap();
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::{
     command::{self, live, succeeds, which},
     progress::Steps,
     setup,
-    toolchain::{self, CROSS_TARGET, DEBIAN_CARGO, EBPF_BIN, Ebpf},
+    toolchain::{self, CROSS_TARGET, DEBIAN_CLIPPY, EBPF_BIN, Ebpf, Vendor},
     workspace::{self, EBPF_DIR, root},
 };
 
@@ -90,6 +90,7 @@ fn clippy() -> Result<Outcome> {
         "--locked",
         "--workspace",
         "--all-targets",
+        "--keep-going",
         "--",
         "-D",
         "warnings",
@@ -99,21 +100,17 @@ fn clippy() -> Result<Outcome> {
 
 /// With clippy where the compiler of the kernel programs has it, else with the compiler's own warnings denied.
 fn clippy_ebpf() -> Result<Outcome> {
-    let Some(ebpf @ (Ebpf::Debian { .. } | Ebpf::Nightly { .. })) = toolchain::detect()? else {
+    let Some(Ebpf::Compiled(compiler)) = toolchain::detect()? else {
         return Ok(Skipped("no eBPF toolchain here; `cargo xtask setup` gets one".to_owned()));
     };
-    let has_clippy = match &ebpf {
-        Ebpf::Nightly { .. } => succeeds(toolchain::nightly("cargo").args(["clippy", "--version"])),
-        _ => Path::new(DEBIAN_CARGO).with_file_name("cargo-clippy").exists(),
+    let has_clippy = match compiler.vendor {
+        Vendor::Nightly => succeeds(toolchain::nightly("cargo").args(["clippy", "--version"])),
+        Vendor::Debian => Path::new(DEBIAN_CLIPPY).exists(),
     };
     // A directory of its own: the object of `build` must not be linked again with other flags.
     let target_dir = workspace::target_dir()?.join("ebpf-lint");
-    let mut cargo = ebpf_cargo(&ebpf, if has_clippy { "clippy" } else { "rustc" }, &target_dir)?;
+    let mut cargo = ebpf_cargo(&compiler, if has_clippy { "clippy" } else { "rustc" }, &target_dir)?;
     cargo.args(["--release", "--bin", EBPF_BIN]);
-    if has_clippy && matches!(ebpf, Ebpf::Debian { .. }) {
-        // A rustup in PATH would put its own driver in front.
-        cargo.env("PATH", command::path_with(Path::new("/usr/bin"))?);
-    }
     live(cargo.args(["--", "-D", "warnings"]))?;
     Ok(Passed)
 }
@@ -121,7 +118,7 @@ fn clippy_ebpf() -> Result<Outcome> {
 fn documentation() -> Result<Outcome> {
     live(
         workspace::cargo("doc")
-            .args(["--locked", "--workspace", "--no-deps", "--document-private-items"])
+            .args(["--locked", "--workspace", "--no-deps", "--document-private-items", "--keep-going"])
             .env("RUSTDOCFLAGS", "-D warnings"),
     )?;
     Ok(Passed)

@@ -69,3 +69,30 @@ fn main() -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Command {
+        Cli::try_parse_from(["xtask"].into_iter().chain(line.split(' '))).unwrap().command
+    }
+
+    #[test]
+    fn the_agents_command_line_goes_through() {
+        for line in ["run -- --policy p.toml -- ls -l", "run --policy p.toml -- ls -l"] {
+            let Command::Run(args) = parse(line) else { panic!("{line}") };
+            assert_eq!(args.args, ["--policy", "p.toml", "--", "ls", "-l"], "{line}");
+        }
+        let Command::Run(args) = parse("run") else { panic!("no demo") };
+        assert!(args.args.is_empty());
+    }
+
+    #[test]
+    fn arguments_of_cargo_and_of_the_runner_are_told_apart() {
+        let Command::Test(args) = parse("test connect -- --nocapture") else { panic!("no test") };
+        assert_eq!((args.filter, args.runner), (Some("connect".into()), vec!["--nocapture".into()]));
+        let Command::Test(args) = parse("test -- --nocapture") else { panic!("no test") };
+        assert_eq!((args.filter, args.runner), (None, vec!["--nocapture".into()]));
+    }
+}

@@ -14,7 +14,7 @@ use crate::{
 pub(crate) struct Args {
     /// Arguments of `agentnet run`, such as `--policy coding -- claude`; none: the demo
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    args: Vec<OsString>,
+    pub(crate) args: Vec<OsString>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {

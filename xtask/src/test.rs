@@ -2,7 +2,13 @@
 
 mod summary;
 
-use std::{ffi::OsString, io::IsTerminal, process::Command, process::Stdio, sync::mpsc};
+use std::{
+    ffi::OsString,
+    io::IsTerminal,
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
 
@@ -17,9 +23,11 @@ pub(crate) use summary::Summary;
 
 #[derive(clap::Args, Default)]
 pub(crate) struct Args {
-    /// Passed on to `cargo test`: a filter, and after `--` arguments of the test runner
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    args: Vec<OsString>,
+    /// Only tests whose name contains this
+    pub(crate) filter: Option<OsString>,
+    /// Arguments of the test runner, such as `--nocapture`
+    #[arg(last = true)]
+    pub(crate) runner: Vec<OsString>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -54,14 +62,14 @@ pub(crate) fn run_all(args: &Args) -> Result<Summary> {
         end_to_end += run_tests(&mut cargo, args)?;
     }
     step.done(&end_to_end);
-    let filtered = !args.args.is_empty();
+    let filtered = args.filter.is_some() || !args.runner.is_empty();
     if !filtered && end_to_end.ran() == 0 {
         bail!("no end-to-end test ran: that is a failure, not a pass");
     }
 
     summary += end_to_end;
     if filtered && summary.ran() == 0 {
-        bail!("no test matches `{}`", display_words(&args.args));
+        bail!("no test ran: nothing matches the filter");
     }
     for (name, reason) in &summary.skipped {
         println!("skipped: {name}: {reason}");
@@ -91,12 +99,10 @@ fn run_as_root(cargo: &mut Command) -> Result<()> {
 /// Runs one `cargo test`, showing its output while it is read.
 fn run_tests(cargo: &mut Command, args: &Args) -> Result<Summary> {
     cargo.arg("--no-fail-fast");
-    let separator = args.args.iter().position(|arg| arg == "--").unwrap_or(args.args.len());
-    let (for_cargo, for_runner) = args.args.split_at(separator);
-    cargo.args(for_cargo).arg("--").args(for_runner.iter().skip(1));
+    cargo.args(&args.filter).arg("--").args(&args.runner);
     // The runner keeps to itself what passing tests print, and with it why a test was skipped.
     let shown =
-        for_runner.iter().any(|arg| arg == "--nocapture" || arg == "--no-capture" || arg == "--show-output");
+        args.runner.iter().any(|arg| arg == "--nocapture" || arg == "--no-capture" || arg == "--show-output");
     if !shown {
         cargo.arg("--show-output");
     }
@@ -110,38 +116,54 @@ fn run_tests(cargo: &mut Command, args: &Args) -> Result<Summary> {
         .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("cannot start `{}`", display(cargo)))?;
-    let stdout = child.stdout.take().context("no pipe from cargo")?;
-    let stderr = child.stderr.take().context("no pipe from cargo")?;
-    let (lines, received) = mpsc::channel();
-    let (error_lines, received_errors) = mpsc::channel();
-    read_lines(stdout, lines);
-    read_lines(stderr, error_lines);
-    let errors = std::thread::spawn(move || {
-        let mut parser = Parser::new(true);
-        for line in received_errors {
-            parser.line(&line);
-            eprintln!("{line}");
-        }
-        parser.finish()
-    });
     let mut parser = Parser::new(shown);
-    for line in received {
-        if parser.line(&line) {
-            println!("{line}");
-        }
-    }
-    let mut summary = parser.finish();
-    if let Ok(from_errors) = errors.join() {
-        summary += from_errors;
+    let finished = follow(&mut child, &mut parser)?;
+    if !finished {
+        command::kill_tree(child.id())?;
     }
     let status = child.wait().with_context(|| format!("cannot wait for `{}`", display(cargo)))?;
-    if !status.success() && summary.failed.is_empty() {
-        // A runner that was killed, or did not compile, prints no result that could be counted.
+    let mut summary = parser.finish();
+    if !finished {
+        let silence = format!("`{}` printed nothing for {} minutes", display(cargo), SILENCE.as_secs() / 60);
+        summary.failed.push(silence);
+    } else if !status.success() && summary.failed.is_empty() {
+        // It did not compile, or its runner was killed: there is no result that could be counted.
         summary.failed.push(format!("`{}` ended with {status}", display(cargo)));
     }
     Ok(summary)
 }
 
-fn display_words(words: &[OsString]) -> String {
-    words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+/// How long a test run may print nothing. Each test has a deadline of its own; this one is for those that lost
+/// theirs.
+const SILENCE: Duration = Duration::from_secs(600);
+
+/// Shows and reads what the child prints, until it closes its streams. False if it fell silent.
+fn follow(child: &mut Child, parser: &mut Parser) -> Result<bool> {
+    enum Line {
+        Output(String),
+        Error(String),
+    }
+    let (lines, received) = mpsc::channel();
+    let error_lines = lines.clone();
+    read_lines(child.stdout.take().context("no pipe from cargo")?, move |line| {
+        lines.send(Line::Output(line)).is_ok()
+    });
+    read_lines(child.stderr.take().context("no pipe from cargo")?, move |line| {
+        error_lines.send(Line::Error(line)).is_ok()
+    });
+    loop {
+        match received.recv_timeout(SILENCE) {
+            Ok(Line::Output(line)) => {
+                if parser.line(&line) {
+                    println!("{line}");
+                }
+            }
+            Ok(Line::Error(line)) => {
+                parser.error_line(&line);
+                eprintln!("{line}");
+            }
+            Err(mpsc::RecvTimeoutError::Timeout) => return Ok(false),
+            Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(true),
+        }
+    }
 }

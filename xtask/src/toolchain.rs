@@ -65,32 +65,46 @@ pub(crate) const IPERF3: Package = Package { name: "iperf3", why: "load generato
 pub(crate) const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 /// See [`DEBIAN_RUSTC`].
 pub(crate) const DEBIAN_CARGO: &str = "/usr/bin/cargo";
+/// See [`DEBIAN_RUSTC`].
+pub(crate) const DEBIAN_CLIPPY: &str = "/usr/bin/cargo-clippy";
 
 /// Where the kernel programs come from.
 #[derive(Debug)]
 pub(crate) enum Ebpf {
     /// A ready object, named by `AGENTNET_EBPF_OBJECT`.
-    Object(Object),
-    /// Debian's compilers and a bpf-linker that fits them.
-    Debian {
-        /// The linker.
-        linker: PathBuf,
-    },
-    /// A rustup nightly that compiles `core` itself.
-    Nightly {
-        /// The linker.
-        linker: PathBuf,
-    },
+    Ready(Object),
+    /// They are compiled.
+    Compiled(Compiler),
+}
+
+/// What compiles the kernel programs.
+#[derive(Debug)]
+pub(crate) struct Compiler {
+    /// Whose it is.
+    pub(crate) vendor: Vendor,
+    /// The bpf-linker that fits it.
+    pub(crate) linker: PathBuf,
+}
+
+/// Whose compiler it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Vendor {
+    /// Debian's, with a prebuilt core library.
+    Debian,
+    /// A rustup nightly, which compiles the core library as well.
+    Nightly,
 }
 
 impl fmt::Display for Ebpf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Object(object) => write!(f, "the object {}", object.path.display()),
-            Self::Debian { linker } => {
+            Self::Ready(object) => write!(f, "the object {}", object.path.display()),
+            Self::Compiled(Compiler { vendor: Vendor::Debian, linker }) => {
                 write!(f, "{DEBIAN_RUSTC}, its core library for {EBPF_TARGET}, {}", linker.display())
             }
-            Self::Nightly { linker } => write!(f, "rustup's {NIGHTLY} with rust-src, {}", linker.display()),
+            Self::Compiled(Compiler { vendor: Vendor::Nightly, linker }) => {
+                write!(f, "rustup's {NIGHTLY} with rust-src, {}", linker.display())
+            }
         }
     }
 }
@@ -268,15 +282,16 @@ pub(crate) fn nightly(program: &str) -> Command {
 /// Where the kernel programs come from on this machine, `None` where something has to be installed first.
 pub(crate) fn detect() -> Result<Option<Ebpf>> {
     if let Some(object) = handed_in()? {
-        return Ok(Some(Ebpf::Object(object)));
+        return Ok(Some(Ebpf::Ready(object)));
     }
     let missing = Missing::probe()?;
     if missing.is_nothing()
         && let Some(rustc) = missing.rustc
     {
-        return Ok(Some(Ebpf::Debian { linker: cached_linker(rustc.llvm)? }));
+        let linker = cached_linker(rustc.llvm)?;
+        return Ok(Some(Ebpf::Compiled(Compiler { vendor: Vendor::Debian, linker })));
     }
-    Ok(nightly_linker()?.map(|linker| Ebpf::Nightly { linker }))
+    Ok(nightly_linker()?.map(|linker| Ebpf::Compiled(Compiler { vendor: Vendor::Nightly, linker })))
 }
 
 /// What to do where the kernel programs cannot be built and nothing can be installed for it.

@@ -1,12 +1,13 @@
 //! `agentnet policy`: check a policy file, explain what it decides.
 
 use std::{
-    io::Write as _,
+    io::{self, Write},
     net::{IpAddr, SocketAddr},
     process::ExitCode,
 };
 
 use agentnet_common::{
+    abi::MODE_AUDIT,
     addr::{Addr, Endpoint, protocol},
     verdict::{RuleId, Verdict},
 };
@@ -14,12 +15,15 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
-use crate::policy::{
-    Policy,
-    compile::RuleInfo,
-    diagnostic::{Diagnostics, Severity},
-    explain::{Explanation, Near, icmp_for},
-    schema,
+use crate::{
+    kernel::addrs,
+    policy::{
+        Policy,
+        compile::RuleInfo,
+        diagnostic::{Diagnostics, Severity},
+        explain::{Explanation, Near, icmp_for},
+        schema,
+    },
 };
 
 /// Exit code of a wrong usage and of an invalid policy.
@@ -68,7 +72,8 @@ pub struct ExplainArgs {
     /// Over which protocol; ICMP has no port.
     #[arg(long, value_enum, default_value_t)]
     protocol: Protocol,
-    /// Take this address for one of the host that the agent runs on; may be given more than once.
+    /// Take this for an address of the host that the agent runs on, instead of those of this host; may be
+    /// given more than once.
     #[arg(long, value_name = "ADDRESS")]
     local: Vec<IpAddr>,
     /// Print one JSON object.
@@ -119,36 +124,63 @@ impl std::str::FromStr for Destination {
 /// Runs `agentnet policy`.
 ///
 /// # Errors
-/// What could not be written to standard output or error.
+/// What could not be written to standard output or error; that the addresses of this host cannot be listed.
 pub fn run(args: PolicyArgs) -> anyhow::Result<ExitCode> {
-    match args.command {
-        PolicyCommand::Check(args) => check(&args),
-        PolicyCommand::Explain(args) => explain(&args),
-        PolicyCommand::Schema => {
-            anstream::stdout().write_all(schema::json_schema().as_bytes())?;
-            Ok(ExitCode::SUCCESS)
+    // The streams take colour out again where it is not wanted.
+    let mut streams = Streams { out: &mut anstream::stdout(), err: &mut anstream::stderr() };
+    args.command.run(&mut streams)
+}
+
+/// Where to write.
+struct Streams<'a> {
+    out: &'a mut dyn Write,
+    err: &'a mut dyn Write,
+}
+
+impl Streams<'_> {
+    /// JSON for whoever reads standard output, text for whoever looks at the terminal.
+    fn problems(&mut self, problems: &Diagnostics, json: bool) -> io::Result<()> {
+        if json {
+            self.out.write_all(problems.json_lines().as_bytes())
+        } else if problems.is_empty() {
+            Ok(())
+        } else {
+            writeln!(self.err, "{}\n", problems.render(true))
         }
     }
 }
 
-fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
+impl PolicyCommand {
+    fn run(self, streams: &mut Streams<'_>) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Check(args) => check(&args, streams),
+            Self::Explain(args) => explain(&args, streams),
+            Self::Schema => {
+                streams.out.write_all(schema::json_schema().as_bytes())?;
+                Ok(ExitCode::SUCCESS)
+            }
+        }
+    }
+}
+
+fn check(args: &CheckArgs, streams: &mut Streams<'_>) -> anyhow::Result<ExitCode> {
     let mut invalid = false;
     for policy in &args.policies {
         // What is wrong with a file does not depend on the host that it is looked at on.
         match Policy::load(policy, &[]) {
             Ok(policy) => {
                 invalid |= args.deny_warnings && !policy.warnings.is_empty();
-                print(&policy.warnings, args.json)?;
+                streams.problems(&policy.warnings, args.json)?;
                 if !args.json {
-                    writeln!(anstream::stdout(), "{}", summary(&policy))?;
+                    writeln!(streams.out, "{}", summary(&policy))?;
                 }
             }
             Err(problems) => {
                 invalid = true;
-                print(&problems, args.json)?;
+                streams.problems(&problems, args.json)?;
                 if !args.json {
                     let errors = counted(problems.count(Severity::Error), "error");
-                    writeln!(anstream::stderr(), "{}: not valid: {errors}\n", problems.file())?;
+                    writeln!(streams.err, "{}: not valid: {errors}", problems.file())?;
                 }
             }
         }
@@ -166,17 +198,6 @@ fn summary(policy: &Policy) -> String {
 
 fn counted(count: usize, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
-}
-
-/// JSON for whoever reads standard output, text for whoever looks at the terminal.
-fn print(problems: &Diagnostics, json: bool) -> anyhow::Result<()> {
-    if json {
-        anstream::stdout().write_all(problems.json_lines().as_bytes())?;
-    } else if !problems.is_empty() {
-        // The stream takes the colour out again where it is not wanted.
-        writeln!(anstream::stderr(), "{}\n", problems.render(true))?;
-    }
-    Ok(())
 }
 
 /// An explanation as JSON.
@@ -217,38 +238,42 @@ impl<'a> From<&'a RuleInfo> for RuleLine<'a> {
     }
 }
 
-fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
-    let policy = match Policy::load(&args.policy, &args.local) {
+fn explain(args: &ExplainArgs, streams: &mut Streams<'_>) -> anyhow::Result<ExitCode> {
+    let local = if args.local.is_empty() {
+        addrs::local_addresses().context("cannot list the addresses of this host")?
+    } else {
+        args.local.clone()
+    };
+    let policy = match Policy::load(&args.policy, &local) {
         Ok(policy) => policy,
         Err(problems) => {
-            print(&problems, args.json)?;
+            streams.problems(&problems, args.json)?;
             return Ok(ExitCode::from(INVALID));
         }
     };
     let explanation = match decide(&policy, args) {
         Ok(explanation) => explanation,
         Err(error) => {
-            writeln!(anstream::stderr(), "error: {error:#}")?;
+            writeln!(streams.err, "error: {error:#}")?;
             return Ok(ExitCode::from(INVALID));
         }
     };
-    let audit = policy.compiled.mode == agentnet_common::abi::MODE_AUDIT;
-    let mut out = anstream::stdout();
+    let audit = policy.compiled.mode == MODE_AUDIT;
     if args.json {
-        let line = line(&explanation, audit);
-        writeln!(out, "{}", serde_json::to_string(&line)?)?;
+        let line = serde_json::to_string(&line(&explanation, audit))?;
+        writeln!(streams.out, "{line}")?;
         return Ok(ExitCode::SUCCESS);
     }
-    writeln!(out, "{explanation}")?;
+    writeln!(streams.out, "{explanation}")?;
     if let Some(note) = explanation.note {
-        writeln!(out, "note: {note}")?;
+        writeln!(streams.out, "note: {note}")?;
     }
     if audit && matches!(explanation.verdict, Verdict::Deny(_)) {
-        writeln!(out, "note: the policy is in mode \"audit\": it is reported, and let through")?;
+        writeln!(streams.out, "note: the policy is in mode \"audit\": it is reported, and let through")?;
     }
     if let Some(toml) = &explanation.suggestion {
         let copy = if policy.is_built_in() { "a copy of " } else { "" };
-        writeln!(out, "to allow it, add to {copy}{}:\n\n{}", policy.file(), toml.trim_end())?;
+        writeln!(streams.out, "to allow it, add to {copy}{}:\n\n{}", policy.file(), toml.trim_end())?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -305,7 +330,7 @@ mod tests {
     use clap::Parser;
     use rstest::rstest;
 
-    use super::{Destination, ExitCode, Host, PolicyArgs, run};
+    use super::{Destination, ExitCode, Host, INVALID, PolicyArgs, Streams};
 
     #[derive(Parser)]
     struct Cli {
@@ -313,9 +338,30 @@ mod tests {
         policy: PolicyArgs,
     }
 
-    fn agentnet_policy(args: &[&str]) -> ExitCode {
+    // The policies by path, from the directory of the package: by name, a file of this machine could come
+    // before them.
+
+    /// What a run wrote, colour taken out, and how it ended.
+    struct Outcome {
+        out: String,
+        err: String,
+        code: ExitCode,
+    }
+
+    impl Outcome {
+        fn is(&self, code: impl Into<ExitCode>) -> bool {
+            // An exit code can only be compared as people see it.
+            format!("{:?}", self.code) == format!("{:?}", code.into())
+        }
+    }
+
+    fn agentnet_policy(args: &[&str]) -> Outcome {
         let cli = Cli::try_parse_from([&["policy"], args].concat()).unwrap();
-        run(cli.policy).unwrap()
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let code = cli.policy.command.run(&mut Streams { out: &mut out, err: &mut err }).unwrap();
+        let plain =
+            |bytes: &[u8]| String::from_utf8(anstream::adapter::strip_bytes(bytes).into_vec()).unwrap();
+        Outcome { out: plain(&out), err: plain(&err), code }
     }
 
     #[rstest]
@@ -335,26 +381,68 @@ mod tests {
         assert_eq!("x:70000".parse::<Destination>(), Err("`70000` is not a port".to_owned()));
     }
 
+    #[rstest]
+    #[case(&["check", "../policies/offline.toml"], 0)]
+    #[case(&["check", "../policies/offline.toml", "--deny-warnings"], 0)]
+    #[case(&["check", "../policies/coding.toml"], 0)]
+    #[case(&["check", "../policies/coding.toml", "--deny-warnings"], INVALID)]
+    #[case(&["check", "./missing.toml", "../policies/offline.toml"], INVALID)]
+    #[case(&["explain", "../policies/offline.toml", "--to", "1.1.1.1:443"], 0)]
+    #[case(&["explain", "../policies/offline.toml", "--to", "1.1.1.1"], INVALID)]
+    #[case(&["explain", "../policies/offline.toml", "--to", "1.1.1.1", "--protocol", "icmp"], 0)]
+    #[case(&["explain", "../policies/offline.toml", "--to", "a b:443"], INVALID)]
+    #[case(&["explain", "nothing", "--to", "1.1.1.1:443"], INVALID)]
+    #[case(&["schema"], 0)]
+    fn exit_codes_tell_valid_from_invalid(#[case] args: &[&str], #[case] code: u8) {
+        let outcome = agentnet_policy(args);
+        assert!(outcome.is(code), "{:?}\n{}\n{}", outcome.code, outcome.out, outcome.err);
+        assert!(code == 0 || !outcome.err.is_empty(), "it failed and says nothing");
+    }
+
     #[test]
-    fn exit_codes_tell_valid_from_invalid() {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("broken.toml");
-        std::fs::write(&file, "version = 1\nname = \"broken\"\nmood = \"enforce\"\n").unwrap();
-        let file = file.to_str().unwrap();
-        let code = |args: &[&str]| format!("{:?}", agentnet_policy(args));
-        let (success, invalid) =
-            (format!("{:?}", ExitCode::SUCCESS), format!("{:?}", ExitCode::from(super::INVALID)));
-        assert_eq!(code(&["check", "offline"]), success);
-        assert_eq!(code(&["check", "offline", "--deny-warnings"]), success);
-        assert_eq!(code(&["check", "coding"]), success);
-        assert_eq!(code(&["check", "coding", "--deny-warnings"]), invalid);
-        assert_eq!(code(&["check", "offline", file]), invalid);
-        assert_eq!(code(&["check", "--json", "./missing.toml"]), invalid);
-        assert_eq!(code(&["explain", "offline", "--to", "1.1.1.1:443"]), success);
-        assert_eq!(code(&["explain", "offline", "--to", "1.1.1.1"]), invalid);
-        assert_eq!(code(&["explain", "offline", "--to", "1.1.1.1", "--protocol", "icmp"]), success);
-        assert_eq!(code(&["explain", "offline", "--to", "a b:443"]), invalid);
-        assert_eq!(code(&["explain", "nothing", "--to", "1.1.1.1:443", "--json"]), invalid);
-        assert_eq!(code(&["schema"]), success);
+    fn every_file_is_checked_and_told() {
+        let outcome = agentnet_policy(&[
+            "check",
+            "./missing.toml",
+            "../policies/coding.toml",
+            "../policies/offline.toml",
+        ]);
+        insta::assert_snapshot!("check_out", outcome.out);
+        insta::assert_snapshot!("check_err", outcome.err);
+    }
+
+    #[test]
+    fn json_is_all_that_standard_output_has() {
+        for args in [
+            &["check", "--json", "./missing.toml", "../policies/coding.toml", "../policies/offline.toml"][..],
+            &["explain", "--json", "../policies/lan-dev.toml", "--to", "10.20.0.7:443"],
+            &["explain", "--json", "nothing", "--to", "10.20.0.7:443"],
+        ] {
+            let outcome = agentnet_policy(args);
+            assert_eq!(outcome.err, "");
+            assert!(!outcome.out.is_empty());
+            for line in outcome.out.lines() {
+                serde_json::from_str::<serde_json::Value>(line).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn an_explanation_has_its_parts() {
+        let parts = |args: &[&str]| {
+            let local = ["explain", "--json", "--local", "192.0.2.1"];
+            let outcome = agentnet_policy(&[&local[..], args].concat());
+            serde_json::from_str::<serde_json::Value>(&outcome.out).unwrap()
+        };
+        insta::assert_json_snapshot!(
+            "explain_allow",
+            parts(&["../policies/lan-dev.toml", "--to", "10.20.0.7:5432"])
+        );
+        insta::assert_json_snapshot!(
+            "explain_deny",
+            parts(&["../policies/lan-dev.toml", "--to", "10.20.0.7:443"])
+        );
+        let own = parts(&["../policies/lan-dev.toml", "--to", "192.0.2.1:5432"]);
+        assert_eq!(own["special"], "an address of this host");
     }
 }

@@ -24,10 +24,10 @@ use crate::{
 };
 
 /// Ticks between two looks at the counters; a tick is [`super::serve::TICK`].
-const TICKS_PER_COUNT: u32 = 4;
+const TICKS_PER_COUNT: u32 = 10;
 
 /// Ticks between two comparisons of the clocks.
-const TICKS_PER_CLOCK: u32 = 240;
+const TICKS_PER_CLOCK: u32 = 600;
 
 /// The state of an engine.
 pub struct State {

@@ -65,8 +65,8 @@ pub(super) struct Attached {
 
 /// Attaches every program to the cgroup. On an error what was attached is let go again.
 pub(super) fn attach_all(object: &Ebpf, cgroup: &Path) -> Result<Vec<Attached>, KernelError> {
-    let directory = File::open(cgroup)
-        .map_err(|source| KernelError::Cgroup { cgroup: cgroup.to_owned(), source })?;
+    let directory =
+        File::open(cgroup).map_err(|source| KernelError::Cgroup { cgroup: cgroup.to_owned(), source })?;
     HOOKS
         .iter()
         .map(|&hook| {

@@ -3,10 +3,7 @@
 use std::{
     collections::HashSet,
     fs, io,
-    os::{
-        fd::AsFd as _,
-        unix::fs::MetadataExt as _,
-    },
+    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
 };
 
@@ -16,8 +13,8 @@ use agentnet_common::{
 };
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
-    programs::ProgramInfo,
     maps::{ArrayOfMaps, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf, lpm_trie::Key},
+    programs::ProgramInfo,
 };
 
 use super::{links, pins, ring::Ring, sys};
@@ -34,7 +31,9 @@ const BPF_F_NO_PREALLOC: u32 = 1;
 #[non_exhaustive]
 pub enum KernelError {
     /// Built without the kernel object.
-    #[error("this build has no kernel programs in it: build with `cargo xtask build`, or set AGENTNET_EBPF_OBJECT")]
+    #[error(
+        "this build has no kernel programs in it: build with `cargo xtask build`, or set AGENTNET_EBPF_OBJECT"
+    )]
     Stub,
     /// The object cannot be read or its maps cannot be made.
     #[error("cannot load the kernel object: {0}")]
@@ -149,10 +148,8 @@ impl Kernel {
     fn pin_maps(&self) -> Result<(), KernelError> {
         for name in pins::PINNED_MAPS {
             let path = pins::map_path(&self.pins, name);
-            let data = map_data(self.map(name)?).ok_or(KernelError::Map {
-                map: name,
-                source: MapError::InvalidMapType { map_type: 0 },
-            })?;
+            let data = map_data(self.map(name)?)
+                .ok_or(KernelError::Map { map: name, source: MapError::InvalidMapType { map_type: 0 } })?;
             sys::obj_pin(data.fd().as_fd(), &path).map_err(|source| KernelError::Pin { path, source })?;
         }
         Ok(())
@@ -174,7 +171,8 @@ impl Kernel {
     pub fn install(&mut self, slot: u32, policy: &Compiled) -> Result<(), KernelError> {
         let failed = |source| KernelError::Map { map: maps::NETS, source };
         let capacity = u32::try_from(policy.nets.len()).unwrap_or(u32::MAX).max(1);
-        let mut trie = LpmTrie::<MapData, Addr, Ruleset>::create(capacity, BPF_F_NO_PREALLOC).map_err(failed)?;
+        let mut trie =
+            LpmTrie::<MapData, Addr, Ruleset>::create(capacity, BPF_F_NO_PREALLOC).map_err(failed)?;
         for entry in &policy.nets {
             trie.insert(&Key::new(u32::from(entry.prefix), entry.addr), entry.rules, 0).map_err(failed)?;
         }

@@ -37,7 +37,11 @@ struct LinkCreate {
 }
 
 /// Attaches a program to a cgroup. No flag: links are always of the kind that coexists with others.
-pub(super) fn link_create(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<OwnedFd> {
+pub(super) fn link_create(
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    attach_type: u32,
+) -> io::Result<OwnedFd> {
     let attributes =
         LinkCreate { program: program.as_raw_fd(), target: cgroup.as_raw_fd(), attach_type, flags: 0 };
     let fd = bpf(BPF_LINK_CREATE, &attributes)?;

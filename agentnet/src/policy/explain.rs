@@ -216,6 +216,7 @@ impl Policy {
         if local { Scope::ForeignListener } else { Scope::Remote }
     }
 
+    /// The first rule of the file that applies.
     fn find(&self, effect: Effect, applies: impl Fn(&Rule) -> bool) -> Option<&RuleInfo> {
         let (id, _) = self.valid.numbered().find(|(_, rule)| rule.effect == effect && applies(rule))?;
         self.compiled.rule(id)

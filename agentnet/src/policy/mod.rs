@@ -10,6 +10,7 @@ pub mod schema;
 pub mod special;
 pub mod traffic;
 pub mod validate;
+pub mod warnings;
 
 #[cfg(test)]
 mod tests;
@@ -103,7 +104,7 @@ impl Policy {
             return Err(Diagnostics::new(source, problems));
         };
         let valid = Valid::check(document, &mut problems);
-        problems.extend(validate::warnings(&valid));
+        problems.extend(warnings::of(&valid));
         Self::compile(source, valid, local, problems)
     }
 
@@ -134,7 +135,7 @@ impl Policy {
     /// # Errors
     /// What is wrong with it there.
     pub fn with_local(&self, local: &[IpAddr]) -> Result<Self, Diagnostics> {
-        let warnings = validate::warnings(&self.valid);
+        let warnings = warnings::of(&self.valid);
         Self::compile(Arc::clone(&self.source), self.valid.clone(), local, warnings)
     }
 

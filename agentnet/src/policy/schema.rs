@@ -135,7 +135,7 @@ pub const POLICY: Table = Table {
 };
 
 /// `[egress]`.
-const EGRESS: Table = Table {
+pub const EGRESS: Table = Table {
     name: "[egress]",
     doc: "What may be sent, and to whom.",
     one_of: &[],
@@ -196,7 +196,7 @@ pub const DENY: Table = Table {
 };
 
 /// `[local]`.
-const LOCAL: Table = Table {
+pub const LOCAL: Table = Table {
     name: "[local]",
     doc: "Connections that do not leave this host.",
     one_of: &[],

@@ -4,4 +4,5 @@ mod diagnostics;
 mod explain;
 mod files;
 mod robustness;
+mod scan;
 mod verdict;

@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpListener, UdpSocket},
-    path::PathBuf,
+    path::{Path, PathBuf},
     thread,
 };
 
@@ -26,6 +26,11 @@ enum Command {
     },
     /// Runs a JSON list of operations, each in a child, and prints a line for each.
     Suite {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Runs a JSON list of operations in this process, says nothing of them, and waits until its input ends.
+    Stay {
         /// The file.
         file: PathBuf,
     },
@@ -55,10 +60,12 @@ fn main() -> Result<()> {
             serde_json::to_writer(io::stdout(), &probe::run::one(&name, &args))?;
             Ok(writeln!(io::stdout())?)
         }
-        Command::Suite { file } => {
-            let text = fs::read(&file).with_context(|| file.display().to_string())?;
-            let requests: Vec<Request> = serde_json::from_slice(&text)?;
-            Ok(probe::run::suite(&requests, &mut io::stdout())?)
+        Command::Suite { file } => Ok(probe::run::suite(&requests(&file)?, &mut io::stdout())?),
+        Command::Stay { file } => {
+            for request in requests(&file)? {
+                probe::run::one(&request.op, &request.args);
+            }
+            ready_until_input_ends()
         }
         Command::Serve { tcp, udp } => serve(&tcp, &udp),
         Command::Hold => {
@@ -67,6 +74,11 @@ fn main() -> Result<()> {
             ready_until_input_ends()
         }
     }
+}
+
+fn requests(file: &Path) -> Result<Vec<Request>> {
+    let text = fs::read(file).with_context(|| file.display().to_string())?;
+    Ok(serde_json::from_slice(&text)?)
 }
 
 /// Tells who is ready, then waits.

@@ -17,7 +17,7 @@ use self::story::{SERVICE, Step};
 use crate::{
     lab::{
         Lab,
-        agent::agentnet_binary,
+        child::agentnet_binary,
         server::{Servers, Transport},
         wire::Packet,
     },

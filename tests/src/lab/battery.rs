@@ -1,6 +1,6 @@
 //! All operations at once, and the judgement on what came of them.
 
-use super::{Lab, net::Family};
+use super::{Lab, net::Family, wire::Packet};
 use crate::{
     probe::{self, Needs, Operation, Report, Request, Trace},
     skip,
@@ -64,11 +64,13 @@ impl Battery {
         let mut leaks: Vec<_> = stray.iter().map(|packet| format!("to {denied}: {packet:?}")).collect();
         for (operation, request) in self.operations.iter().zip(&self.requests) {
             let allowed = self.family.allowed();
-            let leaked = lab.sniffer.packets(|packet| {
-                packet.holds(request.args.secret())
-                    && !(operation.reaches_allowed
-                        && packet.header.is_some_and(|header| header.destination == allowed))
-            });
+            let is_rightful = |packet: &Packet| {
+                operation.reaches_allowed
+                    && packet.is_plain()
+                    && packet.header.is_some_and(|header| header.destination == allowed)
+            };
+            let leaked =
+                lab.sniffer.packets(|packet| packet.holds(request.args.secret()) && !is_rightful(packet));
             leaks.extend(leaked.iter().map(|packet| format!("{}: {packet:?}", operation.name)));
         }
         leaks

@@ -10,6 +10,10 @@ use anyhow::Result;
 
 use crate::sys;
 
+/// `BPF_PROG_LOAD`.
+pub const PROG_LOAD: libc::c_long = 5;
+/// `BPF_LINK_CREATE`.
+pub const LINK_CREATE: libc::c_long = 28;
 const LINK_GET_FD_BY_ID: libc::c_long = 30;
 const LINK_GET_NEXT_ID: libc::c_long = 31;
 const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
@@ -27,12 +31,24 @@ pub struct CgroupLink {
     pub cgroup: u64,
 }
 
-fn bpf(command: libc::c_long, attributes: &mut [u32; 32]) -> io::Result<i32> {
+/// bpf(2).
+///
+/// # Errors
+/// As the call.
+pub fn bpf(command: libc::c_long, attributes: &mut [u32; 32]) -> io::Result<i32> {
     // SAFETY: the attributes are readable and writable for their size; commands used here follow no other
     // pointer than the one that `info` sets.
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), size_of_val(attributes)) };
     Ok(i32::try_from(sys::check(result)?).unwrap_or(-1))
+}
+
+/// Writes a pointer into the attributes from word `at` on. What it points to must live until the call.
+pub fn set_pointer<T>(attributes: &mut [u32; 32], at: usize, pointer: *const T) {
+    let bytes = (pointer as u64).to_ne_bytes();
+    for (word, bytes) in attributes.iter_mut().skip(at).zip(bytes.chunks_exact(4)) {
+        *word = u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+    }
 }
 
 /// All links to cgroups.
@@ -67,13 +83,10 @@ fn info(id: u32) -> io::Result<Option<CgroupLink>> {
     let _fd = unsafe { OwnedFd::from_raw_fd(fd) };
     // struct bpf_link_info: type, id, prog_id, padding, then for cgroups a 64-bit id.
     let mut info = [0_u64; 16];
-    let pointer = (info.as_mut_ptr() as usize).to_ne_bytes();
     let mut attributes = [0; 32];
     attributes[0] = fd.unsigned_abs();
     attributes[1] = u32::try_from(size_of_val(&info)).unwrap_or(0);
-    for (word, bytes) in attributes[2..4].iter_mut().zip(pointer.chunks_exact(4)) {
-        *word = u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-    }
+    set_pointer(&mut attributes, 2, info.as_mut_ptr());
     bpf(OBJ_GET_INFO_BY_FD, &mut attributes)?;
     let words: Vec<u32> = info
         .iter()

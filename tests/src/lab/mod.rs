@@ -1,17 +1,20 @@
-//! Two hosts and a wire between them.
+//! The lab: two hosts and a wire between them, servers, a sniffer, agents.
 
 pub mod agent;
 pub mod battery;
 pub mod bpf;
 pub mod cgroup;
+pub mod child;
 pub mod client;
 pub mod expect;
+pub mod hosts;
 pub mod net;
 pub mod netlink;
 pub mod netns;
 pub mod policy;
 pub mod pty;
 pub mod residue;
+pub mod running;
 pub mod server;
 pub mod sniffer;
 pub mod wire;
@@ -19,15 +22,15 @@ pub mod wire;
 use std::{
     fs,
     net::{IpAddr, SocketAddr, UdpSocket},
+    ops::Deref,
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 
 use self::{
+    hosts::Hosts,
     net::Family,
-    netlink::Netlink,
-    netns::Namespace,
     server::{Servers, Transport},
     sniffer::Sniffer,
 };
@@ -35,18 +38,21 @@ use crate::eventually::{DEADLINE, eventually};
 
 static NEXT: AtomicU32 = AtomicU32::new(1);
 
-/// The agent's host, the servers' host, and what listens there.
+/// The two hosts, what listens on one of them, and the witness on the wire.
 pub struct Lab {
-    /// Unique among all labs of this machine; agents are named after it.
-    pub name: String,
-    /// Where agents run.
-    pub agent: Namespace,
-    /// Where the servers are.
-    pub server: Namespace,
-    /// What they got.
+    hosts: Hosts,
+    /// What the servers got.
     pub servers: Servers,
     /// All that came over the wire.
     pub sniffer: Sniffer,
+}
+
+impl Deref for Lab {
+    type Target = Hosts;
+
+    fn deref(&self) -> &Hosts {
+        &self.hosts
+    }
 }
 
 impl Lab {
@@ -55,58 +61,10 @@ impl Lab {
     /// # Errors
     /// Without root, or if the kernel has no veth interfaces.
     pub fn new() -> Result<Self> {
-        let (agent, server) = (Namespace::new()?, Namespace::new()?);
-        for namespace in [&agent, &server] {
-            namespace.run(prepare)?;
-        }
-        agent.run(|| {
-            let netlink = Netlink::open()?;
-            let (near, far) =
-                ((net::AGENT_INTERFACE, net::AGENT_MAC), (net::SERVER_INTERFACE, net::SERVER_MAC));
-            netlink.add_veth(near, far, server.fd())
-        })?;
-        server.run(|| {
-            // Fast open without the exchange of a cookie before.
-            sysctl("net/ipv4/tcp_fastopen", "1539")?;
-            let netlink = Netlink::open()?;
-            netlink.up("lo")?;
-            netlink.up(net::SERVER_INTERFACE)?;
-            for family in Family::ALL {
-                for ip in [family.allowed(), family.denied()] {
-                    netlink.add_address(net::SERVER_INTERFACE, ip, wire_prefix(ip))?;
-                }
-                netlink.add_address(
-                    net::SERVER_INTERFACE,
-                    family.metadata(),
-                    host_prefix(family.metadata()),
-                )?;
-            }
-            Ok(())
-        })?;
-        agent.run(|| {
-            sysctl("net/ipv4/tcp_fastopen", "5")?;
-            sysctl("net/ipv4/ping_group_range", "0 2147483647")?;
-            let netlink = Netlink::open()?;
-            netlink.up("lo")?;
-            netlink.up(net::AGENT_INTERFACE)?;
-            for family in Family::ALL {
-                netlink.add_address(net::AGENT_INTERFACE, family.agent(), wire_prefix(family.agent()))?;
-                netlink.add_default_route(family.allowed())?;
-            }
-            Ok(())
-        })?;
-        let sniffer = Sniffer::start(&server)?;
-        let servers = Servers::start(&server, &endpoints())?;
-        let name = format!("lab-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        Ok(Self { name, agent, server, servers, sniffer })
-    }
-
-    /// A process on the agent's host that is no agent, as `user` or as root.
-    ///
-    /// # Errors
-    /// If it does not come up.
-    pub fn outsider(&self, user: Option<u32>) -> Result<agent::Outsider> {
-        agent::Outsider::start(self, user)
+        let hosts = Hosts::new()?;
+        let sniffer = Sniffer::start(&hosts.server)?;
+        let servers = Servers::start(&hosts.server, &endpoints())?;
+        Ok(Self { hosts, servers, sniffer })
     }
 
     /// Returns when all that was sent before has passed the sniffer, and the sniffer has missed nothing.
@@ -178,29 +136,6 @@ fn endpoints() -> Vec<SocketAddr> {
         }
     }
     endpoints
-}
-
-fn wire_prefix(ip: IpAddr) -> u8 {
-    if ip.is_ipv4() { 24 } else { 64 }
-}
-
-fn host_prefix(ip: IpAddr) -> u8 {
-    if ip.is_ipv4() { 32 } else { 128 }
-}
-
-/// Makes a fresh namespace quiet and its addresses usable at once.
-fn prepare() -> Result<()> {
-    for (name, value) in [("accept_dad", "0"), ("accept_ra", "0"), ("router_solicitations", "0")] {
-        sysctl(&format!("net/ipv6/conf/default/{name}"), value)?;
-    }
-    for name in ["all", "default"] {
-        sysctl(&format!("net/ipv4/conf/{name}/rp_filter"), "0")?;
-    }
-    Ok(())
-}
-
-fn sysctl(name: &str, value: &str) -> Result<()> {
-    fs::write(format!("/proc/sys/{name}"), value).with_context(|| format!("set {name} to {value}"))
 }
 
 /// Whether a line of `/proc/net/tcp` has this remote address, in any state but `TIME_WAIT`.

@@ -1,6 +1,6 @@
 //! Policies of the tests, as text.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, net::IpAddr};
 
 use super::net::{ALLOWED_PORT, Family};
 
@@ -34,17 +34,20 @@ impl Policy {
 
     /// Allows an address or a network.
     #[must_use]
-    pub fn allow(mut self, cidr: &str, ports: &[u16], protocols: &[&str]) -> Self {
-        let _ = write!(
-            self.rules,
-            "\n[[egress.allow]]\ncidr = {cidr:?}\nports = {ports:?}\nprotocols = {protocols:?}\n"
-        );
+    pub fn allow(mut self, place: &str, ports: &[u16], protocols: &[&str]) -> Self {
+        let cidr = Self::network(place);
+        let _ = write!(self.rules, "\n[[egress.allow]]\ncidr = {cidr:?}\nprotocols = {protocols:?}\n");
+        // ICMP has none.
+        if !ports.is_empty() {
+            let _ = writeln!(self.rules, "ports = {ports:?}");
+        }
         self
     }
 
     /// Denies an address or a network.
     #[must_use]
-    pub fn deny(mut self, cidr: &str) -> Self {
+    pub fn deny(mut self, place: &str) -> Self {
+        let cidr = Self::network(place);
         let _ = write!(self.rules, "\n[[egress.deny]]\ncidr = {cidr:?}\n");
         self
     }
@@ -68,6 +71,15 @@ impl Policy {
     pub fn audit(mut self) -> Self {
         self.mode = "audit";
         self
+    }
+
+    /// An address alone as the network that holds just it.
+    fn network(place: &str) -> String {
+        match place.parse::<IpAddr>() {
+            Ok(IpAddr::V4(ip)) => format!("{ip}/32"),
+            Ok(IpAddr::V6(ip)) => format!("{ip}/128"),
+            Err(_) => place.to_owned(),
+        }
     }
 
     /// The file's text.

@@ -10,9 +10,9 @@ use std::{
 use anyhow::{Result, ensure};
 
 use super::{
-    agent::Running,
     bpf::{self, CgroupLink},
     cgroup,
+    running::Running,
 };
 use crate::eventually::{DEADLINE, eventually};
 

@@ -129,7 +129,7 @@ fn serve(endpoints: &[Endpoint], stop: &OwnedFd, tallies: &Tallies) -> Result<()
                     Ok(length) => {
                         count(connection.addr, Transport::Tcp, &|tally| tally.bytes += length);
                         // An echo that the client does not read is lost, and that is all it is.
-                        let _ = connection.stream.write(&buffer[..length]);
+                        let _ = connection.stream.write_all(&buffer[..length]);
                     }
                     Err(error) => return error.kind() == ErrorKind::WouldBlock,
                 }

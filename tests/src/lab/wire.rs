@@ -49,6 +49,18 @@ impl Packet {
         }
     }
 
+    /// Whether the transport header follows the IP header at once, whole: no options, no extension headers,
+    /// no fragment.
+    pub fn is_plain(&self) -> bool {
+        match (self.bytes.as_slice(), self.header) {
+            ([0x45, ..], Some(_)) => {
+                self.bytes.get(6..8).is_some_and(|bytes| bytes[0] & 0x3f == 0 && bytes[1] == 0)
+            }
+            ([first, _, _, _, _, _, next, ..], Some(header)) => first >> 4 == 6 && *next == header.protocol,
+            _ => false,
+        }
+    }
+
     fn transport(&self) -> &[u8] {
         transport(&self.bytes).map_or(&[], |(_, _, rest)| rest)
     }
@@ -129,6 +141,12 @@ mod tests {
     fn a_later_fragment_has_no_port() {
         let packet = v6(44, &[17, 0, 0, 8, 0, 0, 0, 1, 0, 1, 0, 2, 0, 3, 0, 4]);
         assert_eq!(packet.header.map(|header| (header.protocol, header.port)), Some((17, 0)));
+    }
+
+    #[test]
+    fn an_extension_header_is_not_plain() {
+        assert!(v6(17, &datagram(1, b"")).is_plain());
+        assert!(!v6(0, &[17, 0, 1, 4, 0, 0, 0, 0]).is_plain());
     }
 
     #[test]

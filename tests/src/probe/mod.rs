@@ -156,7 +156,8 @@ pub struct Operation {
     pub families: Families,
     /// What it needs of the kernel.
     pub needs: Needs,
-    /// Whether it is right that its marker reaches the allowed endpoint.
+    /// Whether it is right that its marker reaches the allowed host in an ordinary packet: it is sent there,
+    /// and what would have turned it elsewhere was refused.
     pub reaches_allowed: bool,
 }
 

@@ -50,6 +50,7 @@ pub const OPERATIONS: &[Operation] = &[
     }),
     Operation::new("opt-source-route", Trace::Marker, "IP_OPTIONS with a loose source route", source_route)
         .only(Families::V4)
+        .to_allowed()
         .privileged(),
     Operation::new(
         "opt-record-route",
@@ -83,7 +84,8 @@ pub const OPERATIONS: &[Operation] = &[
             tune_and_send(&Args { to, ..args.clone() }, libc::IPPROTO_IPV6, libc::IPV6_RTHDR, &header)
         },
     )
-    .only(Families::V6),
+    .only(Families::V6)
+    .to_allowed(),
     Operation::new("opt-hop-by-hop", Trace::Marker, "IPV6_HOPOPTS, then send", |args| {
         tune_and_send(args, libc::IPPROTO_IPV6, libc::IPV6_HOPOPTS, &PADDING_HEADER)
     })

@@ -74,10 +74,13 @@ pub const OPERATIONS: &[Operation] = &[
         },
     )
     .privileged(),
-    Operation::new("mount-cgroup", Trace::Nothing, "mounts the cgroup hierarchy", |_| {
-        unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNS | UnshareFlags::NEWCGROUP)?;
-        mount_cgroup().map(|_| 0)
-    }),
+    Operation::new(
+        "mounted-cgroup-send",
+        Trace::Marker,
+        "the same in a hierarchy it mounted itself",
+        mounted,
+    )
+    .privileged(),
     Operation::new("mount-bpf", Trace::Nothing, "mounts a bpf file system", |_| {
         unshare(UnshareFlags::NEWNS)?;
         mount("bpf").map(|_| 0)
@@ -178,6 +181,23 @@ fn mount(kind: &str) -> Result<PathBuf, Failure> {
     let place = Path::new("/tmp");
     rustix::mount::mount("none", place, kind, MountFlags::empty(), None).step("mount")?;
     Ok(place.to_owned())
+}
+
+/// Makes a cgroup in a hierarchy that shows just the part below its own, as root of a new user namespace.
+fn mounted(args: &Args) -> Outcome {
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNS | UnshareFlags::NEWCGROUP)?;
+    fs::write("/proc/self/setgroups", "deny").step("setgroups")?;
+    fs::write("/proc/self/uid_map", format!("0 {uid} 1")).step("uid_map")?;
+    fs::write("/proc/self/gid_map", format!("0 {gid} 1")).step("gid_map")?;
+    let own = mount_cgroup()?;
+    let child = own.join(format!("probe-{}", std::process::id()));
+    fs::create_dir(&child).step("mkdir")?;
+    let sent =
+        fs::write(child.join("cgroup.procs"), "0").step("cgroup.procs").and_then(|()| udp::sendto(args));
+    let _ = fs::write(own.join("cgroup.procs"), "0");
+    let _ = fs::remove_dir(&child);
+    sent
 }
 
 fn own_cgroup(root: &Path) -> Result<PathBuf, Failure> {

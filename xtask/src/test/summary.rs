@@ -58,13 +58,24 @@ pub(crate) struct Parser {
     show_output: bool,
     /// Inside the runner's report of what passing tests printed.
     in_successes: bool,
-    /// Failures that this test binary named so far.
+    /// Failures that this test program named so far.
     failed_here: usize,
+    /// Test programs that were started.
+    started: usize,
+    /// Results that were printed.
+    results: usize,
 }
 
 impl Parser {
     pub(crate) fn new(show_output: bool) -> Self {
-        Self { summary: Summary::default(), show_output, in_successes: false, failed_here: 0 }
+        Self {
+            summary: Summary::default(),
+            show_output,
+            in_successes: false,
+            failed_here: 0,
+            started: 0,
+            results: 0,
+        }
     }
 
     /// Takes a line in and says whether it is to be shown.
@@ -74,15 +85,12 @@ impl Parser {
             self.result(result);
             return true;
         }
-        let skip = skip_line(line);
-        if let Some((name, reason)) = skip {
-            self.summary.skipped.insert(name.to_owned(), reason.to_owned());
-        }
+        let skip = self.skip(line);
         if self.in_successes {
             if line == "failures:" {
                 self.in_successes = false;
             } else {
-                return self.show_output || skip.is_some();
+                return self.show_output || skip;
             }
         }
         if line == "successes:" {
@@ -92,6 +100,22 @@ impl Parser {
         if let Some((name, outcome)) = line.strip_prefix("test ").and_then(|test| test.rsplit_once(" ... ")) {
             self.outcome(name, outcome);
         }
+        true
+    }
+
+    /// Takes in a line of standard error, which is cargo's and the tests' own.
+    pub(crate) fn error_line(&mut self, line: &str) {
+        // Coloured or not: `     Running tests/connect.rs (target/debug/deps/connect-0123)`.
+        if line.contains("     Running") && line.ends_with(')') {
+            self.started += 1;
+        }
+        self.skip(line);
+    }
+
+    /// Whether the line says that something was skipped.
+    fn skip(&mut self, line: &str) -> bool {
+        let Some((name, reason)) = skip_line(line) else { return false };
+        self.summary.skipped.insert(name.to_owned(), reason.to_owned());
         true
     }
 
@@ -121,9 +145,13 @@ impl Parser {
             self.summary.failed.push(format!("a test whose name was garbled ({})", unnamed + 1));
         }
         self.failed_here = 0;
+        self.results += 1;
     }
 
-    pub(crate) fn finish(self) -> Summary {
+    pub(crate) fn finish(mut self) -> Summary {
+        for _ in self.results..self.started {
+            self.summary.failed.push("a test program that ended without a result".to_owned());
+        }
         self.summary
     }
 }
@@ -208,6 +236,16 @@ test result: FAILED. 2 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; 
         let (summary, _) =
             parse("test a ... noise FAILED?\ntest result: FAILED. 0 passed; 2 failed; 0 ignored;\n");
         assert_eq!(summary.to_string(), "0 passed, 2 failed, 0 skipped");
+    }
+
+    #[test]
+    fn a_program_without_a_result_is_a_failure() {
+        let mut parser = Parser::new(false);
+        parser.error_line("     Running tests/a.rs (target/debug/deps/a-1)");
+        parser.line("test result: ok. 1 passed; 0 failed; 0 ignored;");
+        parser.error_line("\x1b[1m\x1b[92m     Running\x1b[0m tests/b.rs (target/debug/deps/b-2)");
+        parser.error_line("SKIP c: on standard error");
+        assert_eq!(parser.finish().to_string(), "1 passed, 1 failed, 1 skipped");
     }
 
     #[test]

@@ -17,7 +17,11 @@ const CLASS: u8 = 0x07;
 /// memset and memcpy, which need no frame.
 pub(super) fn depths(object: &[u8]) -> Result<HashMap<String, u32>, ParseError> {
     let object = Object::parse(object)?;
-    Ok(object.functions.values().map(|function| (function.name.clone(), depth(&function.instructions))).collect())
+    Ok(object
+        .functions
+        .values()
+        .map(|function| (function.name.clone(), depth(&function.instructions)))
+        .collect())
 }
 
 fn depth(instructions: &[bpf_insn]) -> u32 {

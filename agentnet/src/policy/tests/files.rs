@@ -8,7 +8,7 @@ use rstest::rstest;
 use crate::policy::{
     BUILT_IN, Policy,
     diagnostic::{Code, Diagnostics},
-    schema,
+    schema, special,
 };
 
 const POLICIES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../policies");
@@ -40,8 +40,9 @@ fn every_published_policy_is_valid() {
 
 #[test]
 fn every_built_in_policy_has_the_name_it_is_found_by() {
+    let empty = tempfile::tempdir().unwrap();
     for (name, _) in BUILT_IN {
-        let policy = Policy::load(name, &[]).unwrap();
+        let policy = Policy::load_from(empty.path(), name, &[]).unwrap();
         assert_eq!(policy.compiled.name, *name);
         assert_eq!(policy.compiled.mode, MODE_ENFORCE);
         assert!(policy.is_built_in());
@@ -105,7 +106,7 @@ fn without_a_policy_everything_is_reported_and_nothing_refused() {
 
 #[test]
 fn audit_can_be_forced() {
-    let mut policy = Policy::load("offline", &[]).unwrap();
+    let mut policy = Policy::load(&format!("{POLICIES}/offline.toml"), &[]).unwrap();
     assert_eq!((policy.compiled.loopback, policy.compiled.listen), (LOCAL_OWN, LOCAL_DENY));
     policy.force_audit();
     assert_eq!(policy.compiled.mode, MODE_AUDIT);
@@ -123,4 +124,18 @@ fn rules_know_where_they_are_written() {
         ["`deny 10.0.0.1/32 tcp+udp+icmp` (test.toml:4)", "`10.0.0.0/8 tcp 5432, 8000-8099` (test.toml:7)",]
     );
     assert!(policy.compiled.rules.iter().enumerate().all(|(at, rule)| usize::from(rule.id.0) == at));
+}
+
+#[test]
+fn the_reference_names_every_key_code_and_special_network() {
+    let reference = include_str!("../../../../docs/policy.md");
+    let tables = [&schema::POLICY, &schema::EGRESS, &schema::ALLOW, &schema::DENY, &schema::LOCAL];
+    let keys = tables.iter().flat_map(|table| table.keys).map(|key| key.name.to_owned());
+    let codes = Code::ALL.iter().map(|code| code.label().to_owned());
+    let networks = special::SPECIAL.iter().map(|special| special.net.to_string());
+    for word in keys.chain(codes).chain(networks) {
+        let written =
+            [format!("`{word}`"), format!("`[{word}]`"), format!("`[[{word}]]`"), format!(".{word}]]`")];
+        assert!(written.iter().any(|form| reference.contains(form)), "docs/policy.md lacks {word}");
+    }
 }

@@ -1,19 +1,16 @@
 //! The verdict on a compiled policy is that of a plain scan of all its rules.
 //!
-//! The scan is written from docs/policy.md and shares no code with the compiler: policies are made as TOML,
-//! and the scan has rules, networks, special-purpose networks and names of its own.
+//! Policies are made as TOML, so that all of the front end is between the rules and the verdict.
 
 use std::{
     cell::Cell,
-    fmt::Write as _,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    sync::LazyLock,
 };
 
 use agentnet_common::{
     addr::{Addr, Endpoint},
     name::NameKey,
-    verdict::{Reason, RuleId, Scope, Verdict, decide, decide_name},
+    verdict::{Scope, Verdict, decide, decide_name},
 };
 use proptest::{
     prelude::*,
@@ -21,6 +18,7 @@ use proptest::{
     test_runner::{RngAlgorithm, TestCaseError, TestRunner},
 };
 
+use super::scan::{PROTOCOLS, Rule, SPECIAL, scan, scan_name};
 use crate::policy::{
     Policy,
     diagnostic::{Code, Severity},
@@ -30,48 +28,6 @@ use crate::policy::{
 /// Policies, and what is asked of each: 100,000 questions about addresses, and as many about names.
 const POLICIES: u32 = 5_000;
 const QUESTIONS: usize = 20;
-
-/// Networks that a rule has to name; the second column says which are this host.
-const SPECIAL: &[(&str, bool)] = &[
-    ("0.0.0.0/8", false),
-    ("0.0.0.0/32", true),
-    ("10.0.0.0/8", false),
-    ("100.64.0.0/10", false),
-    ("100.100.100.200/32", false),
-    ("127.0.0.0/8", true),
-    ("168.63.129.16/32", false),
-    ("169.254.0.0/16", false),
-    ("169.254.42.42/32", false),
-    ("169.254.169.254/32", false),
-    ("169.254.170.2/32", false),
-    ("169.254.170.23/32", false),
-    ("172.16.0.0/12", false),
-    ("192.0.0.0/24", false),
-    ("192.0.0.192/32", false),
-    ("192.168.0.0/16", false),
-    ("224.0.0.0/4", false),
-    ("240.0.0.0/4", false),
-    ("255.255.255.255/32", false),
-    ("::/96", false),
-    ("::/128", true),
-    ("::1/128", true),
-    ("64:ff9b::/96", false),
-    ("64:ff9b:1::/48", false),
-    ("2001::/32", false),
-    ("2002::/16", false),
-    ("fc00::/7", false),
-    ("fd00:42::42/128", false),
-    ("fd00:ec2::23/128", false),
-    ("fd00:ec2::254/128", false),
-    ("fd20:ce::254/128", false),
-    ("fe80::/10", false),
-    ("fe80::a9fe:a9fe/128", false),
-    ("fec0::/10", false),
-    ("ff00::/8", false),
-];
-
-static PARSED: LazyLock<Vec<((IpAddr, u32), bool)>> =
-    LazyLock::new(|| SPECIAL.iter().map(|(net, is_local)| (parse_net(net), *is_local)).collect());
 
 /// Around these, addresses and networks are made.
 const CENTRES: &[&str] = &[
@@ -101,158 +57,6 @@ const CENTRES: &[&str] = &[
 
 /// Addresses that the host may have.
 const LOCAL: &[&str] = &["127.0.0.1", "::1", "10.20.0.1", "203.0.113.5", "2001:db8::1", "fe80::1"];
-
-const PROTOCOLS: [&str; 3] = ["tcp", "udp", "icmp"];
-
-#[derive(Clone, Debug)]
-struct Rule<T> {
-    allow: bool,
-    target: T,
-    /// `None`: not written.
-    protocols: Option<Vec<&'static str>>,
-    /// `None`: not written.
-    ports: Option<Vec<(u16, u16)>>,
-}
-
-impl<T> Rule<T> {
-    fn write(&self, text: &mut String, key: &str, target: &str) {
-        let header = if self.allow { "allow" } else { "deny" };
-        writeln!(text, "[[egress.{header}]]\n{key} = \"{target}\"").unwrap();
-        if let Some(protocols) = &self.protocols {
-            writeln!(text, "protocols = {protocols:?}").unwrap();
-        }
-        if let Some(ports) = &self.ports {
-            let ports: Vec<_> = ports.iter().map(|(first, last)| format!("\"{first}-{last}\"")).collect();
-            writeln!(text, "ports = [{}]", ports.join(", ")).unwrap();
-        }
-    }
-
-    fn matches(&self, protocol: &str, port: u16, default_ports: &[(u16, u16)]) -> bool {
-        let default = if self.allow { default_ports } else { &[(0, u16::MAX)] };
-        let ports = self.ports.as_deref().unwrap_or(default);
-        let default_protocols: &[&str] = match (self.allow, &self.ports) {
-            (true, _) => &["tcp"],
-            (false, None) => &["tcp", "udp", "icmp"],
-            (false, Some(_)) => &["tcp", "udp"],
-        };
-        self.protocols.as_deref().unwrap_or(default_protocols).contains(&protocol)
-            && (protocol == "icmp" || ports.iter().any(|&(first, last)| (first..=last).contains(&port)))
-    }
-}
-
-fn bits(ip: IpAddr) -> (u128, u32) {
-    match ip {
-        IpAddr::V4(ip) => (u128::from(ip.to_bits()), 32),
-        IpAddr::V6(ip) => (ip.to_bits(), 128),
-    }
-}
-
-/// Whether `ip` is of the family of `network` and has its first `prefix` bits.
-fn inside(ip: IpAddr, (network, prefix): (IpAddr, u32)) -> bool {
-    let ((ip_bits, width), (network_bits, _)) = (bits(ip), bits(network));
-    let same =
-        |shift| ip_bits.checked_shr(shift).unwrap_or(0) == network_bits.checked_shr(shift).unwrap_or(0);
-    ip.is_ipv4() == network.is_ipv4() && same(width - prefix)
-}
-
-fn parse_net(text: &str) -> (IpAddr, u32) {
-    let (ip, prefix) = text.split_once('/').unwrap();
-    (ip.parse().unwrap(), prefix.parse().unwrap())
-}
-
-fn protocol_name(number: u8) -> Option<&'static str> {
-    match number {
-        1 | 58 => Some("icmp"),
-        6 => Some("tcp"),
-        17 => Some("udp"),
-        _ => None,
-    }
-}
-
-/// The rules that speak about one place, as a person would go through them.
-struct Scan<'a, T> {
-    allows: Vec<(usize, &'a Rule<T>)>,
-    denies: Vec<&'a Rule<T>>,
-    default_ports: &'static [(u16, u16)],
-}
-
-impl<T> Scan<'_, T> {
-    fn allowed_by(&self, protocol: &str, port: u16) -> Option<usize> {
-        if self.denies.iter().any(|rule| rule.matches(protocol, port, self.default_ports)) {
-            return None;
-        }
-        let mut allows = self.allows.iter();
-        allows.find(|(_, rule)| rule.matches(protocol, port, self.default_ports)).map(|(at, _)| *at)
-    }
-
-    /// Whether anything at all is allowed: where it is, it begins or ends at the end of a range.
-    fn allows_something(&self) -> bool {
-        let rules = self.allows.iter().map(|(_, rule)| *rule).chain(self.denies.iter().copied());
-        let ends =
-            rules.flat_map(|rule| rule.ports.iter().flatten()).flat_map(|&(first, last)| [first, last]);
-        let mut near: Vec<u16> =
-            ends.flat_map(|end| [end.saturating_sub(1), end, end.saturating_add(1)]).collect();
-        near.extend([1, 443, u16::MAX]);
-        near.iter().any(|port| PROTOCOLS.iter().any(|protocol| self.allowed_by(protocol, *port).is_some()))
-    }
-}
-
-/// docs/policy.md, read out loud.
-fn scan(
-    rules: &[Rule<(IpAddr, u32)>],
-    local: &[IpAddr],
-    loopback: &str,
-    (ip, port, protocol): (IpAddr, u16, u8),
-    scope: Scope,
-) -> Verdict {
-    if loopback != "deny" && scope == Scope::OwnListener {
-        return Verdict::Allow(RuleId::OWN_LISTENER);
-    }
-    if loopback == "any" && scope == Scope::ForeignListener {
-        return Verdict::Allow(RuleId::ANY_LISTENER);
-    }
-    let loopback_net = |ip| PARSED.iter().any(|(net, is_local)| *is_local && inside(ip, *net));
-    let own = local.iter().filter(|ip| !loopback_net(**ip)).map(|ip| ((*ip, bits(*ip).1), true));
-    let table = PARSED.iter().copied();
-    let special = table.chain(own).filter(|(net, _)| inside(ip, *net)).max_by_key(|((_, prefix), _)| *prefix);
-    let names = |prefix: u32| special.is_none_or(|((_, special), _)| prefix >= special);
-    let on_this_host = scope != Scope::Remote;
-    if on_this_host && !special.is_some_and(|(_, is_local)| is_local) {
-        return Verdict::Deny(Reason::ForeignListener);
-    }
-    let here = || rules.iter().enumerate().filter(|(_, rule)| inside(ip, rule.target));
-    let scan = Scan {
-        allows: here().filter(|(_, rule)| rule.allow && names(rule.target.1)).collect(),
-        denies: here().filter(|(_, rule)| !rule.allow).map(|(_, rule)| rule).collect(),
-        default_ports: &[],
-    };
-    match protocol_name(protocol).and_then(|protocol| scan.allowed_by(protocol, port)) {
-        Some(at) => Verdict::Allow(RuleId(at.try_into().unwrap())),
-        None if on_this_host => Verdict::Deny(Reason::ForeignListener),
-        None if special.is_some() => Verdict::Deny(Reason::SpecialNetwork),
-        None if scan.allows_something() => Verdict::Deny(Reason::PortOrProtocol),
-        None => Verdict::Deny(Reason::NoRule),
-    }
-}
-
-fn scan_name(rules: &[Rule<String>], name: &str, port: u16, protocol: u8) -> Verdict {
-    let means = |pattern: &str| match pattern.strip_prefix('*') {
-        // "*" and "*.example.com": what is left of the latter is the end of every name below.
-        Some(end) => name.len() > end.len() && name.ends_with(end),
-        None => pattern == name,
-    };
-    let here = || rules.iter().enumerate().filter(|(_, rule)| means(&rule.target));
-    let scan = Scan {
-        allows: here().filter(|(_, rule)| rule.allow).collect(),
-        denies: here().filter(|(_, rule)| !rule.allow).map(|(_, rule)| rule).collect(),
-        default_ports: &[(443, 443)],
-    };
-    match protocol_name(protocol).and_then(|protocol| scan.allowed_by(protocol, port)) {
-        Some(at) => Verdict::Allow(RuleId(at.try_into().unwrap())),
-        None if scan.allows_something() => Verdict::Deny(Reason::PortOrProtocol),
-        None => Verdict::Deny(Reason::NameNotAllowed),
-    }
-}
 
 fn any_port() -> impl Strategy<Value = u16> {
     prop_oneof![6 => 1_u16..=8, 2 => Just(443), 1 => u16::MAX - 2..=u16::MAX]

@@ -1,0 +1,9 @@
+//! What enforcement costs: nanoseconds per run of each kernel program, and what is left of throughput and of
+//! the rate of connections.
+
+pub mod empty;
+pub mod load;
+pub mod pairs;
+pub mod programs;
+pub mod report;
+pub mod stats;

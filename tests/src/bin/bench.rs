@@ -1,0 +1,75 @@
+//! What `cargo xtask bench` runs: prints its tables in Markdown, and all values as JSON if asked to.
+
+use std::{fs, path::PathBuf};
+
+use agentnet_tests::{
+    bench::{
+        load::{self, CONNECT_PORT, Load, STREAM_PORT, Stream},
+        pairs::{self, Measure},
+        programs,
+        report::Report,
+    },
+    lab::{hosts::Hosts, net::Family, policy::Policy, server::Servers},
+};
+use anyhow::Result;
+use clap::Parser;
+
+#[derive(Parser)]
+#[command(about)]
+struct Cli {
+    /// Pairs for each measure.
+    #[arg(long, default_value_t = 30)]
+    pairs: usize,
+    /// Seconds for each run.
+    #[arg(long, default_value_t = 1.0)]
+    seconds: f64,
+    /// Write all values to this file.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    #[command(subcommand)]
+    role: Option<Role>,
+}
+
+#[derive(clap::Subcommand)]
+enum Role {
+    /// The agent: makes load.
+    #[command(hide = true)]
+    Load {
+        #[command(subcommand)]
+        load: Load,
+    },
+}
+
+fn main() -> Result<()> {
+    let cli = Cli::parse();
+    if let Some(Role::Load { load }) = cli.role {
+        println!("{}", load.run()?);
+        return Ok(());
+    }
+    // Without a sniffer: it would have to keep every packet.
+    let hosts = Hosts::new()?;
+    let _echo = Servers::start(&hosts.server, &[Family::V4.allowed_endpoint()])?;
+    let _stream = Stream::serve(&hosts)?;
+    load::take_connections(&hosts)?;
+    let dir = tempfile::tempdir()?;
+    let policy = dir.path().join("policy.toml");
+    fs::write(&policy, Policy::standard().allow_hosts(&[STREAM_PORT, CONNECT_PORT], &["tcp"]).text())?;
+
+    let mut comparisons = Vec::new();
+    for measure in Measure::ALL {
+        comparisons.push(pairs::compare(&hosts, measure, Some(&policy), cli.pairs, cli.seconds)?);
+        comparisons.push(pairs::compare(&hosts, measure, None, cli.pairs, cli.seconds)?);
+    }
+    let programs = programs::measure(&hosts, CONNECT_PORT, cli.seconds)?;
+    let report = Report {
+        kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+        cpus: std::thread::available_parallelism()?.get(),
+        programs,
+        comparisons,
+    };
+    print!("{report}");
+    if let Some(file) = cli.json {
+        fs::write(file, serde_json::to_vec_pretty(&report)?)?;
+    }
+    Ok(())
+}
