@@ -208,8 +208,8 @@ fn unwritten(path: &Path, Trouble { lost, error }: &Trouble) -> String {
     format!("{lost} lines were not written to {}: {error}", path.display())
 }
 
-const ABANDONED: &str = "the engine is gone; the policy stays in force until the agent's last process ends, nothing \
-                         more is reported, and the next agentnet command clears up";
+const ABANDONED: &str = "the engine is gone: the policy stays in force and nothing more is reported; when the agent \
+                         has ended, the next agentnet command that is root clears up";
 
 /// Whether nothing follows this reply.
 pub(super) const fn is_last(reply: &Reply) -> bool {
