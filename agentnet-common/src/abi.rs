@@ -231,22 +231,10 @@ wire! {
         pub cached: u8,
         /// `ROLE_*`.
         pub role: u8,
-        /// Reason of the last refusal that was reported, 0 if none.
-        pub last_reason: u8,
-        /// IANA protocol of `last_*`.
-        pub last_protocol: u8,
-        /// The maker, or whoever last connected it.
-        pub process: Process,
-        /// Refusals that were folded into `last_reason` since it was reported.
-        pub folded: u32,
-        /// Port of the refusal last reported.
-        pub last_port: u16,
         /// Zero.
         pub pad: u16,
-        /// Address of the refusal last reported.
-        pub last_addr: [u32; 4],
-        /// When it was reported, nanoseconds of `CLOCK_MONOTONIC`.
-        pub last_time: u64,
+        /// The maker, or whoever last connected it.
+        pub process: Process,
         /// Bytes let out, IP headers included.
         pub tx_bytes: u64,
         /// Packets let out, before segmentation.
@@ -311,6 +299,6 @@ const _: () = {
     assert!(size_of::<PortRule>() == 8);
     assert!(size_of::<Ruleset>() == 132);
     assert!(size_of::<NameNode>() == 268);
-    assert!(size_of::<SockState>() == 232);
+    assert!(size_of::<SockState>() == 200);
     assert!(size_of::<AgentCounters>() == 8 * (10 + REASON_SLOTS));
 };

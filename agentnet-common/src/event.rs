@@ -94,8 +94,8 @@ wire! {
         /// What the reason needs: `family << 16 | type << 8 | protocol` of a socket, `level << 16 | option` of a
         /// socket option, else 0.
         pub detail: u32,
-        /// Like ones before it that were not reported, folded into this record.
-        pub folded: u32,
+        /// Zero.
+        pub pad2: u32,
         /// Bytes this socket had sent before, IP headers included.
         pub sent: u64,
     }

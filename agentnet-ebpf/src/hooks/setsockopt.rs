@@ -67,7 +67,7 @@ fn try_setsockopt(ctx: &SockoptContext) -> bool {
         detail: (level as u32) << 16 | (option as u32 & 0xffff),
         sent: 0,
     };
-    conclude(cfg, None, &facts, verdict, false)
+    conclude(cfg, &facts, verdict, false)
 }
 
 #[inline(always)]

@@ -103,7 +103,7 @@ fn try_egress(ctx: &SkBuffContext) -> bool {
     };
     // What connect and sendmsg let through they have reported; a reply is the other side's flow.
     let fresh = !reported && !matches!(verdict, Verdict::Allow(RuleId::REPLY));
-    conclude(cfg, Some(state), &facts, verdict, fresh)
+    conclude(cfg, &facts, verdict, fresh)
 }
 
 /// Counts what is let through, for the socket and for the agent.
@@ -142,5 +142,5 @@ fn refuse(ctx: &SkBuffContext, cfg: &AgentCfg, state: Option<&mut SockState>, re
         detail: 0,
         sent: 0,
     };
-    conclude(cfg, state, &facts, Verdict::Deny(reason), false)
+    conclude(cfg, &facts, Verdict::Deny(reason), false)
 }

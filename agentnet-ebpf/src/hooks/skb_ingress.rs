@@ -18,7 +18,7 @@ use aya_ebpf::{
 
 use super::{
     code,
-    sock_addr::{is_cached, may_come_in},
+    sock_addr::{is_reported, may_come_in},
 };
 use crate::{
     agent::{config, sock_state},
@@ -69,7 +69,7 @@ fn try_ingress(ctx: &SkBuffContext) -> bool {
         detail: 0,
         sent: state.tx_bytes,
     };
-    conclude(cfg, Some(state), &facts, verdict, false)
+    conclude(cfg, &facts, verdict, false)
 }
 
 #[inline(always)]
@@ -80,7 +80,7 @@ fn judge(ctx: &SkBuffContext, cfg: &AgentCfg, state: &mut SockState, packet: &Pa
         protocol::TCP if !packet.is_syn() => return reply,
         protocol::TCP => {}
         // The answer to what the agent was allowed to send.
-        _ if is_cached(state, cfg, &packet.remote) => return reply,
+        _ if is_reported(state, cfg, &packet.remote) => return reply,
         _ => {}
     }
     if may_come_in(cfg, packet.on_loopback) {

@@ -55,7 +55,7 @@ pub fn decide_call(ctx: &SockAddrContext, family: Family, hook: Hook) -> bool {
     };
     let state = if sk.is_null() { None } else { sock_state(sk.cast(), true) };
     let Some(state) = state else {
-        return conclude(cfg, None, &facts, Verdict::Deny(Reason::StorageFull), false);
+        return conclude(cfg, &facts, Verdict::Deny(Reason::StorageFull), false);
     };
     state.agent = cfg.agent;
     state.process = process;
@@ -80,7 +80,7 @@ pub fn decide_call(ctx: &SockAddrContext, family: Family, hook: Hook) -> bool {
     }
     remember(state, cfg, &remote, scope, verdict);
     let fresh = !reported && !matches!(verdict, Verdict::Allow(RuleId::NOTHING_SENT | RuleId::REPLY));
-    conclude(cfg, Some(state), &facts, verdict, fresh)
+    conclude(cfg, &facts, verdict, fresh)
 }
 
 /// 0.0.0.0 and :: as destinations mean loopback (`ip_route_output_key_hash_rcu`, net/ipv4/route.c).

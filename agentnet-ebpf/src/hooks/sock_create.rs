@@ -57,7 +57,7 @@ fn try_sock_create(ctx: &SockContext) -> bool {
         detail: (family & 0xff) << 16 | (kind & 0xff) << 8 | proto & 0xff,
         sent: 0,
     };
-    let allow = conclude(cfg, None, &facts, verdict, false);
+    let allow = conclude(cfg, &facts, verdict, false);
     if !allow && matches!(verdict, Verdict::Deny(Reason::SocketType)) {
         // SAFETY: an errno the kernel accepts.
         unsafe { bpf_set_retval(-EPROTONOSUPPORT) };

@@ -158,7 +158,7 @@ impl Cgroup {
     /// # Errors
     /// If the kernel refuses or the process is not here afterwards.
     pub fn place(&self, hierarchy: &Hierarchy, pid: i32) -> Result<()> {
-        self.write("cgroup.procs", pid.to_string(), "move a process into")?;
+        self.write("cgroup.procs", &pid.to_string(), "move a process into")?;
         if hierarchy.of(pid)? == *self {
             Ok(())
         } else {
@@ -171,7 +171,7 @@ impl Cgroup {
     /// # Errors
     /// If the kernel refuses.
     pub fn kill(&self) -> Result<()> {
-        self.write("cgroup.kill", "1".to_owned(), "kill the processes of")
+        self.write("cgroup.kill", "1", "kill the processes of")
     }
 
     /// Whether a process lives in it or below. A cgroup that is gone holds none.
@@ -265,7 +265,7 @@ impl Cgroup {
         Ok(found)
     }
 
-    fn write(&self, file: &str, text: String, action: &'static str) -> Result<()> {
+    fn write(&self, file: &str, text: &str, action: &'static str) -> Result<()> {
         // Not created if missing: a plain directory in the place of a cgroup would take any file.
         let written = fs::OpenOptions::new()
             .write(true)

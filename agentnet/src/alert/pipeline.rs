@@ -214,7 +214,8 @@ impl Pipeline {
 
     fn verdict(&mut self, record: &VerdictRecord, now: Timestamp) -> Vec<Output> {
         let event = &record.event;
-        let count = 1 + u64::from(event.folded);
+        // Each record tells of one; what the kernel did not tell it has counted as suppressed.
+        let count = 1;
         let executable = self.executable(record);
         let distinct = match record.cause {
             Cause::Rule(rule) => {

@@ -2,14 +2,16 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use crate::engine::process;
+use crate::{agent::AgentName, engine::process};
 
 /// Arguments of `agentnet engine`.
 #[derive(Clone, Debug, clap::Args)]
-#[group(required = true, multiple = false)]
 pub struct EngineArgs {
+    /// Name of the agent
+    #[arg(long, value_name = "NAME")]
+    agent: AgentName,
     /// Connect to the client that listens at this socket, and go on in a process of its own
-    #[arg(long, value_name = "SOCKET")]
+    #[arg(long, value_name = "SOCKET", conflicts_with = "connected", required_unless_present = "connected")]
     rendezvous: Option<PathBuf>,
     /// Serve the client at the other end of standard input
     #[arg(long)]
@@ -22,8 +24,8 @@ pub struct EngineArgs {
 /// If it is not root, or its client is not who it should be.
 pub fn run(args: &EngineArgs) -> anyhow::Result<ExitCode> {
     match &args.rendezvous {
-        Some(path) => process::connect(path)?,
-        None => process::run()?,
+        Some(path) => process::connect(path, &args.agent)?,
+        None => process::run(&args.agent)?,
     }
     Ok(ExitCode::SUCCESS)
 }

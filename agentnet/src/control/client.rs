@@ -14,6 +14,7 @@ use super::{
     protocol::{Failure, Ready, Reply, Request, Run, Status},
     rendezvous::{Rendezvous, RendezvousError},
 };
+use crate::agent::AgentName;
 
 /// Programs that give root, in the order in which they are tried.
 const ELEVATORS: [&str; 2] = ["sudo", "doas"];
@@ -74,15 +75,15 @@ pub struct Session {
 }
 
 impl Session {
-    /// Starts an engine: at once if this process is root, else through sudo or doas, which may ask for a
+    /// Starts an engine for `agent`: at once if this process is root, else through sudo or doas, which may ask for a
     /// password on the terminal. Returns when the engine runs on its own.
     ///
     /// # Errors
     /// If there is no way to root, or it is refused, or the engine does not come.
-    pub fn start() -> Result<Self> {
+    pub fn start(agent: &AgentName) -> Result<Self> {
         let rendezvous = Rendezvous::open()?;
         let (program, mut command) = engine_command()?;
-        command.arg("--rendezvous").arg(rendezvous.path());
+        command.arg("--agent").arg(agent.as_str()).arg("--rendezvous").arg(rendezvous.path());
         // What the user types ahead is the agent's: a password is asked for on the terminal itself.
         command.stdin(Stdio::null()).stdout(Stdio::null());
         let spawned =

@@ -28,9 +28,7 @@ pub enum Request {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Run {
-    /// The agent's name.
-    pub agent: AgentName,
-    /// Its policy; without one nothing is blocked.
+    /// The agent's policy; without one nothing is blocked.
     pub policy: Option<PolicySource>,
     /// Only report what the policy would refuse.
     pub audit: bool,
@@ -134,15 +132,11 @@ mod tests {
     #[test]
     fn requests_keep_their_form() {
         let run = Request::Run(Run {
-            agent: "claude".parse().unwrap(),
             policy: Some(PolicySource { file: "p.toml".into(), text: "version = 1\n".into() }),
             audit: false,
         });
         let text = serde_json::to_string(&run).unwrap();
-        assert_eq!(
-            text,
-            r#"{"run":{"agent":"claude","policy":{"file":"p.toml","text":"version = 1\n"},"audit":false}}"#
-        );
+        assert_eq!(text, r#"{"run":{"policy":{"file":"p.toml","text":"version = 1\n"},"audit":false}}"#);
         assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), run);
         assert_eq!(
             serde_json::to_string(&Request::Finish { wait: true }).unwrap(),
@@ -155,9 +149,8 @@ mod tests {
     fn unknown_requests_and_fields_are_refused() {
         for text in [
             r#""stop""#,
-            r#"{"run":{"agent":"a","policy":null,"audit":false,"extra":1}}"#,
-            r#"{"run":{"agent":"../a","policy":null,"audit":false}}"#,
-            r#"{"run":{"agent":"a","policy":null}}"#,
+            r#"{"run":{"policy":null,"audit":false,"extra":1}}"#,
+            r#"{"run":{"policy":null}}"#,
             r#"{"finish":{}}"#,
             "null",
         ] {

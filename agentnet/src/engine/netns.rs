@@ -20,7 +20,7 @@ const NSFS: &str = "nsfs";
 /// first. Of any other the kernel has purged the sockets, or is about to.
 ///
 /// # Errors
-/// If the processes cannot be listed, or a namespace of a living process cannot be opened.
+/// If the processes or mounts cannot be listed, or a namespace cannot be opened.
 pub fn all() -> io::Result<Vec<OwnedFd>> {
     let mut seen = HashSet::new();
     let mut found = Vec::new();
@@ -38,11 +38,11 @@ pub fn all() -> io::Result<Vec<OwnedFd>> {
         let is_process =
             path.file_name().is_some_and(|name| name.as_encoded_bytes().iter().all(u8::is_ascii_digit));
         if is_process {
-            ended_is_fine(add(&path.join("ns/net")))?;
+            gone_is_fine(add(&path.join("ns/net")))?;
         }
     }
     for mount in nsfs_mounts()? {
-        ended_is_fine(add(&mount))?;
+        gone_is_fine(add(&mount))?;
     }
     Ok(found)
 }
@@ -53,10 +53,14 @@ fn nsfs_mounts() -> io::Result<Vec<PathBuf>> {
     Ok(networks.map(|mount| mount.mount_point).collect())
 }
 
-/// A process that ended, and a namespace that was unmounted, are not there any more.
-fn ended_is_fine(result: io::Result<()>) -> io::Result<()> {
+/// A process that ended, and a namespace that was unmounted, are not there any more. A process that even
+/// root may not look into belongs to what supervises this host (an init that holds more than root does
+/// here, a process guarded by a security module); no agent, which has less than root, can become one.
+fn gone_is_fine(result: io::Result<()>) -> io::Result<()> {
     match result {
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => Ok(()),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH | libc::EACCES)) => {
+            Ok(())
+        }
         other => other,
     }
 }

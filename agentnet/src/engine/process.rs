@@ -1,9 +1,10 @@
 //! How an engine becomes a process of its own.
 //!
-//! The client starts `agentnet engine --rendezvous PATH`, through sudo or doas if need be. That process
-//! connects to the client, starts `agentnet engine --connected` with the connection as its standard input
-//! and nothing else, and ends; so sudo ends too, and with it the terminal it may have made. The second
-//! process has a session of its own: no Ctrl-C and no hangup of the client's terminal reaches it.
+//! The client starts `agentnet engine --agent NAME --rendezvous PATH`, through sudo or doas if need be. That
+//! process connects to the client, starts `agentnet engine --agent NAME --connected` with the connection as
+//! its standard input and nothing else, and ends; so sudo ends too, and with it the terminal it may have
+//! made. The second process has a session of its own: no Ctrl-C and no hangup of the client's terminal
+//! reaches it. Both carry the agent's name, so that a list of processes says whose engine is whose.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -21,7 +22,7 @@ use rustix::fs::Mode;
 
 use super::{STATE_DIRECTORY, make_directory, serve};
 use crate::{
-    agent::cgroup::Hierarchy,
+    agent::{AgentName, cgroup::Hierarchy},
     control::rendezvous::{self, RendezvousError},
 };
 
@@ -57,17 +58,17 @@ pub enum ProcessError {
 type Result<T, E = ProcessError> = std::result::Result<T, E>;
 
 /// The first process: connects to the client that listens at `path` and leaves the connection to the
-/// second. Returns when that is on its own.
+/// second, which serves `agent`. Returns when that is on its own.
 ///
 /// # Errors
 /// See [`ProcessError`].
-pub fn connect(path: &Path) -> Result<()> {
+pub fn connect(path: &Path, agent: &AgentName) -> Result<()> {
     require_root()?;
     let client = rendezvous::connect(path, starter()?)?;
     let (mut ready, writer) = io::pipe().map_err(ProcessError::Spawn)?;
     let mut command = Command::new("/proc/self/exe");
     // Nothing of the user's environment or directory goes along.
-    command.args(["engine", "--connected"]).env_clear().current_dir("/");
+    command.args(["engine", "--agent", agent.as_str(), "--connected"]).env_clear().current_dir("/");
     command.stdin(OwnedFd::from(client)).stdout(writer).stderr(Stdio::null());
     command.spawn().map_err(ProcessError::Spawn)?;
     // It holds the writing end of the pipe, which would never close.
@@ -82,7 +83,7 @@ pub fn connect(path: &Path) -> Result<()> {
 ///
 /// # Errors
 /// See [`ProcessError`]. What happens later is in the engine's own log.
-pub fn run() -> Result<()> {
+pub fn run(agent: &AgentName) -> Result<()> {
     require_root()?;
     let client = set_apart().map_err(ProcessError::Apart)?;
     if let Err(error) = log_to(&PathBuf::from(STATE_DIRECTORY).join("engine.log")) {
@@ -95,7 +96,7 @@ pub fn run() -> Result<()> {
     if let Err(error) = leave_cgroup() {
         tracing::debug!(%error, "the engine stays in its client's cgroup");
     }
-    if let Err(error) = serve::serve(client) {
+    if let Err(error) = serve::serve(agent, &client) {
         tracing::error!(%error, "stopped");
     }
     Ok(())

@@ -24,6 +24,7 @@ use super::{
     state::State,
 };
 use crate::{
+    agent::AgentName,
     control::{
         frame::{self, FrameError},
         peer::{self, Peer},
@@ -42,34 +43,34 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// After so many ticks the client is told that processes of the agent do not die.
 const TICKS_TO_DIE: u32 = 40;
 
-/// Serves the client at the other end of `client` until its agent is taken down.
+/// Serves the client at the other end of `client` until its agent, `agent`, is taken down.
 ///
 /// # Errors
 /// If the agent was not put under its policy, which the client was told; or if it was not taken down, and
 /// stays under it.
-pub fn serve(client: StdStream) -> Result<(), EngineError> {
+pub fn serve(agent: &AgentName, client: &StdStream) -> Result<(), EngineError> {
     let failed = |error| EngineError::Events { what: "the client", error };
-    peer::set_timeout(&client, Some(PATIENCE)).map_err(failed)?;
-    let credentials = Peer::of(&client).map_err(failed)?;
-    let (run, pidfd) = match frame::read_with_fd(&client)? {
+    peer::set_timeout(client, Some(PATIENCE)).map_err(failed)?;
+    let credentials = Peer::of(client).map_err(failed)?;
+    let (run, pidfd) = match frame::read_with_fd(client)? {
         Some((Request::Run(run), Some(pidfd))) => (run, pidfd),
         Some(_) => return Err(EngineError::NotARun),
         // The client gave up, because its command was not found for example.
         None => return Ok(()),
     };
-    let mut governed =
-        start(&run, credentials, pidfd.as_fd()).inspect_err(|error| refuse(&client, error.failure()))?;
+    let mut governed = start(agent, &run, credentials, pidfd.as_fd())
+        .inspect_err(|error| refuse(client, error.failure()))?;
     drop(pidfd);
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| EngineError::Events { what: "the runtime", error })?;
     runtime.block_on(async {
         let refused = |error: &EngineError| {
-            refuse(&client, Failure { message: error.to_string(), exit: 125 });
+            refuse(client, Failure { message: error.to_string(), exit: 125 });
         };
-        let (inputs, writer) = Inputs::new(&mut governed, &client).inspect_err(refused)?;
+        let (inputs, writer) = Inputs::new(&mut governed, client).inspect_err(refused)?;
         governed.footprint.keep();
-        let mut state = State::new(run.agent, governed, Outbox::new(writer));
+        let mut state = State::new(agent.clone(), governed, Outbox::new(writer));
         state.begin();
         run_loop(state, inputs).await
     })

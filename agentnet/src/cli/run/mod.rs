@@ -22,6 +22,7 @@ use crate::{
 };
 
 mod screen;
+mod stderr;
 
 use screen::Screen;
 
@@ -56,8 +57,7 @@ pub struct RunArgs {
 /// if there is none, 2 for an invalid policy.
 pub fn run(args: &RunArgs) -> ExitCode {
     match execute(args) {
-        Ok(code) => ExitCode::from(code),
-        Err(Stop::Told(code)) => ExitCode::from(code),
+        Ok(code) | Err(Stop::Told(code)) => ExitCode::from(code),
         Err(Stop::Because(failure)) => {
             complain(&failure.message);
             ExitCode::from(failure.exit)
@@ -105,16 +105,16 @@ fn execute(args: &RunArgs) -> Result<u8, Stop> {
         Some(agent) => agent.clone(),
         None => AgentName::for_command(command, random()?),
     };
-    let mut screen = Screen::open(&args.alerts, args.json).map_err(Stop::own)?;
+    let mut screen = Screen::open(&args.alerts, args.json)?;
     let confinement = Confinement::new(Identity::from_sudo_env().map_err(Stop::own)?);
     let launch = Launch { command: command.clone(), args: arguments.to_vec(), confinement };
     let pending = prepare(&launch)?;
 
-    let session = Session::start()?;
+    let session = Session::start(&agent)?;
     let source = policy
         .as_ref()
         .map(|policy| PolicySource { file: policy.file().to_owned(), text: policy.text().to_owned() });
-    let run = Run { agent, policy: source, audit: args.audit };
+    let run = Run { policy: source, audit: args.audit };
     let ready = session.run(run, pending.pidfd())?;
     announce(&mut screen, &ready, &launch.confinement, &pending);
 

@@ -1,22 +1,22 @@
 //! What `agentnet run` shows, and where.
 
 use std::{
-    io::{IsTerminal as _, Write as _},
+    io::IsTerminal as _,
     path::{Path, PathBuf},
 };
 
 use jiff::{Timestamp, tz::TimeZone};
 use serde::Serialize;
 
+use super::stderr::Stderr;
 use crate::{
     alert::{
         learn,
-        log::{Log, LogError, Options, Trouble},
+        log::{Log, Options, Trouble},
         model::Output,
         render::Renderer,
         summary::Summary,
     },
-    cli::complain,
     control::{
         client::Session,
         protocol::{Ready, Reply},
@@ -25,6 +25,7 @@ use crate::{
 
 /// Standard error and the user's files.
 pub(super) struct Screen {
+    stderr: Stderr,
     files: Vec<Log>,
     /// Whether lines are shown as they come. Not while the command has the terminal to itself.
     live: bool,
@@ -40,16 +41,18 @@ impl Screen {
     ///
     /// # Errors
     /// If one of them cannot be written.
-    pub(super) fn open(alerts: &[PathBuf], json: bool) -> Result<Self, LogError> {
+    pub(super) fn open(alerts: &[PathBuf], json: bool) -> Result<Self, super::Stop> {
         let on_screen = |path: &&PathBuf| path.as_os_str() == "-";
         // The user's own files are the user's to rotate.
         let options = Options { total_bytes: u64::MAX, ..Options::default() };
         let files = alerts.iter().filter(|path| !on_screen(path));
-        let files = files.map(|path| Log::open(path, options)).collect::<Result<_, _>>()?;
+        let files =
+            files.map(|path| Log::open(path, options)).collect::<Result<_, _>>().map_err(super::Stop::own)?;
         let stderr = std::io::stderr();
         let command_has_terminal = std::io::stdin().is_terminal() && stderr.is_terminal();
         let color = anstream::AutoStream::choice(&stderr) != anstream::ColorChoice::Never;
         Ok(Self {
+            stderr: Stderr::start().map_err(super::Stop::own)?,
             files,
             live: !command_has_terminal || alerts.iter().any(|path| on_screen(&path)),
             json,
@@ -62,20 +65,20 @@ impl Screen {
     /// Says what was set up.
     pub(super) fn ready(&mut self, ready: &Ready) {
         if self.json {
-            self.object(&Reply::Ready(ready.clone()));
-            return;
+            let text = self.object(&Reply::Ready(ready.clone()));
+            return self.stderr.send(text);
         }
         let Ready { agent, policy, audit, .. } = ready;
-        if *audit {
-            complain(&format!(
-                "agent {agent} is AUDITED (policy {policy}): nothing is blocked, all of it is reported"
-            ));
+        self.note(&if *audit {
+            format!("agent {agent} is AUDITED (policy {policy}): nothing is blocked, all of it is reported")
         } else {
-            complain(&format!("agent {agent} runs under policy {policy}: what no rule allows is refused"));
-        }
+            format!("agent {agent} runs under policy {policy}: what no rule allows is refused")
+        });
         match (&ready.log, self.live) {
-            (Some(log), true) => complain(&format!("alerts are shown here and written to {log}")),
-            (Some(log), false) => complain(&format!("alerts are written to {log}, and summed up at the end")),
+            (Some(log), true) => self.note(&format!("alerts are shown here and written to {log}")),
+            (Some(log), false) => {
+                self.note(&format!("alerts are written to {log}, and summed up at the end"))
+            }
             (None, _) => {}
         }
         for warning in &ready.warnings {
@@ -84,11 +87,25 @@ impl Screen {
     }
 
     /// Says something about this run in one sentence.
-    pub(super) fn note(&self, text: &str) {
+    pub(super) fn note(&mut self, text: &str) {
+        self.tell_dropped();
+        let text = self.noted(text);
+        self.stderr.send(text);
+    }
+
+    fn noted(&self, text: &str) -> String {
         if self.json {
-            self.object(&Reply::Notice(text.to_owned()));
+            self.object(&Reply::Notice(text.to_owned()))
         } else {
-            complain(text);
+            self.lines(&format!("agentnet: {text}"))
+        }
+    }
+
+    fn tell_dropped(&mut self) {
+        let dropped = self.stderr.take_dropped();
+        if dropped > 0 {
+            let text = self.noted(&too_fast(dropped));
+            self.stderr.resend(text, dropped);
         }
     }
 
@@ -129,53 +146,66 @@ impl Screen {
             .iter_mut()
             .filter_map(|file| Some((file.path().to_owned(), file.append(output, now)?)))
             .collect();
-        for (path, Trouble { lost, error }) in troubles {
-            self.note(&format!("{lost} lines were not written to {}: {error}", path.display()));
+        for (path, trouble) in troubles {
+            self.note(&unwritten(&path, &trouble));
         }
         if !self.live {
             return;
         }
-        if self.json {
-            self.object(output);
-        } else {
-            self.print(&self.renderer.line(output));
-        }
+        self.tell_dropped();
+        let text = if self.json { self.object(output) } else { self.lines(&self.renderer.line(output)) };
+        self.stderr.send(text);
     }
 
     /// Sums up; with `learn`, prints a policy that would allow what was seen.
     pub(super) fn close(mut self, ready: &Ready, learn: bool) {
         let now = Timestamp::now();
-        for file in self.files.drain(..) {
+        let mut last = Vec::new();
+        for file in std::mem::take(&mut self.files) {
             let path = file.path().to_owned();
-            if let Some(Trouble { lost, error }) = file.close(now) {
-                complain(&format!("{lost} lines were not written to {}: {error}", path.display()));
+            if let Some(trouble) = file.close(now) {
+                last.push(self.noted(&unwritten(&path, &trouble)));
             }
         }
-        let Some(summary) = self.summary.take() else { return };
-        if self.json {
-            self.object(&Reply::Summary(Box::new(summary)));
-            return;
+        if let Some(summary) = self.summary.take() {
+            if self.json {
+                last.push(self.object(&Reply::Summary(Box::new(summary))));
+            } else {
+                let text = self.renderer.summary(&summary, ready.log.as_deref().map(Path::new));
+                last.push(self.lines(text.trim_end()));
+                if learn {
+                    last.push(
+                        self.lines("\nThis policy would allow what was seen; keep what is meant to be:\n"),
+                    );
+                    last.push(self.lines(learn::policy(&summary).trim_end()));
+                }
+            }
         }
-        let text = self.renderer.summary(&summary, ready.log.as_deref().map(Path::new));
-        self.print(text.trim_end());
-        if learn {
-            self.print("\nThis policy would allow what was seen; keep what is meant to be:\n");
-            self.print(&learn::policy(&summary));
+        let dropped = self.stderr.take_dropped();
+        if dropped > 0 {
+            last.insert(0, self.noted(&too_fast(dropped)));
         }
+        self.stderr.close(last);
     }
 
-    fn object(&self, object: &impl Serialize) {
-        if let Ok(line) = serde_json::to_string(object) {
-            self.print(&line);
-        }
+    fn object(&self, object: &impl Serialize) -> String {
+        // Strings and numbers always have a JSON form.
+        self.lines(&serde_json::to_string(object).unwrap_or_default())
     }
 
-    fn print(&self, text: &str) {
+    fn lines(&self, text: &str) -> String {
         let mut text = text.replace('\n', self.line_end);
         text.push_str(self.line_end);
-        // In one piece, as the command may write to the same terminal; a closed one is not worth a word.
-        let _ = anstream::stderr().lock().write_all(text.as_bytes());
+        text
     }
+}
+
+fn too_fast(dropped: u64) -> String {
+    format!("{dropped} lines came too fast to be shown here; all of them are in the log")
+}
+
+fn unwritten(path: &Path, Trouble { lost, error }: &Trouble) -> String {
+    format!("{lost} lines were not written to {}: {error}", path.display())
 }
 
 const ABANDONED: &str = "the engine is gone; the policy stays in force until the agent's last process ends, nothing \
