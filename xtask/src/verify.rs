@@ -88,7 +88,7 @@ fn table(programs: &[Program], budget: &Budget) -> String {
     let limits: &BTreeMap<_, _> = &budget.programs;
     let width = programs.iter().map(|program| program.name.len()).max().unwrap_or(0).max("program".len());
     let mut text = format!(
-        "{:<width$}  {:>17}  {:>12}  {:>11}  {:>7}  section\n",
+        "{:<width$}  {:>17}  {:>12}  {:>12}  {:>7}  section\n",
         "program", "verified/budget", "instructions", "stack/budget", "ns/run"
     );
     for program in programs {
