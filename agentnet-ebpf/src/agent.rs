@@ -31,8 +31,8 @@ pub fn config() -> Option<&'static AgentCfg> {
 pub fn sock_state(sk: *mut c_void, create: bool) -> Option<&'static mut SockState> {
     let flags = if create { u64::from(BPF_SK_STORAGE_GET_F_CREATE) } else { 0 };
     // SAFETY: the verifier checks `sk`; the returned storage lives as long as the socket, which outlives
-    // this run. Two CPUs may work on one socket: fields are integers and every verdict that rests on them
-    // is checked against the packet at hand.
+    // this run. Two CPUs may work on one socket: fields are integers, and no verdict rests on several of
+    // them but for TCP, which holds the socket's lock.
     unsafe { bpf_sk_storage_get(SOCK.as_ptr(), sk, ptr::null_mut(), flags).cast::<SockState>().as_mut() }
 }
 
@@ -50,9 +50,5 @@ pub fn current_process() -> Process {
     let mut comm = [0_u8; COMM_BYTES];
     // SAFETY: `comm` is a buffer of the size given; on failure it stays zero.
     unsafe { bpf_get_current_comm(comm.as_mut_ptr().cast(), COMM_BYTES as u32) };
-    Process {
-        pid: (bpf_get_current_pid_tgid() >> 32) as u32,
-        uid: bpf_get_current_uid_gid() as u32,
-        comm,
-    }
+    Process { pid: (bpf_get_current_pid_tgid() >> 32) as u32, uid: bpf_get_current_uid_gid() as u32, comm }
 }

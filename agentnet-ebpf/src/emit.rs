@@ -70,12 +70,7 @@ pub fn count_allowed(cfg: &AgentCfg, bytes: u32) {
 ///
 /// `fresh` tells an allowed flow that begins from one that goes on; only the first is reported.
 #[inline(always)]
-pub fn conclude(
-    cfg: &AgentCfg,
-    facts: &Facts,
-    verdict: Verdict,
-    fresh: bool,
-) -> bool {
+pub fn conclude(cfg: &AgentCfg, facts: &Facts, verdict: Verdict, fresh: bool) -> bool {
     match verdict {
         Verdict::Allow(rule) => {
             if fresh {
@@ -123,16 +118,13 @@ fn report_allowed(cfg: &AgentCfg, facts: &Facts, rule: RuleId) {
     fill(entry.as_mut_ptr(), cfg, facts, seq, Outcome::Allowed, rule.0, 0, bpf_now());
     // Waking the reader costs ten times as much as the rest of connect(), and nobody waits for this: the
     // reader looks several times a second, and is woken where the ring might fill up before.
-    entry.submit(if seq % WAKE_EVERY == WAKE_EVERY - 1 { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }.into());
+    entry.submit(
+        if seq % WAKE_EVERY == WAKE_EVERY - 1 { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }.into(),
+    );
 }
 
 #[inline(always)]
-fn report_denied(
-    cfg: &AgentCfg,
-    facts: &Facts,
-    reason: Reason,
-    audit: bool,
-) {
+fn report_denied(cfg: &AgentCfg, facts: &Facts, reason: Reason, audit: bool) {
     let Some(counters) = counters(cfg.agent) else { return };
     // SAFETY: the map value outlives the run; a reason is smaller than the array.
     unsafe { add((&raw mut (*counters).denied).cast::<u64>().add(reason as usize & 31), 1) };

@@ -38,7 +38,11 @@ fn lookup<T>(ctx: *mut c_void, tcp: bool, tuple: &mut T) -> *mut bpf_sock {
     let netns = BPF_F_CURRENT_NETNS as i64 as u64;
     // SAFETY: the tuple has the size given, which tells the kernel its family.
     unsafe {
-        if tcp { bpf_sk_lookup_tcp(ctx, tuple, size, netns, 0) } else { bpf_sk_lookup_udp(ctx, tuple, size, netns, 0) }
+        if tcp {
+            bpf_sk_lookup_tcp(ctx, tuple, size, netns, 0)
+        } else {
+            bpf_sk_lookup_udp(ctx, tuple, size, netns, 0)
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use agentnet_common::{
     addr::{Addr, Endpoint, protocol},
     verdict::Reason,
 };
-use aya_ebpf::{programs::SkBuffContext, helpers::generated::bpf_skb_load_bytes};
+use aya_ebpf::{helpers::generated::bpf_skb_load_bytes, programs::SkBuffContext};
 
 /// SYN in the flags byte of a TCP header (RFC 9293, 3.1).
 const SYN: u8 = 0x02;
@@ -82,15 +82,15 @@ struct Network {
 
 /// An IPv4 header without options and fragments (RFC 791, 3.1), five words as on the wire.
 ///
-/// Incoming options are none of our business: they cannot make this host send anything to their sender.
+/// In either direction: the kernel echoes the options of an incoming SYN in its answer.
 #[inline(always)]
-fn ipv4(ctx: &SkBuffContext, direction: Direction) -> Result<Network, Reason> {
+fn ipv4(ctx: &SkBuffContext) -> Result<Network, Reason> {
     let header: [u32; 5] = load(ctx, 0)?;
     let header_bytes = (u32::from_be(header[0]) >> 24 & 0x0f) * 4;
     if header_bytes < 20 {
         return Err(Reason::Malformed);
     }
-    if header_bytes != 20 && direction == Direction::Egress {
+    if header_bytes != 20 {
         return Err(Reason::IpOptions);
     }
     // More fragments (0x2000) or an offset: the hooks run before fragmentation and after reassembly.
@@ -101,7 +101,7 @@ fn ipv4(ctx: &SkBuffContext, direction: Direction) -> Result<Network, Reason> {
         protocol: (u32::from_be(header[2]) >> 16) as u8,
         source: Addr::from_v4_word(header[3]),
         destination: Addr::from_v4_word(header[4]),
-        transport: header_bytes,
+        transport: 20,
     })
 }
 
@@ -133,7 +133,7 @@ pub fn parse(ctx: &SkBuffContext, direction: Direction) -> Result<Packet, Reason
     // 32-bit registers, which the verifier does not take for one.
     let first: u32 = load(ctx, 0)?;
     let network = match u32::from_be(first) >> 28 {
-        4 => ipv4(ctx, direction)?,
+        4 => ipv4(ctx)?,
         6 => ipv6(ctx)?,
         _ => return Err(Reason::Malformed),
     };

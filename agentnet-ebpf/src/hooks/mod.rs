@@ -3,6 +3,7 @@
 mod connect;
 mod sendmsg;
 mod setsockopt;
+mod skb;
 mod skb_egress;
 mod skb_ingress;
 mod sock_addr;

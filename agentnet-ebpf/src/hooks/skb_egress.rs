@@ -2,7 +2,7 @@
 
 use agentnet_common::{
     abi::{AgentCfg, ROLE_ACCEPTED, ROLE_NONE, SockState},
-    addr::{Addr, Endpoint, protocol},
+    addr::protocol,
     event::Hook,
     verdict::{Reason, RuleId, Scope, Verdict, decide},
 };
@@ -15,6 +15,7 @@ use aya_ebpf::{
 
 use super::{
     TCP_LISTEN, code,
+    skb::{NOBODY, unreadable},
     sock_addr::{is_cached, is_reply, is_reported, may_come_in, remember},
 };
 use crate::{
@@ -36,20 +37,20 @@ fn try_egress(ctx: &SkBuffContext) -> bool {
     // SAFETY: the context is the kernel's.
     let sk = unsafe { (*ctx.skb.skb).__bindgen_anon_2.sk };
     if sk.is_null() {
-        return refuse(ctx, cfg, None, Reason::NoSocket);
+        return unreadable(ctx, cfg, Hook::Egress, NOBODY, Reason::NoSocket);
     }
     // SAFETY: not null. The hook runs for full sockets only; a listener stands for its half-open children.
     let sk = unsafe { bpf_sk_fullsock(sk) };
     if sk.is_null() {
-        return refuse(ctx, cfg, None, Reason::NoSocket);
+        return unreadable(ctx, cfg, Hook::Egress, NOBODY, Reason::NoSocket);
     }
     let Some(state) = sock_state(sk.cast(), true) else {
-        return refuse(ctx, cfg, None, Reason::StorageFull);
+        return unreadable(ctx, cfg, Hook::Egress, NOBODY, Reason::StorageFull);
     };
     state.agent = cfg.agent;
     let packet = match parse(ctx, Direction::Egress) {
         Ok(packet) => packet,
-        Err(reason) => return refuse(ctx, cfg, Some(state), reason),
+        Err(reason) => return unreadable(ctx, cfg, Hook::Egress, state.process, reason),
     };
     let tcp = packet.remote.protocol == protocol::TCP;
     let syn = tcp && packet.is_syn();
@@ -79,7 +80,7 @@ fn try_egress(ctx: &SkBuffContext) -> bool {
     // A listener's storage is what its children begin with: it must not carry a verdict. An accepted socket
     // keeps its peer.
     if !listening && state.role != ROLE_ACCEPTED {
-        remember(state, cfg, &packet.remote, scope, verdict);
+        remember(state, cfg, &packet.remote, verdict);
     }
     let allowed = matches!(verdict, Verdict::Allow(_));
     let sent = state.tx_bytes;
@@ -122,25 +123,4 @@ fn is_accepted(state: &SockState, cfg: &AgentCfg, packet: &Packet) -> bool {
         && state.peer_port == packet.remote.port
         && state.peer == packet.remote.addr.words
         && may_come_in(cfg, packet.on_loopback)
-}
-
-/// Drops a packet that could not be read.
-#[inline(always)]
-fn refuse(ctx: &SkBuffContext, cfg: &AgentCfg, state: Option<&mut SockState>, reason: Reason) -> bool {
-    let none = Endpoint::new(Addr::UNSPECIFIED, 0, 0);
-    let process = match &state {
-        Some(state) => state.process,
-        None => agentnet_common::abi::Process { pid: 0, uid: 0, comm: [0; 16] },
-    };
-    let facts = Facts {
-        hook: Hook::Egress,
-        remote: none,
-        local: none,
-        process,
-        flow: 0,
-        bytes: ctx.len(),
-        detail: 0,
-        sent: 0,
-    };
-    conclude(cfg, &facts, Verdict::Deny(reason), false)
 }

@@ -20,6 +20,7 @@ use aya_ebpf::{
 
 use super::{
     code,
+    skb::{NOBODY, unreadable},
     sock_addr::{is_reported, may_come_in},
 };
 use crate::{
@@ -45,17 +46,22 @@ fn try_ingress(ctx: &SkBuffContext) -> bool {
     // SAFETY: the context is the kernel's.
     let sk = unsafe { (*ctx.skb.skb).__bindgen_anon_2.sk };
     if sk.is_null() {
-        return false;
+        return unreadable(ctx, cfg, Hook::Ingress, NOBODY, Reason::NoSocket);
     }
     // SAFETY: not null.
     let sk = unsafe { bpf_sk_fullsock(sk) };
     if sk.is_null() {
-        return false;
+        return unreadable(ctx, cfg, Hook::Ingress, NOBODY, Reason::NoSocket);
     }
-    let Some(state) = sock_state(sk.cast(), true) else { return false };
+    let Some(state) = sock_state(sk.cast(), true) else {
+        return unreadable(ctx, cfg, Hook::Ingress, NOBODY, Reason::StorageFull);
+    };
     state.agent = cfg.agent;
-    // What cannot be read cannot be a reply to something that was allowed.
-    let Ok(packet) = parse(ctx, Direction::Ingress) else { return false };
+    let packet = match parse(ctx, Direction::Ingress) {
+        Ok(packet) => packet,
+        // What cannot be read cannot be a reply to something that was allowed.
+        Err(reason) => return unreadable(ctx, cfg, Hook::Ingress, state.process, reason),
+    };
     let verdict = judge(ctx, cfg, sk.cast(), state, &packet);
     if matches!(verdict, Verdict::Allow(_)) {
         return true;
@@ -108,7 +114,11 @@ fn judge(
     {
         return reply;
     }
-    Verdict::Deny(if packet.remote.protocol == protocol::TCP { Reason::ListenDenied } else { Reason::Unsolicited })
+    Verdict::Deny(if packet.remote.protocol == protocol::TCP {
+        Reason::ListenDenied
+    } else {
+        Reason::Unsolicited
+    })
 }
 
 /// Lets the agent answer a UDP peer: in the place it has already, else in the one that ends first.
@@ -131,8 +141,13 @@ fn admit(sk: *mut c_void, packet: &Packet) {
         }
     }
     if let Some(peer) = known.peers.get_mut(place & (UDP_PEERS - 1)) {
+        // Nobody may be answered at this place until all of it is written.
+        let expiry = &raw mut peer.expiry;
+        // SAFETY: a field of the storage, aligned.
+        unsafe { expiry.write_volatile(0) };
         peer.addr = packet.remote.addr.words;
         peer.port = packet.remote.port;
-        peer.expiry = now + REPLY_TIME;
+        // SAFETY: as above.
+        unsafe { expiry.write_volatile(now + REPLY_TIME) };
     }
 }

@@ -8,9 +8,7 @@ use agentnet_common::{
     event::Hook,
     verdict::{Reason, RuleId, Scope, Verdict, decide},
 };
-use aya_ebpf::{
-    EbpfContext as _, helpers::generated::bpf_get_socket_cookie, programs::SockAddrContext,
-};
+use aya_ebpf::{EbpfContext as _, helpers::generated::bpf_get_socket_cookie, programs::SockAddrContext};
 
 use crate::{
     agent::{config, current_process, sock_state, udp_peers},
@@ -62,9 +60,6 @@ pub fn decide_call(ctx: &SockAddrContext, family: Family, hook: Hook) -> bool {
     state.agent = cfg.agent;
     state.process = process;
     facts.sent = state.tx_bytes;
-    if matches!(hook, Hook::Sendmsg) && is_cached(state, cfg, &remote) {
-        return true;
-    }
     let reported = matches!(hook, Hook::Sendmsg) && is_reported(state, cfg, &remote);
     let scope = scope_of_address(ctx.as_ptr(), cfg, &remote);
     let verdict = if is_reply(sk.cast(), cfg, &remote, scope) {
@@ -80,7 +75,7 @@ pub fn decide_call(ctx: &SockAddrContext, family: Family, hook: Hook) -> bool {
         // A socket that accept() made can be disconnected and connected elsewhere.
         state.role = ROLE_NONE;
     }
-    remember(state, cfg, &remote, scope, verdict);
+    remember(state, cfg, &remote, verdict);
     let fresh = !reported && !matches!(verdict, Verdict::Allow(RuleId::NOTHING_SENT | RuleId::REPLY));
     conclude(cfg, &facts, verdict, fresh)
 }
@@ -110,15 +105,18 @@ pub fn is_reported(state: &SockState, cfg: &AgentCfg, remote: &Endpoint) -> bool
         && !cfg.is_quarantined()
 }
 
-/// Remembers a verdict. UDP on this host is judged anew each time: its listener may change.
+/// Remembers a verdict.
+///
+/// It lasts for TCP alone, whose packets the kernel sends one at a time under the socket's lock. Datagrams of
+/// one socket leave on several CPUs at once: what two of them remember could mix into an endpoint that
+/// nobody judged, and what is on this host changes. They are judged each time and only reported once.
 #[inline(always)]
-pub fn remember(state: &mut SockState, cfg: &AgentCfg, remote: &Endpoint, scope: Scope, verdict: Verdict) {
+pub fn remember(state: &mut SockState, cfg: &AgentCfg, remote: &Endpoint, verdict: Verdict) {
     let Verdict::Allow(rule) = verdict else {
         state.cached = CACHED_NONE;
         return;
     };
-    let lasting = matches!(scope, Scope::Remote) || remote.protocol == protocol::TCP;
-    state.cached = if lasting { CACHED_ALLOW } else { CACHED_JUDGE };
+    state.cached = if remote.protocol == protocol::TCP { CACHED_ALLOW } else { CACHED_JUDGE };
     state.generation = cfg.generation;
     state.peer = remote.addr.words;
     state.peer_port = remote.port;

@@ -18,7 +18,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 /// Most bytes of JSON in a frame. The largest thing sent is a policy file.
-pub const MAX_BYTES: usize = 1 << 20;
+pub const MAX_BYTES: usize = 4 << 20;
 
 const PREFIX_BYTES: usize = size_of::<u32>();
 

@@ -37,6 +37,8 @@ pub struct State {
     log_path: PathBuf,
     outbox: Outbox,
     ticks: u32,
+    /// Whether it was told that the policy is not in force.
+    inactive: bool,
     warnings: Vec<String>,
 }
 
@@ -58,7 +60,7 @@ impl State {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let policy = Arc::new(Explainer(governed.policy.clone()));
         let pipeline = Pipeline::new(name.as_str(), &host, policy, Clock::measure());
-        Self { name, governed, pipeline, log, log_path, outbox, ticks: 0, warnings }
+        Self { name, governed, pipeline, log, log_path, outbox, ticks: 0, inactive: false, warnings }
     }
 
     /// Tells the client that its process may go on.
@@ -100,9 +102,20 @@ impl State {
         }
         if self.ticks.is_multiple_of(TICKS_PER_COUNT) {
             self.count(now);
+            self.check();
         }
         let outputs = self.pipeline.tick(now);
         self.publish(outputs, now);
+    }
+
+    /// Asks the kernel whether the policy is still in force, and tells once if it is not.
+    fn check(&mut self) {
+        let problems = self.problems();
+        if !problems.is_empty() && !self.inactive {
+            tracing::error!(?problems, "the policy is not in force");
+            self.change(&Enforcement::Inactive(problems.join("; ")));
+        }
+        self.inactive = !problems.is_empty();
     }
 
     /// Looks at the counters.

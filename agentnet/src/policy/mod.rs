@@ -42,8 +42,8 @@ pub const BUILT_IN: &[(&str, &str)] = &[
     ("offline", include_str!("../../../policies/offline.toml")),
 ];
 
-/// Bytes of the largest file that is read: room for a hundred thousand rules.
-const LARGEST: u64 = 16 << 20;
+/// Bytes of the largest file that is read: room for twenty thousand rules.
+const LARGEST: u64 = 1 << 20;
 
 /// A policy that can be loaded into the kernel.
 #[derive(Clone, Debug)]

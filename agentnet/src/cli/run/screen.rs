@@ -70,7 +70,7 @@ impl Screen {
         }
         let Ready { agent, policy, audit, .. } = ready;
         self.note(&if *audit {
-            format!("agent {agent} is AUDITED (policy {policy}): nothing is blocked, all of it is reported")
+            format!("agent {agent} is AUDITED (policy {policy}): no rule blocks anything, what would be blocked is reported; what no agent may do stays refused")
         } else {
             format!("agent {agent} runs under policy {policy}: what no rule allows is refused")
         });
