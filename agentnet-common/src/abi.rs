@@ -196,8 +196,10 @@ wire! {
         pub addr: [u32; 4],
         /// Its port, host byte order.
         pub port: u16,
+        /// 1 if it came by `lo`, else 0.
+        pub on_this_host: u16,
         /// Zero.
-        pub pad: [u16; 3],
+        pub pad: u32,
         /// When the permission ends, nanoseconds of `CLOCK_MONOTONIC`.
         pub expiry: u64,
     }

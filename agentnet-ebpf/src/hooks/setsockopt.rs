@@ -29,7 +29,14 @@ const SO_ZEROCOPY: i32 = 60;
 const IP_HDRINCL: i32 = 3;
 /// Source routing, RFC 791.
 const IP_OPTIONS: i32 = 4;
-/// Foreign source addresses.
+/// Programs that pick the receiver among sockets that share a port: the lookup that tells own listeners from
+/// foreign ones picks by hash alone.
+const SO_ATTACH_REUSEPORT_CBPF: i32 = 51;
+const SO_ATTACH_REUSEPORT_EBPF: i32 = 52;
+/// Foreign source addresses: what answers to them leaves for an address nobody judged, be it a listener or
+/// the kernel's own ICMP errors, which quote the datagram.
+const IP_FREEBIND: i32 = 15;
+const IPV6_FREEBIND: i32 = 78;
 const IP_TRANSPARENT: i32 = 19;
 const IPV6_TRANSPARENT: i32 = 75;
 /// Makes an established connection without a SYN.
@@ -75,12 +82,18 @@ fn judge(level: i32, option: i32) -> Verdict {
     let refused = match level {
         // Packet and XDP sockets have no hook of their own; without these options tcx sees what they send.
         SOL_PACKET | SOL_XDP => true,
-        SOL_SOCKET => matches!(option, SO_MARK | SO_ZEROCOPY),
-        SOL_IP => matches!(option, IP_HDRINCL | IP_OPTIONS | IP_TRANSPARENT) || joins_group(option, 35),
+        SOL_SOCKET => {
+            matches!(option, SO_MARK | SO_ZEROCOPY | SO_ATTACH_REUSEPORT_CBPF | SO_ATTACH_REUSEPORT_EBPF)
+        }
+        SOL_IP => {
+            matches!(option, IP_HDRINCL | IP_OPTIONS | IP_TRANSPARENT | IP_FREEBIND)
+                || joins_group(option, 35)
+        }
         // Hop-by-hop (54), destination (55, 59) and routing (57) headers, their RFC 2292 forms (2, 3, 5) and
         // IPV6_HDRINCL (36).
         SOL_IPV6 => {
-            matches!(option, 2 | 3 | 5 | 36 | 54 | 55 | 57 | 59 | IPV6_TRANSPARENT) || joins_group(option, 20)
+            matches!(option, 2 | 3 | 5 | 36 | 54 | 55 | 57 | 59 | IPV6_TRANSPARENT | IPV6_FREEBIND)
+                || joins_group(option, 20)
         }
         SOL_TCP => matches!(option, TCP_REPAIR | TCP_ULP),
         _ => false,

@@ -147,6 +147,7 @@ fn admit(sk: *mut c_void, packet: &Packet) {
         unsafe { expiry.write_volatile(0) };
         peer.addr = packet.remote.addr.words;
         peer.port = packet.remote.port;
+        peer.on_this_host = u16::from(packet.on_loopback);
         // SAFETY: as above.
         unsafe { expiry.write_volatile(now + REPLY_TIME) };
     }

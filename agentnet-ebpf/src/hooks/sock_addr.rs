@@ -65,8 +65,8 @@ pub fn decide_call(ctx: &SockAddrContext, family: Family, hook: Hook) -> bool {
     let verdict = if is_reply(sk.cast(), cfg, &remote, scope) {
         Verdict::Allow(RuleId::REPLY)
     } else if remote.protocol == protocol::UDP && remote.port == 0 && matches!(hook, Hook::Connect) {
-        // Asks for a route and a source address (RFC 6724 sorting in libc); nothing can be sent to port 0,
-        // and a packet would be judged on its own.
+        // Asks for a route and a source address (RFC 6724 sorting in libc). The kernel would send to port 0 on
+        // such a socket: that packet is judged on its own, so this verdict is not remembered.
         Verdict::Allow(RuleId::NOTHING_SENT)
     } else {
         decide(&Maps, cfg, &remote, scope)
@@ -75,7 +75,9 @@ pub fn decide_call(ctx: &SockAddrContext, family: Family, hook: Hook) -> bool {
         // A socket that accept() made can be disconnected and connected elsewhere.
         state.role = ROLE_NONE;
     }
-    remember(state, cfg, &remote, verdict);
+    if !matches!(verdict, Verdict::Allow(RuleId::NOTHING_SENT)) {
+        remember(state, cfg, &remote, verdict);
+    }
     let fresh = !reported && !matches!(verdict, Verdict::Allow(RuleId::NOTHING_SENT | RuleId::REPLY));
     conclude(cfg, &facts, verdict, fresh)
 }
@@ -135,14 +137,20 @@ pub const fn may_come_in(cfg: &AgentCfg, on_this_host: bool) -> bool {
 /// Whether `remote` is a UDP peer that was let in and is still waited for.
 #[inline(always)]
 pub fn is_reply(sk: *mut c_void, cfg: &AgentCfg, remote: &Endpoint, scope: Scope) -> bool {
-    if remote.protocol != protocol::UDP || !may_come_in(cfg, !matches!(scope, Scope::Remote)) {
+    let on_this_host = !matches!(scope, Scope::Remote);
+    if remote.protocol != protocol::UDP || !may_come_in(cfg, on_this_host) {
         return false;
     }
     let Some(known) = udp_peers(sk, false) else { return false };
     // SAFETY: no arguments.
     let now = unsafe { aya_ebpf::helpers::bpf_ktime_get_ns() };
     for peer in &known.peers {
-        if peer.port == remote.port && peer.expiry > now && peer.addr == remote.addr.words {
+        // Who came by `lo` is answered by `lo`: a forged source must not open the way to its owner.
+        if peer.port == remote.port
+            && peer.on_this_host == u16::from(on_this_host)
+            && peer.expiry > now
+            && peer.addr == remote.addr.words
+        {
             return true;
         }
     }

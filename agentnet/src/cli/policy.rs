@@ -66,7 +66,7 @@ pub struct CheckArgs {
 pub struct ExplainArgs {
     /// File, or name of a policy.
     policy: String,
-    /// Where to: an address or a name with a port, such as 10.20.1.2:5432, [::1]:80, api.github.com:443.
+    /// Where to: an address or a name with a port, such as 10.20.1.2:5432, `[::1]:80`, api.github.com:443.
     #[arg(long, value_name = "HOST:PORT")]
     to: Destination,
     /// Over which protocol; ICMP has no port.

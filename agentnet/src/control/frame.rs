@@ -112,7 +112,7 @@ pub async fn read_async<T: DeserializeOwned>(mut from: impl AsyncRead + Unpin) -
 /// Writes a frame that carries `fd`.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_with_fd(to: &UnixStream, message: &impl Serialize, fd: BorrowedFd<'_>) -> Result<()> {
     let bytes = encode(message)?;
     let fds = [fd];

@@ -24,8 +24,10 @@ const X32: i64 = 0x4000_0000;
 /// `ioctl` has a number of its own in x32; kernels before 5.4 answer to it without the x32 bit as well.
 const X32_IOCTL: i64 = 514;
 
-/// Type a byte into a terminal, and paste into a virtual console: <asm-generic/ioctls.h>.
-const TERMINAL_INPUT: [u32; 2] = [0x5412, 0x541c];
+/// Requests that reach past what confines the agent: typing a byte into the terminal it shares, and pasting
+/// into a virtual console (<asm-generic/ioctls.h>); taking over a network device of the host that carries
+/// whatever is written to it (`TUNSETIFF`, <linux/if_tun.h>), whose packets have no socket.
+const REQUESTS: [u32; 3] = [0x5412, 0x541c, 0x4004_54ca];
 
 /// The filters, compiled; installed one after the other, a call passes if all let it pass.
 pub(super) struct Filters(Vec<BpfProgram>);
@@ -43,7 +45,7 @@ impl Filters {
                 whole(&[libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register]),
             ),
             // What the kernel itself says to the unprivileged.
-            (libc::EPERM, [whole(&[libc::SYS_bpf]), terminal()?].into_iter().flatten().collect()),
+            (libc::EPERM, [whole(&[libc::SYS_bpf]), requests()?, limits()?].into_iter().flatten().collect()),
         ]
         .into_iter()
         .map(|(errno, rules)| {
@@ -80,9 +82,17 @@ fn sockets() -> Result<Rules, seccompiler::BackendError> {
     Ok(numbers(&[libc::SYS_socket, libc::SYS_socketpair]).map(|n| (n, vec![rule.clone()])).collect())
 }
 
-/// `ioctl` requests that type into a terminal: the agent shares one with the shell that started it.
-fn terminal() -> Result<Rules, seccompiler::BackendError> {
-    let requests = TERMINAL_INPUT
+/// `prlimit64` that sets a limit of another process: a root agent could end the engine by its limits, where
+/// Landlock keeps it from sending a signal.
+fn limits() -> Result<Rules, seccompiler::BackendError> {
+    let new_limit = SeccompCondition::new(2, SeccompCmpArgLen::Qword, SeccompCmpOp::Ne, 0)?;
+    let rule = SeccompRule::new(vec![argument(0, SeccompCmpOp::Ne, 0)?, new_limit])?;
+    Ok(numbers(&[libc::SYS_prlimit64]).map(|n| (n, vec![rule.clone()])).collect())
+}
+
+/// `ioctl` requests that are refused, see [`REQUESTS`].
+fn requests() -> Result<Rules, seccompiler::BackendError> {
+    let requests = REQUESTS
         .into_iter()
         // The request is an unsigned int to the kernel, whatever the upper half of the register says.
         .map(|request| SeccompRule::new(vec![argument(1, SeccompCmpOp::Eq, request)?]))
@@ -118,7 +128,7 @@ mod tests {
     fn compiles_for_every_supported_architecture() {
         for arch in ["x86_64", "aarch64"] {
             let arch = TargetArch::try_from(arch).unwrap();
-            for rules in [sockets().unwrap(), terminal().unwrap(), whole(&[libc::SYS_bpf])] {
+            for rules in [sockets().unwrap(), requests().unwrap(), whole(&[libc::SYS_bpf])] {
                 let filter =
                     SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(1), arch).unwrap();
                 assert!(!BpfProgram::try_from(filter).unwrap().is_empty());
@@ -131,7 +141,7 @@ mod tests {
     fn the_x32_numbers_are_held_to_the_same_rules() {
         let sockets = sockets().unwrap();
         assert!(sockets.contains_key(&41) && sockets.contains_key(&(41 | X32)));
-        let terminal = terminal().unwrap();
+        let terminal = requests().unwrap();
         for number in [16, 16 | X32, 514, 514 | X32] {
             assert!(terminal.contains_key(&number), "{number:#x}");
         }

@@ -69,7 +69,7 @@ fn measuring(what: &'static str) -> impl FnOnce(io::Error) -> VerifyError {
 }
 
 /// Loads every program, lets a process of `exerciser` (this binary with the arguments that call
-/// [`exercise`]) make traffic under them in a throw-away cgroup, and reports on each program.
+/// [`exercise()`]) make traffic under them in a throw-away cgroup, and reports on each program.
 ///
 /// # Errors
 /// When a program cannot be loaded or nothing can be measured. Nothing is left behind.
