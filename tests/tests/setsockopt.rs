@@ -15,11 +15,21 @@ use rstest::rstest;
 /// Options that need no privilege of the kernel and are refused all the same.
 fn unprivileged(family: Family) -> Vec<&'static str> {
     match family {
-        Family::V4 => vec!["opt-zerocopy", "opt-tcp-ulp", "opt-record-route", "tcp-zerocopy", "udp-zerocopy"],
+        Family::V4 => vec![
+            "opt-zerocopy",
+            "opt-tcp-ulp",
+            "opt-record-route",
+            "opt-freebind",
+            "opt-reuseport-program",
+            "tcp-zerocopy",
+            "udp-zerocopy",
+        ],
         Family::V6 => {
             vec![
                 "opt-zerocopy",
                 "opt-tcp-ulp",
+                "opt-freebind",
+                "opt-reuseport-program",
                 "opt-routing-header",
                 "opt-routing-header-allowed",
                 "tcp-zerocopy",

@@ -48,6 +48,25 @@ pub const OPERATIONS: &[Operation] = &[
     Operation::new("opt-freebind", Trace::Marker, "IP_FREEBIND, then send", |args| {
         tune_and_send(args, sys::ip_level(args.to), free_bind(args.to), &1_i32.to_ne_bytes())
     }),
+    Operation::new(
+        "opt-reuseport-program",
+        Trace::Nothing,
+        "only SO_ATTACH_REUSEPORT_CBPF, a program that picks the receiver",
+        |args| {
+            // `ret 0`: always the first socket of the group.
+            let code = libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: 0 };
+            let program = libc::sock_fprog { len: 1, filter: (&raw const code).cast_mut() };
+            let fd = udp::socket(args.to)?;
+            sys::set_int(&fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1).step("SO_REUSEPORT")?;
+            // SAFETY: a plain C structure, read as bytes while both it and what it points to live.
+            let bytes = unsafe {
+                std::slice::from_raw_parts((&raw const program).cast::<u8>(), size_of_val(&program))
+            };
+            sys::set(&fd, libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_CBPF, bytes)
+                .step("SO_ATTACH_REUSEPORT_CBPF")
+                .map(|()| 0)
+        },
+    ),
     Operation::new("opt-source-route", Trace::Marker, "IP_OPTIONS with a loose source route", source_route)
         .only(Families::V4)
         .to_allowed()

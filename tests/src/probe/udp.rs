@@ -12,6 +12,11 @@ use crate::sys::{self, Message};
 pub const OPERATIONS: &[Operation] = &[
     Operation::new("udp-sendto", Trace::Marker, "sendto() on an unconnected socket", sendto),
     Operation::new("udp-connected", Trace::Marker, "connect() and send()", connected),
+    Operation::new("udp-port-zero", Trace::Marker, "connect() to port 0, which sends, and send()", |args| {
+        let fd = socket(args.to)?;
+        sys::connect(&fd, SocketAddr::from((args.to.ip(), 0))).step("connect")?;
+        sys::send(&fd, args.secret(), 0).step("send")
+    }),
     Operation::new(
         "udp-v4-mapped",
         Trace::Marker,
