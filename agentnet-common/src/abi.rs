@@ -21,6 +21,8 @@ pub mod maps {
     pub const NETS: &str = "NETS";
     /// Socket storage, value [`super::SockState`].
     pub const SOCK: &str = "SOCK";
+    /// Socket storage, value [`super::UdpPeers`].
+    pub const PEERS: &str = "PEERS";
     /// Per-CPU array by agent, value [`super::AgentCounters`].
     pub const COUNTERS: &str = "COUNTERS";
     /// Hash by socket cookie of TCP sockets that may hold refused data, value: the agent.
@@ -239,8 +241,16 @@ wire! {
         pub tx_bytes: u64,
         /// Packets let out, before segmentation.
         pub tx_packets: u64,
-        /// Peers that were let in.
-        pub udp_peers: [UdpPeer; UDP_PEERS],
+    }
+}
+
+wire! {
+    /// Whom a UDP socket may answer. Storage of its own, made when somebody is let in: few sockets need it,
+    /// and what every socket has is allocated with every socket.
+    #[derive(Default)]
+    pub struct UdpPeers {
+        /// The peers; an empty place has ended long ago.
+        pub peers: [UdpPeer; UDP_PEERS],
     }
 }
 
@@ -299,6 +309,7 @@ const _: () = {
     assert!(size_of::<PortRule>() == 8);
     assert!(size_of::<Ruleset>() == 132);
     assert!(size_of::<NameNode>() == 268);
-    assert!(size_of::<SockState>() == 200);
+    assert!(size_of::<SockState>() == 72);
+    assert!(size_of::<UdpPeers>() == 128);
     assert!(size_of::<AgentCounters>() == 8 * (10 + REASON_SLOTS));
 };

@@ -2,7 +2,7 @@
 
 use core::{ffi::c_void, ptr};
 
-use agentnet_common::abi::{AgentCfg, COMM_BYTES, Process, SockState};
+use agentnet_common::abi::{AgentCfg, COMM_BYTES, Process, SockState, UdpPeers};
 use aya_ebpf::{
     bindings::BPF_SK_STORAGE_GET_F_CREATE,
     helpers::{
@@ -11,7 +11,7 @@ use aya_ebpf::{
     },
 };
 
-use crate::maps::{CFG, SOCK};
+use crate::maps::{CFG, PEERS, SOCK};
 
 /// The configuration of the cgroup this program is attached to, whatever child cgroup the socket is in.
 ///
@@ -34,6 +34,14 @@ pub fn sock_state(sk: *mut c_void, create: bool) -> Option<&'static mut SockStat
     // this run. Two CPUs may work on one socket: fields are integers and every verdict that rests on them
     // is checked against the packet at hand.
     unsafe { bpf_sk_storage_get(SOCK.as_ptr(), sk, ptr::null_mut(), flags).cast::<SockState>().as_mut() }
+}
+
+/// Whom the UDP socket `sk` may answer; made if `create` and not there yet. `sk` as for [`sock_state`].
+#[inline(always)]
+pub fn udp_peers(sk: *mut c_void, create: bool) -> Option<&'static mut UdpPeers> {
+    let flags = if create { u64::from(BPF_SK_STORAGE_GET_F_CREATE) } else { 0 };
+    // SAFETY: as for `sock_state`.
+    unsafe { bpf_sk_storage_get(PEERS.as_ptr(), sk, ptr::null_mut(), flags).cast::<UdpPeers>().as_mut() }
 }
 
 /// The task that runs now. Only in process context: connect, sendmsg, sock_create, setsockopt.

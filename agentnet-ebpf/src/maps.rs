@@ -3,7 +3,7 @@
 use agentnet_common::{
     abi::{
         ALERT_RING_BYTES, AgentCfg, AgentCounters, MAX_AGENTS, REFUSED_ENTRIES, Ruleset, SAMPLE_RING_BYTES,
-        SLOTS, SockState,
+        SLOTS, SockState, UdpPeers,
     },
     addr::Addr,
     event::VerdictEvent,
@@ -56,6 +56,11 @@ storage_map!(
     SockMap, BPF_MAP_TYPE_SK_STORAGE, i32, SockState, BPF_F_NO_PREALLOC | BPF_F_CLONE
 );
 
+storage_map!(
+    /// Storage of UDP sockets that somebody talks to.
+    PeersMap, BPF_MAP_TYPE_SK_STORAGE, i32, UdpPeers, BPF_F_NO_PREALLOC
+);
+
 /// Networks of one policy. The loader makes the real tries; this one only gives their shape.
 pub type NetTrie = LpmTrie<Addr, Ruleset, 1>;
 
@@ -63,6 +68,8 @@ pub type NetTrie = LpmTrie<Addr, Ruleset, 1>;
 pub static CFG: CfgMap = CfgMap::new();
 #[btf_map]
 pub static SOCK: SockMap = SockMap::new();
+#[btf_map]
+pub static PEERS: PeersMap = PeersMap::new();
 #[btf_map]
 pub static NETS: ArrayOfMaps<NetTrie, { SLOTS as usize }> = ArrayOfMaps::new();
 #[btf_map]

@@ -157,7 +157,9 @@ fn job_control_works_on_a_terminal() -> Result<()> {
         "trap 'echo caught; exit 3' INT",
         "trap 'echo resumed' CONT",
         "test -t 0 && echo on a terminal",
-        "while :; do sleep 0.02; done",
+        // One child for the whole test: a shell that starts one by vfork cannot stop while its child is stopped
+        // before exec.
+        "sleep 60 & while :; do wait; done",
     ];
     fs::write(&script, lines.join("\n"))?;
     let mut run = agent.command()?;

@@ -71,7 +71,7 @@ fn try_egress(ctx: &SkBuffContext) -> bool {
         Scope::Remote
     };
     let half_open = listening && packet.is_syn_ack() && may_come_in(cfg, packet.on_loopback);
-    let verdict = if half_open || is_reply(state, cfg, &packet.remote, scope) {
+    let verdict = if half_open || is_reply(sk.cast(), cfg, &packet.remote, scope) {
         Verdict::Allow(RuleId::REPLY)
     } else {
         decide(&Maps, cfg, &packet.remote, scope)

@@ -1,5 +1,7 @@
 //! cgroup_skb/ingress: who may connect into the agent, `[local] listen`.
 
+use core::ffi::c_void;
+
 use agentnet_common::{
     abi::{AgentCfg, SockState, UDP_PEERS},
     addr::protocol,
@@ -21,7 +23,7 @@ use super::{
     sock_addr::{is_reported, may_come_in},
 };
 use crate::{
-    agent::{config, sock_state},
+    agent::{config, sock_state, udp_peers},
     emit::{Facts, conclude},
     local::scope_on_host,
     packet::{Direction, Packet, parse},
@@ -54,7 +56,7 @@ fn try_ingress(ctx: &SkBuffContext) -> bool {
     state.agent = cfg.agent;
     // What cannot be read cannot be a reply to something that was allowed.
     let Ok(packet) = parse(ctx, Direction::Ingress) else { return false };
-    let verdict = judge(ctx, cfg, state, &packet);
+    let verdict = judge(ctx, cfg, sk.cast(), state, &packet);
     if matches!(verdict, Verdict::Allow(_)) {
         return true;
     }
@@ -73,7 +75,13 @@ fn try_ingress(ctx: &SkBuffContext) -> bool {
 }
 
 #[inline(always)]
-fn judge(ctx: &SkBuffContext, cfg: &AgentCfg, state: &mut SockState, packet: &Packet) -> Verdict {
+fn judge(
+    ctx: &SkBuffContext,
+    cfg: &AgentCfg,
+    sk: *mut c_void,
+    state: &SockState,
+    packet: &Packet,
+) -> Verdict {
     let reply = Verdict::Allow(RuleId::REPLY);
     match packet.remote.protocol {
         // Only what opens a connection is a question; the rest belongs to one that was answered.
@@ -85,7 +93,7 @@ fn judge(ctx: &SkBuffContext, cfg: &AgentCfg, state: &mut SockState, packet: &Pa
     }
     if may_come_in(cfg, packet.on_loopback) {
         if packet.remote.protocol == protocol::UDP {
-            admit(state, packet);
+            admit(sk, packet);
         }
         return reply;
     }
@@ -105,12 +113,14 @@ fn judge(ctx: &SkBuffContext, cfg: &AgentCfg, state: &mut SockState, packet: &Pa
 
 /// Lets the agent answer a UDP peer: in the place it has already, else in the one that ends first.
 #[inline(always)]
-fn admit(state: &mut SockState, packet: &Packet) {
+fn admit(sk: *mut c_void, packet: &Packet) {
+    // Without room the peer is let in and gets no answer.
+    let Some(known) = udp_peers(sk, true) else { return };
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_ns() };
     let mut place = 0;
     let mut oldest = u64::MAX;
-    for (index, peer) in state.udp_peers.iter().enumerate() {
+    for (index, peer) in known.peers.iter().enumerate() {
         if peer.port == packet.remote.port && peer.addr == packet.remote.addr.words {
             place = index;
             break;
@@ -120,7 +130,7 @@ fn admit(state: &mut SockState, packet: &Packet) {
             place = index;
         }
     }
-    if let Some(peer) = state.udp_peers.get_mut(place & (UDP_PEERS - 1)) {
+    if let Some(peer) = known.peers.get_mut(place & (UDP_PEERS - 1)) {
         peer.addr = packet.remote.addr.words;
         peer.port = packet.remote.port;
         peer.expiry = now + REPLY_TIME;

@@ -1,5 +1,7 @@
 //! What connect and sendmsg share: the address a process names, in either family.
 
+use core::ffi::c_void;
+
 use agentnet_common::{
     abi::{AgentCfg, CACHED_ALLOW, CACHED_JUDGE, CACHED_NONE, LOCAL_ANY, LOCAL_OWN, ROLE_NONE, SockState},
     addr::{Addr, Endpoint, protocol},
@@ -11,7 +13,7 @@ use aya_ebpf::{
 };
 
 use crate::{
-    agent::{config, current_process, sock_state},
+    agent::{config, current_process, sock_state, udp_peers},
     emit::{Facts, conclude},
     local::scope_of_address,
     tables::Maps,
@@ -65,7 +67,7 @@ pub fn decide_call(ctx: &SockAddrContext, family: Family, hook: Hook) -> bool {
     }
     let reported = matches!(hook, Hook::Sendmsg) && is_reported(state, cfg, &remote);
     let scope = scope_of_address(ctx.as_ptr(), cfg, &remote);
-    let verdict = if is_reply(state, cfg, &remote, scope) {
+    let verdict = if is_reply(sk.cast(), cfg, &remote, scope) {
         Verdict::Allow(RuleId::REPLY)
     } else if remote.protocol == protocol::UDP && remote.port == 0 && matches!(hook, Hook::Connect) {
         // Asks for a route and a source address (RFC 6724 sorting in libc); nothing can be sent to port 0,
@@ -134,13 +136,14 @@ pub const fn may_come_in(cfg: &AgentCfg, on_this_host: bool) -> bool {
 
 /// Whether `remote` is a UDP peer that was let in and is still waited for.
 #[inline(always)]
-pub fn is_reply(state: &SockState, cfg: &AgentCfg, remote: &Endpoint, scope: Scope) -> bool {
+pub fn is_reply(sk: *mut c_void, cfg: &AgentCfg, remote: &Endpoint, scope: Scope) -> bool {
     if remote.protocol != protocol::UDP || !may_come_in(cfg, !matches!(scope, Scope::Remote)) {
         return false;
     }
+    let Some(known) = udp_peers(sk, false) else { return false };
     // SAFETY: no arguments.
     let now = unsafe { aya_ebpf::helpers::bpf_ktime_get_ns() };
-    for peer in &state.udp_peers {
+    for peer in &known.peers {
         if peer.port == remote.port && peer.expiry > now && peer.addr == remote.addr.words {
             return true;
         }

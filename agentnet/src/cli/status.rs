@@ -1,6 +1,10 @@
 //! `agentnet status`: what is governed, and whether it is really enforced.
 
-use std::{fmt::Write as _, io::Write as _, process::ExitCode};
+use std::{
+    fmt::Write as _,
+    io::{ErrorKind, Write as _},
+    process::ExitCode,
+};
 
 use anyhow::Context as _;
 use jiff::Timestamp;
@@ -13,7 +17,11 @@ use crate::{
         cgroup::Cgroup,
         registry::{Listed, Owner, Registry},
     },
-    control::{client, protocol::Status},
+    control::{
+        client::{self, ClientError},
+        frame::FrameError,
+        protocol::Status,
+    },
     engine::host,
     kernel::{links::HOOKS, mounts},
 };
@@ -81,7 +89,7 @@ pub fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
     }
     match anstream::stdout().write_all(text.as_bytes()) {
         // Whoever reads has seen enough.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
         result => result.context("cannot write the result")?,
     }
     let failed = rows.iter().any(|row| row.state == State::NotEnforced);
@@ -143,6 +151,11 @@ impl Row {
                 }
                 Err(_) if !socket.exists() && !socket.parent().is_some_and(std::path::Path::exists) => {
                     return None;
+                }
+                Err(ClientError::Frame(FrameError::Io(error)))
+                    if error.kind() == ErrorKind::PermissionDenied =>
+                {
+                    row.problems.push("only root and the user who started it may ask its engine".to_owned());
                 }
                 Err(error) => row.problems.push(format!("its engine cannot be asked: {error}")),
             }

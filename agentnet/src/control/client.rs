@@ -42,7 +42,11 @@ pub enum ClientError {
         error: io::Error,
     },
     /// The program that gives root, or the engine behind it, said why it refuses.
-    #[error("{} did not start agentnet's engine ({status}); nothing was changed and the command was not run", program.display())]
+    #[error(
+        "{} did not start agentnet's engine ({status}), so nothing was changed and the command was not run; \
+         use an account that may become root, or run agentnet as root",
+        program.display()
+    )]
     Refused {
         /// The program.
         program: PathBuf,

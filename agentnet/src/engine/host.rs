@@ -51,9 +51,7 @@ impl Host for System {
         let cgroup = Cgroup::at(&meta.cgroup);
         // Nobody knows any more whether all refused sockets are on the list, and no process is left that
         // another socket of this cgroup could serve.
-        if let Some(refused) = refused(&meta.pins)? {
-            destroy_sockets(&refused, Some(&cgroup)).map_err(io::Error::other)?;
-        }
+        destroy_sockets(&refused(&meta.pins)?, Some(&cgroup)).map_err(io::Error::other)?;
         kernel::clear_pins(&meta.pins)?;
         remove_cgroup(&cgroup).map_err(io::Error::other)?;
         prune(&meta.pins);
@@ -61,13 +59,12 @@ impl Host for System {
     }
 }
 
-/// The sockets that may hold refused data; `None` if there are no pins, so that nothing was refused or
-/// nothing refuses any more.
-fn refused(pins: &Path) -> io::Result<Option<HashSet<u64>>> {
+/// The sockets that may hold refused data, as far as the pins tell; none if there are no pins.
+fn refused(pins: &Path) -> io::Result<HashSet<u64>> {
     let map = pins.join("maps").join(agentnet_common::abi::maps::REFUSED);
     match fs::symlink_metadata(map) {
-        Ok(_) => pins::refused_sockets(pins).map(Some).map_err(io::Error::other),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Ok(_) => pins::refused_sockets(pins).map_err(io::Error::other),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(HashSet::new()),
         Err(error) => Err(error),
     }
 }

@@ -11,7 +11,7 @@ use std::{
     io::{self, Read as _, Write as _},
     os::{
         fd::{AsFd as _, OwnedFd},
-        unix::{fs::OpenOptionsExt as _, net::UnixStream},
+        unix::{fs::OpenOptionsExt as _, net::UnixStream, process::CommandExt as _},
     },
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -20,7 +20,7 @@ use std::{
 
 use rustix::fs::Mode;
 
-use super::{STATE_DIRECTORY, make_directory, serve};
+use super::{EngineError, STATE_DIRECTORY, make_directory, serve};
 use crate::{
     agent::{AgentName, cgroup::Hierarchy},
     control::rendezvous::{self, RendezvousError},
@@ -68,7 +68,11 @@ pub fn connect(path: &Path, agent: &AgentName) -> Result<()> {
     let (mut ready, writer) = io::pipe().map_err(ProcessError::Spawn)?;
     let mut command = Command::new("/proc/self/exe");
     // Nothing of the user's environment or directory goes along.
-    command.args(["engine", "--agent", agent.as_str(), "--connected"]).env_clear().current_dir("/");
+    command
+        .arg0("agentnet")
+        .args(["engine", "--agent", agent.as_str(), "--connected"])
+        .env_clear()
+        .current_dir("/");
     command.stdin(OwnedFd::from(client)).stdout(writer).stderr(Stdio::null());
     command.spawn().map_err(ProcessError::Spawn)?;
     // It holds the writing end of the pipe, which would never close.
@@ -96,8 +100,10 @@ pub fn run(agent: &AgentName) -> Result<()> {
     if let Err(error) = leave_cgroup() {
         tracing::debug!(%error, "the engine stays in its client's cgroup");
     }
-    if let Err(error) = serve::serve(agent, &client) {
-        tracing::error!(%error, "stopped");
+    match serve::serve(agent, &client) {
+        Ok(()) => {}
+        Err(EngineError::Start(error)) => tracing::warn!(%agent, %error, "refused"),
+        Err(error) => tracing::error!(%agent, %error, "stopped"),
     }
     Ok(())
 }

@@ -34,14 +34,14 @@ use crate::{
     kernel::Kernel,
 };
 
-/// How often folded repeats and losses are looked at.
-pub const TICK: Duration = Duration::from_millis(250);
+/// How often flows are read, which wake nobody, and folded repeats and losses looked at.
+pub const TICK: Duration = Duration::from_millis(100);
 
 /// How long the client may take to say what it wants.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// After so many ticks the client is told that processes of the agent do not die.
-const TICKS_TO_DIE: u32 = 40;
+const TICKS_TO_DIE: u32 = 100;
 
 /// Serves the client at the other end of `client` until its agent, `agent`, is taken down.
 ///

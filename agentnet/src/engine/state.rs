@@ -20,14 +20,13 @@ use crate::{
         summary::Summary,
     },
     control::protocol::{Failure, Ready, Reply, Request, Status},
-    kernel::links::HOOKS,
 };
 
 /// Ticks between two looks at the counters; a tick is [`super::serve::TICK`].
-const TICKS_PER_COUNT: u32 = 4;
+const TICKS_PER_COUNT: u32 = 10;
 
 /// Ticks between two comparisons of the clocks.
-const TICKS_PER_CLOCK: u32 = 240;
+const TICKS_PER_CLOCK: u32 = 600;
 
 /// The state of an engine.
 pub struct State {
@@ -165,22 +164,8 @@ impl State {
 
     /// Why the policy may not be in force as it should be.
     fn problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        let attached = self.governed.kernel.attached().len();
-        if attached != HOOKS.len() {
-            problems.push(format!("{attached} of {} hooks are attached", HOOKS.len()));
-        }
-        let links = std::fs::read_dir(self.governed.meta.pins.join("links")).map_or(0, Iterator::count);
-        if links != HOOKS.len() {
-            problems.push(format!(
-                "{links} of {} links are pinned: enforcement would end with the engine",
-                HOOKS.len()
-            ));
-        }
-        if !self.governed.cgroup.path().is_dir() {
-            problems.push("the cgroup is gone".to_owned());
-        }
-        problems
+        let Governed { kernel, cgroup, cfg, .. } = &self.governed;
+        kernel.problems(cgroup.path(), cfg)
     }
 
     fn hooks(&self) -> Vec<String> {

@@ -56,6 +56,16 @@ pub(super) fn load_programs(object: &mut Ebpf) -> Result<(), KernelError> {
     Ok(())
 }
 
+/// Why a hook does not guard cgroup `id` as the pin says it does, if so.
+pub(super) fn problem(hook: Hook, pin: &Path, id: u64) -> Option<String> {
+    let door = hook.door;
+    match sys::obj_get(pin).and_then(|link| sys::cgroup_link(link.as_fd())) {
+        Ok(link) if link.cgroup == id && link.attach_type == hook.attach_type as u32 => None,
+        Ok(link) => Some(format!("{door}: the pinned link guards cgroup {} instead of {id}", link.cgroup)),
+        Err(error) => Some(format!("{door}: not attached ({error})")),
+    }
+}
+
 /// A link and the program behind it.
 #[derive(Debug)]
 pub(super) struct Attached {

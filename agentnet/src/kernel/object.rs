@@ -215,15 +215,34 @@ impl Kernel {
     /// # Errors
     /// When it cannot be written, or does not read back as written.
     pub fn configure(&mut self, cgroup: &Path, cfg: AgentCfg) -> Result<(), KernelError> {
-        // The cgroup id is the inode number of its directory (kernfs, 64-bit).
-        let id = fs::metadata(cgroup)
-            .map_err(|source| KernelError::Cgroup { cgroup: cgroup.to_owned(), source })?
-            .ino();
+        let id = cgroup_id(cgroup)?;
         let data = map_data(self.map(maps::CFG)?).ok_or_else(|| missing(maps::CFG))?;
-        let fd = data.fd().as_fd();
-        sys::map_update(fd, &id, &cfg).map_err(KernelError::Configure)?;
-        let held: AgentCfg = sys::map_lookup(fd, &id).map_err(KernelError::Configure)?;
-        if held == cfg { Ok(()) } else { Err(KernelError::NotInForce) }
+        sys::map_update(data.fd().as_fd(), &id, &cfg).map_err(KernelError::Configure)?;
+        if self.held(id)? == cfg { Ok(()) } else { Err(KernelError::NotInForce) }
+    }
+
+    /// The configuration that the kernel holds for a cgroup.
+    fn held(&self, id: u64) -> Result<AgentCfg, KernelError> {
+        let data = map_data(self.map(maps::CFG)?).ok_or_else(|| missing(maps::CFG))?;
+        sys::map_lookup(data.fd().as_fd(), &id).map_err(KernelError::Configure)
+    }
+
+    /// Everything that stands between `cgroup` and being governed by `cfg` now, as the kernel tells it, not as
+    /// this process remembers it; empty if it is enforced and stays so without this process.
+    pub fn problems(&self, cgroup: &Path, cfg: &AgentCfg) -> Vec<String> {
+        let id = match cgroup_id(cgroup) {
+            Ok(id) => id,
+            Err(error) => return vec![error.to_string()],
+        };
+        let doors = links::HOOKS
+            .iter()
+            .filter_map(|&hook| links::problem(hook, &pins::link_path(&self.pins, hook.program), id));
+        let policy = match self.held(id) {
+            Ok(held) if held == *cfg => None,
+            Ok(_) => Some(KernelError::NotInForce.to_string()),
+            Err(error) => Some(error.to_string()),
+        };
+        doors.chain(policy).collect()
     }
 
     /// The agent's counters, summed over the CPUs.
@@ -288,6 +307,12 @@ impl Kernel {
         drop(object);
         Ok(())
     }
+}
+
+/// The id of a cgroup: the inode number of its directory (kernfs, 64-bit).
+fn cgroup_id(cgroup: &Path) -> Result<u64, KernelError> {
+    let metadata = fs::metadata(cgroup);
+    Ok(metadata.map_err(|source| KernelError::Cgroup { cgroup: cgroup.to_owned(), source })?.ino())
 }
 
 const fn missing(map: &'static str) -> KernelError {

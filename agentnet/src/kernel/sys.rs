@@ -16,6 +16,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 const BPF_MAP_LOOKUP_ELEM: u32 = 1;
 const BPF_MAP_UPDATE_ELEM: u32 = 2;
 const BPF_OBJ_PIN: u32 = 6;
+const BPF_OBJ_GET: u32 = 7;
+const BPF_OBJ_GET_INFO_BY_FD: u32 = 15;
 const BPF_LINK_CREATE: u32 = 28;
 
 /// Runs one command with its attributes (`union bpf_attr`, include/uapi/linux/bpf.h).
@@ -63,6 +65,56 @@ pub(super) fn obj_pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     bpf(BPF_OBJ_PIN, &ObjPin { path: path.as_ptr().addr() as u64, fd: fd.as_raw_fd(), flags: 0 })?;
     Ok(())
+}
+
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+struct ObjGet {
+    path: u64,
+    fd: u32,
+    flags: u32,
+}
+
+/// Opens a pinned object.
+pub(super) fn obj_get(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let fd = bpf(BPF_OBJ_GET, &ObjGet { path: path.as_ptr().addr() as u64, fd: 0, flags: 0 })?;
+    let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the kernel just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// What the kernel says of a link to a cgroup: the beginning of `struct bpf_link_info`.
+#[derive(Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(super) struct CgroupLink {
+    kind: u32,
+    id: u32,
+    program: u32,
+    pad: u32,
+    /// The cgroup it is attached to; 0 when that is gone.
+    pub(super) cgroup: u64,
+    /// `BPF_CGROUP_*`.
+    pub(super) attach_type: u32,
+    pad2: u32,
+}
+
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+struct GetInfo {
+    fd: u32,
+    len: u32,
+    info: u64,
+}
+
+/// Asks the kernel about a link that was made for a cgroup.
+pub(super) fn cgroup_link(link: BorrowedFd<'_>) -> io::Result<CgroupLink> {
+    let mut info = CgroupLink::default();
+    let target = info.as_mut_bytes();
+    let len = u32::try_from(target.len()).map_err(io::Error::other)?;
+    let info_address = target.as_mut_ptr().addr() as u64;
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &GetInfo { fd: link.as_raw_fd().cast_unsigned(), len, info: info_address })?;
+    Ok(info)
 }
 
 #[derive(IntoBytes, Immutable)]

@@ -77,7 +77,7 @@ impl Screen {
         match (&ready.log, self.live) {
             (Some(log), true) => self.note(&format!("alerts are shown here and written to {log}")),
             (Some(log), false) => {
-                self.note(&format!("alerts are written to {log}, and summed up at the end"))
+                self.note(&format!("alerts are written to {log}, and summed up at the end"));
             }
             (None, _) => {}
         }
@@ -208,8 +208,8 @@ fn unwritten(path: &Path, Trouble { lost, error }: &Trouble) -> String {
     format!("{lost} lines were not written to {}: {error}", path.display())
 }
 
-const ABANDONED: &str = "the engine is gone; the policy stays in force until the agent's last process ends, nothing \
-                         more is reported, and the next agentnet command clears up";
+const ABANDONED: &str = "the engine is gone: the policy stays in force and nothing more is reported; when the agent \
+                         has ended, the next agentnet command that is root clears up";
 
 /// Whether nothing follows this reply.
 pub(super) const fn is_last(reply: &Reply) -> bool {
