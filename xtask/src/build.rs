@@ -36,7 +36,7 @@ pub(crate) enum Programs {
     Tests,
     /// agentnet, optimised.
     Agentnet,
-    /// agentnet and the programs of the lab (demo, benchmark, and what they start), optimised.
+    /// agentnet and the programs of the lab (the benchmark and what it starts), optimised.
     Lab,
 }
 
@@ -46,7 +46,7 @@ impl Programs {
         match self {
             Self::Tests => "agentnet and every test, not optimised",
             Self::Agentnet => "agentnet, optimised",
-            Self::Lab => "agentnet and the lab of demo and benchmark, optimised",
+            Self::Lab => "agentnet and the benchmark, optimised",
         }
     }
 
