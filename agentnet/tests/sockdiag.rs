@@ -48,7 +48,7 @@ fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
 }
 
 fn tcp() -> Vec<InetSocket> {
-    sockdiag::tcp_sockets(None).expect("listing works")
+    sockdiag::sockets(None, Protocol::Tcp).expect("listing works")
 }
 
 /// A connection: the client's end and the server's.
@@ -252,7 +252,7 @@ fn another_namespace_is_reached_through_its_descriptor() {
         in_netns(|| {
             let before = File::open("/proc/thread-self/ns/net").expect("own namespace");
             assert_eq!(tcp(), [], "this one is empty");
-            let listed = sockdiag::tcp_sockets(Some(inside.as_fd())).expect("root may enter");
+            let listed = sockdiag::sockets(Some(inside.as_fd()), Protocol::Tcp).expect("root may enter");
             assert_eq!(listed.iter().map(|s| s.cookie).collect::<Vec<_>>(), [cookie]);
             assert_eq!(sockdiag::destroy_tcp(Some(inside.as_fd()), &|_| true).expect("root may"), 1);
             let after = File::open("/proc/thread-self/ns/net").expect("own namespace");
@@ -313,7 +313,7 @@ fn sockets_that_share_an_address_are_never_mixed_up() {
 #[test]
 fn a_file_that_is_no_namespace_is_refused() {
     let file = File::open("/dev/null").expect("it is always there");
-    let refused = sockdiag::tcp_sockets(Some(file.as_fd()));
+    let refused = sockdiag::sockets(Some(file.as_fd()), Protocol::Tcp);
     assert!(matches!(refused, Err(SockDiagError::Namespace(_))), "{refused:?}");
 }
 

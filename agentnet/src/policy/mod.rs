@@ -105,7 +105,12 @@ impl Policy {
         };
         let valid = Valid::check(document, &mut problems);
         problems.extend(warnings::of(&valid));
-        Self::compile(source, valid, local, problems)
+        let compiled = Compiled::new(&valid, &source, local, &mut problems);
+        let problems = Diagnostics::new(Arc::clone(&source), problems);
+        if problems.count(Severity::Error) > 0 {
+            return Err(problems);
+        }
+        Ok(Self { compiled, warnings: problems, source, valid, local: local.to_vec() })
     }
 
     /// The policy of an agent that was given none: everything is reported, nothing is refused.
@@ -130,15 +135,6 @@ impl Policy {
         self.compiled.mode = MODE_AUDIT;
     }
 
-    /// The same policy for a host that now has the addresses `local`.
-    ///
-    /// # Errors
-    /// What is wrong with it there.
-    pub fn with_local(&self, local: &[IpAddr]) -> Result<Self, Diagnostics> {
-        let warnings = warnings::of(&self.valid);
-        Self::compile(Arc::clone(&self.source), self.valid.clone(), local, warnings)
-    }
-
     /// The file it was read from, or the name of a built-in policy in angle brackets.
     pub fn file(&self) -> &str {
         &self.source.file
@@ -152,20 +148,6 @@ impl Policy {
     /// Whether it is built in, and no file.
     pub fn is_built_in(&self) -> bool {
         self.source.file.starts_with('<')
-    }
-
-    fn compile(
-        source: Arc<Source>,
-        valid: Valid,
-        local: &[IpAddr],
-        mut problems: Vec<Diagnostic>,
-    ) -> Result<Self, Diagnostics> {
-        let compiled = Compiled::new(&valid, &source, local, &mut problems);
-        let problems = Diagnostics::new(Arc::clone(&source), problems);
-        if problems.count(Severity::Error) > 0 {
-            return Err(problems);
-        }
-        Ok(Self { compiled, warnings: problems, source, valid, local: local.to_vec() })
     }
 }
 

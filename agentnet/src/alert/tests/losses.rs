@@ -4,7 +4,7 @@ use agentnet_common::{abi::AgentCounters, user::DecodeError, verdict::REASON_SLO
 
 use super::{
     super::model::{Evidence, Kind, Output, Severity},
-    counts, event, later, only_alert, pipeline, record,
+    event, later, only_alert, pipeline, record,
 };
 
 pub(super) fn no_losses() -> AgentCounters {
@@ -40,19 +40,6 @@ fn losses_are_alerts_with_what_was_lost_since() {
     assert_eq!(only_alert(pipeline.on_counters(&counters, later(12))).count, 5);
     let (_, summary) = pipeline.finish(later(13));
     assert_eq!(summary.losses.iter().map(|(_, lost)| *lost).collect::<Vec<_>>(), [10, 5]);
-}
-
-#[test]
-fn a_loss_another_engine_reported_is_not_reported_again() {
-    let mut counters = no_losses();
-    counters.alerts_lost = 3;
-    let mut pipeline = pipeline().resumed(&counters);
-    let mut middle = event("203.0.113.7");
-    middle.header.seq = 500;
-    assert_eq!(counts(&pipeline.on_record(&record(middle), later(0))), [1]);
-    assert_eq!(pipeline.on_counters(&counters, later(1)), []);
-    counters.alerts_lost = 4;
-    assert_eq!(only_alert(pipeline.on_counters(&counters, later(2))).count, 1);
 }
 
 #[test]

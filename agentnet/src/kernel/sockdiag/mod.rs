@@ -182,15 +182,6 @@ pub fn sockets(netns: Option<BorrowedFd<'_>>, protocol: Protocol) -> Result<Vec<
     Diag::open(netns)?.list(protocol)
 }
 
-/// All TCP sockets, see [`sockets`].
-///
-/// # Errors
-///
-/// As [`sockets`].
-pub fn tcp_sockets(netns: Option<BorrowedFd<'_>>) -> Result<Vec<InetSocket>, SockDiagError> {
-    sockets(netns, Protocol::Tcp)
-}
-
 /// Destroys the TCP sockets that `select` picks, in the network namespace `netns` or that of the calling
 /// thread, and returns how many.
 ///
