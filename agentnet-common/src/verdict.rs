@@ -37,7 +37,7 @@ impl RuleId {
 }
 
 codes! {
-    /// Why something was refused. The codes are stable: alerts and counters carry them.
+    /// Why something was refused. The codes are stable: alerts and counters carry them. 15 is free.
     ///
     /// Two bytes like [`RuleId`], so that both variants of [`Verdict`] fill the same register: what one variant
     /// leaves undefined, LLVM may spill and the verifier refuses to see read.
@@ -70,8 +70,6 @@ codes! {
         SocketType = 13 => "socket_type",
         /// A socket option that would let packets pass the hooks by.
         SocketOption = 14 => "socket_option",
-        /// The cgroup is being set up or taken down: there is no policy yet.
-        NotConfigured = 15 => "not_configured",
         /// A packet without a socket.
         NoSocket = 16 => "no_socket",
         /// The socket's storage could not be made.
@@ -88,8 +86,6 @@ codes! {
         NameNotAllowed = 22 => "name_not_allowed",
         /// Something that came in and answers nothing the agent was allowed to send.
         Unsolicited = 23 => "unsolicited",
-        /// A kernel helper failed.
-        HelperError = 24 => "helper_error",
     }
 }
 

@@ -13,6 +13,7 @@ use super::{
     model::{Action, Kind, Severity},
     names::Socket,
 };
+use crate::policy::special::is_metadata;
 
 /// What a reason means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,18 +124,12 @@ impl Class {
                 "malformed packet", "the packet cannot be parsed",
                 Instead("send well-formed packets")),
 
-            Reason::NotConfigured => Self::new(Enforcement, Low, None,
-                "no policy in force yet", "the agent is being set up or taken down and has no policy at that moment",
-                Operator("try again once the agent runs")),
             Reason::NoPolicy => Self::new(Enforcement, High, None,
                 "policy is missing", "the kernel holds no policy for the agent",
                 Operator("restart the agent and report this as a defect of agentnet")),
             Reason::StorageFull => Self::new(Enforcement, High, None,
                 "no room for the socket's state", "the kernel had no room to keep the socket's state",
                 Operator("give the host more memory")),
-            Reason::HelperError => Self::new(Enforcement, High, None,
-                "a kernel helper failed", "a kernel helper that the decision needs has failed",
-                Operator("run `agentnet doctor` and report this as a defect of agentnet")),
         }
     }
 
@@ -161,30 +156,6 @@ impl Class {
             };
         }
         self
-    }
-}
-
-/// Whether `ip` is where a cloud hands out a machine's credentials or controls it.
-pub fn is_metadata(ip: IpAddr) -> bool {
-    const V4: [[u8; 4]; 7] = [
-        [100, 100, 100, 200], // Alibaba Cloud
-        [168, 63, 129, 16],   // Azure, platform services
-        [169, 254, 42, 42],   // Scaleway
-        [169, 254, 169, 254], // AWS, Google Cloud, Azure and most others
-        [169, 254, 170, 2],   // AWS, credentials of tasks
-        [169, 254, 170, 23],  // AWS, credentials of pods
-        [192, 0, 0, 192],     // Oracle Cloud Classic
-    ];
-    const V6: [[u16; 8]; 5] = [
-        [0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42],     // Scaleway
-        [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23],    // AWS, credentials of pods
-        [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254],   // AWS
-        [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254],    // Google Cloud
-        [0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0xa9fe], // OpenStack
-    ];
-    match ip.to_canonical() {
-        IpAddr::V4(ip) => V4.contains(&ip.octets()),
-        IpAddr::V6(ip) => V6.contains(&ip.segments()),
     }
 }
 

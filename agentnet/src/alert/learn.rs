@@ -7,11 +7,12 @@ use std::{
 };
 
 use super::{
-    class::{Class, Remedy, is_metadata, reason_from_label},
+    class::{Class, Remedy, reason_from_label},
     model::Destination,
     summary::Summary,
     text::{MAX_COMM, MAX_SENTENCE, clean},
 };
+use crate::policy::special::is_metadata;
 
 /// What was seen of one address.
 #[derive(Default)]

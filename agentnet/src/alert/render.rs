@@ -9,12 +9,13 @@ use jiff::tz::TimeZone;
 use owo_colors::{OwoColorize as _, Style};
 
 use super::{
-    class::{Class, is_metadata, reason_from_label},
+    class::{Class, reason_from_label},
     model::{Action, Alert, Destination, Direction, Evidence, Flow, Output, PolicyRef, Process, Severity},
     names::{Socket, SocketOption},
     summary::{Refused, Summary},
     text::{MAX_COMM, MAX_SENTENCE, clean, plural},
 };
+use crate::policy::special::is_metadata;
 
 /// Width of the column of processes.
 const WHO: usize = 16;

@@ -1,6 +1,6 @@
 //! Whatever arrives, nothing panics and nothing but text comes out.
 
-use agentnet_common::{abi::ABI_VERSION, event::VerdictEvent, user::Record};
+use agentnet_common::{abi::ABI_VERSION, event::VerdictEvent, user::Record, verdict::Reason};
 use proptest::prelude::*;
 use zerocopy::IntoBytes as _;
 
@@ -22,14 +22,14 @@ proptest! {
         bytes in prop::collection::vec(any::<u8>(), size_of::<VerdictEvent>()),
         outcome in 1_u8..=3,
         hook in 1_u8..=6,
-        reason in 1_u8..=24,
+        reason in prop::sample::select(Reason::ALL),
         seconds in any::<i32>(),
     ) {
         let mut known = event("203.0.113.7");
         known.as_mut_bytes().copy_from_slice(&bytes);
         known.header.abi = ABI_VERSION;
         known.header.kind = 1;
-        (known.outcome, known.hook, known.reason) = (outcome, hook, reason);
+        (known.outcome, known.hook, known.reason) = (outcome, hook, reason as u8);
         let decoded = Record::decode(known.as_bytes()).unwrap();
         let mut pipeline = pipeline();
         let mut outputs = pipeline.on_record(&decoded, later(i64::from(seconds)));
