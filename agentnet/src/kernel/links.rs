@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     path::Path,
 };
 
@@ -85,7 +85,7 @@ pub(super) fn attach_all(object: &Ebpf, cgroup: &Path) -> Result<Vec<Attached>, 
                 .and_then(|program| program.fd().ok())
                 .ok_or(KernelError::NoProgram { program: hook.program })?;
             let attach_type = hook.attach_type as u32;
-            let link = sys::link_create(program.as_fd(), directory.as_fd(), attach_type)
+            let link = sys::link_create(program.as_fd(), directory.as_raw_fd(), attach_type)
                 .map_err(|source| KernelError::Attach { program: hook.program, source })?;
             Ok(Attached { hook, link })
         })

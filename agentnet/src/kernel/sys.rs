@@ -1,5 +1,5 @@
-//! The few bpf(2) commands that aya does not offer in the form needed: links of any type by number, and
-//! cgroup storage with the shared key.
+//! bpf(2), for what aya does not offer in the form needed: links of any type by number, cgroup storage with
+//! the shared key, programs and maps made by hand.
 
 use std::{
     ffi::CString,
@@ -11,22 +11,33 @@ use std::{
     path::Path,
 };
 
+use aya_obj::generated::bpf_cmd;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-const BPF_MAP_LOOKUP_ELEM: u32 = 1;
-const BPF_MAP_UPDATE_ELEM: u32 = 2;
-const BPF_OBJ_PIN: u32 = 6;
-const BPF_OBJ_GET: u32 = 7;
-const BPF_OBJ_GET_INFO_BY_FD: u32 = 15;
-const BPF_LINK_CREATE: u32 = 28;
-
 /// Runs one command with its attributes (`union bpf_attr`, include/uapi/linux/bpf.h).
-fn bpf<A: IntoBytes + Immutable>(command: u32, attributes: &A) -> io::Result<i64> {
+fn bpf<A: IntoBytes + Immutable>(command: bpf_cmd, attributes: &A) -> io::Result<i64> {
     let bytes = attributes.as_bytes();
-    // SAFETY: the attributes are readable for the length given; what they point to outlives the call, as
-    // every caller below holds it.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, bytes.as_ptr(), bytes.len()) };
+    // SAFETY: the attributes are readable for the length given; what they point to outlives the call and is
+    // writable where the command writes, as every caller holds it.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command as u32, bytes.as_ptr(), bytes.len()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Runs one command that makes a file descriptor.
+pub(super) fn bpf_fd<A: IntoBytes + Immutable>(command: bpf_cmd, attributes: &A) -> io::Result<OwnedFd> {
+    let fd = RawFd::try_from(bpf(command, attributes)?).map_err(io::Error::other)?;
+    // SAFETY: the kernel just made this descriptor, nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// An address as `union bpf_attr` carries it, of bytes that the kernel reads.
+pub(super) fn address(bytes: &[u8]) -> u64 {
+    bytes.as_ptr().expose_provenance() as u64
+}
+
+/// The same of bytes that the kernel writes.
+pub(super) fn address_mut(bytes: &mut [u8]) -> u64 {
+    bytes.as_mut_ptr().expose_provenance() as u64
 }
 
 #[derive(IntoBytes, Immutable)]
@@ -38,18 +49,11 @@ struct LinkCreate {
     flags: u32,
 }
 
-/// Attaches a program to a cgroup. No flag: links are always of the kind that coexists with others.
-pub(super) fn link_create(
-    program: BorrowedFd<'_>,
-    cgroup: BorrowedFd<'_>,
-    attach_type: u32,
-) -> io::Result<OwnedFd> {
-    let attributes =
-        LinkCreate { program: program.as_raw_fd(), target: cgroup.as_raw_fd(), attach_type, flags: 0 };
-    let fd = bpf(BPF_LINK_CREATE, &attributes)?;
-    let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
-    // SAFETY: the kernel just made this descriptor for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+/// Attaches a program to `target`, the descriptor of a cgroup or a map or the index of an interface, for as
+/// long as the link is held or pinned. No flag: links are always of the kind that coexists with others.
+pub(super) fn link_create(program: BorrowedFd<'_>, target: i32, attach_type: u32) -> io::Result<OwnedFd> {
+    let attributes = LinkCreate { program: program.as_raw_fd(), target, attach_type, flags: 0 };
+    bpf_fd(bpf_cmd::BPF_LINK_CREATE, &attributes)
 }
 
 #[derive(IntoBytes, Immutable)]
@@ -63,7 +67,8 @@ struct ObjPin {
 /// Pins an object: it stays when this process is gone.
 pub(super) fn obj_pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
-    bpf(BPF_OBJ_PIN, &ObjPin { path: path.as_ptr().addr() as u64, fd: fd.as_raw_fd(), flags: 0 })?;
+    let path = address(path.as_bytes_with_nul());
+    bpf(bpf_cmd::BPF_OBJ_PIN, &ObjPin { path, fd: fd.as_raw_fd(), flags: 0 })?;
     Ok(())
 }
 
@@ -78,10 +83,8 @@ struct ObjGet {
 /// Opens a pinned object.
 pub(super) fn obj_get(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let fd = bpf(BPF_OBJ_GET, &ObjGet { path: path.as_ptr().addr() as u64, fd: 0, flags: 0 })?;
-    let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
-    // SAFETY: the kernel just made this descriptor for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    let path = address(path.as_bytes_with_nul());
+    bpf_fd(bpf_cmd::BPF_OBJ_GET, &ObjGet { path, fd: 0, flags: 0 })
 }
 
 /// What the kernel says of a link to a cgroup: the beginning of `struct bpf_link_info`.
@@ -112,8 +115,8 @@ pub(super) fn cgroup_link(link: BorrowedFd<'_>) -> io::Result<CgroupLink> {
     let mut info = CgroupLink::default();
     let target = info.as_mut_bytes();
     let len = u32::try_from(target.len()).map_err(io::Error::other)?;
-    let info_address = target.as_mut_ptr().addr() as u64;
-    bpf(BPF_OBJ_GET_INFO_BY_FD, &GetInfo { fd: link.as_raw_fd().cast_unsigned(), len, info: info_address })?;
+    let attributes = GetInfo { fd: link.as_raw_fd().cast_unsigned(), len, info: address_mut(target) };
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &attributes)?;
     Ok(info)
 }
 
@@ -133,8 +136,8 @@ pub(super) fn map_update<K: IntoBytes + Immutable, V: IntoBytes + Immutable>(
     key: &K,
     value: &V,
 ) -> io::Result<()> {
-    let (key, value) = (key.as_bytes().as_ptr().addr() as u64, value.as_bytes().as_ptr().addr() as u64);
-    bpf(BPF_MAP_UPDATE_ELEM, &Element { map: map.as_raw_fd(), pad: 0, key, value, flags: 0 })?;
+    let (key, value) = (address(key.as_bytes()), address(value.as_bytes()));
+    bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &Element { map: map.as_raw_fd(), pad: 0, key, value, flags: 0 })?;
     Ok(())
 }
 
@@ -144,8 +147,8 @@ pub(super) fn map_lookup<K: IntoBytes + Immutable, V: FromBytes + IntoBytes + Kn
     key: &K,
 ) -> io::Result<V> {
     let mut value = V::new_zeroed();
-    let key = key.as_bytes().as_ptr().addr() as u64;
-    let target = value.as_mut_bytes().as_mut_ptr().addr() as u64;
-    bpf(BPF_MAP_LOOKUP_ELEM, &Element { map: map.as_raw_fd(), pad: 0, key, value: target, flags: 0 })?;
+    let (key, target) = (address(key.as_bytes()), address_mut(value.as_mut_bytes()));
+    let attributes = Element { map: map.as_raw_fd(), pad: 0, key, value: target, flags: 0 };
+    bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &attributes)?;
     Ok(value)
 }

@@ -1,19 +1,15 @@
-//! bpf(2) for probing: programs and maps made by hand, so that the verifier itself answers.
+//! Programs and maps made by hand, so that the verifier itself answers.
 
 use std::{
     fmt, io,
-    os::fd::{AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
 };
 
+use aya_obj::generated::bpf_cmd;
 use zerocopy::{Immutable, IntoBytes};
 
 use super::program::Insn;
-
-// enum bpf_cmd, include/uapi/linux/bpf.h
-const MAP_CREATE: u32 = 0;
-const PROG_LOAD: u32 = 5;
-const BTF_LOAD: u32 = 18;
-const LINK_CREATE: u32 = 28;
+use crate::kernel::sys::{self, address, address_mut, bpf_fd};
 
 /// Bytes of the verifier's log.
 const LOG_BYTES: usize = 1 << 16;
@@ -96,7 +92,7 @@ impl Map<'_> {
             btf_value_type_id: type_id,
             ..MapCreate::default()
         };
-        bpf(MAP_CREATE, &attributes).map_err(|source| Refusal::new("creating a map", source))
+        bpf_fd(bpf_cmd::BPF_MAP_CREATE, &attributes).map_err(|source| Refusal::new("creating a map", source))
     }
 }
 
@@ -127,7 +123,7 @@ pub(super) fn load(prog_type: u32, attach_type: u32, program: &[Insn]) -> Result
         expected_attach_type: attach_type,
         ..ProgLoad::default()
     };
-    let source = match bpf(PROG_LOAD, &attributes) {
+    let source = match bpf_fd(bpf_cmd::BPF_PROG_LOAD, &attributes) {
         Ok(program) => return Ok(program),
         Err(source) => source,
     };
@@ -135,8 +131,8 @@ pub(super) fn load(prog_type: u32, attach_type: u32, program: &[Insn]) -> Result
     let mut log = vec![0_u8; LOG_BYTES];
     attributes.log_level = 1;
     attributes.log_size = u32::try_from(log.len()).unwrap_or(u32::MAX);
-    attributes.log_buf = log.as_mut_ptr().expose_provenance() as u64;
-    let again = bpf(PROG_LOAD, &attributes);
+    attributes.log_buf = address_mut(&mut log);
+    let again = bpf_fd(bpf_cmd::BPF_PROG_LOAD, &attributes);
     let complaint = again.is_err().then(|| last_complaint(&log)).flatten();
     Err(Refusal { call: "loading a program", source, complaint })
 }
@@ -148,20 +144,10 @@ fn last_complaint(log: &[u8]) -> Option<String> {
     Some(line.to_owned())
 }
 
-#[derive(Default, IntoBytes, Immutable)]
-#[repr(C)]
-struct LinkCreate {
-    prog_fd: i32,
-    /// A cgroup, a map, or the index of an interface.
-    target: i32,
-    attach_type: u32,
-    flags: u32,
-}
-
 /// Attaches a program for as long as the returned link is held.
 pub(super) fn attach(program: BorrowedFd<'_>, target: i32, attach_type: u32) -> Result<OwnedFd, Refusal> {
-    let attributes = LinkCreate { prog_fd: program.as_raw_fd(), target, attach_type, flags: 0 };
-    bpf(LINK_CREATE, &attributes).map_err(|source| Refusal::new("attaching a program", source))
+    sys::link_create(program, target, attach_type)
+        .map_err(|source| Refusal::new("attaching a program", source))
 }
 
 #[derive(Default, IntoBytes, Immutable)]
@@ -214,24 +200,6 @@ fn int_btf() -> Result<OwnedFd, Refusal> {
     let bytes = btf.as_bytes();
     let size = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
     let attributes = BtfLoad { btf: address(bytes), size, ..BtfLoad::default() };
-    bpf(BTF_LOAD, &attributes).map_err(|source| Refusal::new("loading type information", source))
-}
-
-/// An address as `union bpf_attr` carries it.
-fn address(bytes: &[u8]) -> u64 {
-    bytes.as_ptr().expose_provenance() as u64
-}
-
-/// Runs one command that makes a file descriptor.
-fn bpf<A: IntoBytes + Immutable>(command: u32, attributes: &A) -> io::Result<OwnedFd> {
-    let bytes = attributes.as_bytes();
-    // SAFETY: the attributes are readable for the length given, and every caller above keeps what they point
-    // to alive, and the log writable, until the call is over.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, bytes.as_ptr(), bytes.len()) };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let fd = RawFd::try_from(result).map_err(io::Error::other)?;
-    // SAFETY: the kernel just made this descriptor, nobody else has it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    bpf_fd(bpf_cmd::BPF_BTF_LOAD, &attributes)
+        .map_err(|source| Refusal::new("loading type information", source))
 }
