@@ -11,10 +11,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use procfs::process::Process;
+use crate::kernel::{mountinfo, mounts};
 
 /// Filesystem type of a namespace that is mounted, as `ip netns` does to keep it.
-const NSFS: &str = "nsfs";
+const NSFS: &[u8] = b"nsfs";
 
 /// Every network namespace that a process is in or that is mounted somewhere, each once, the caller's own
 /// first. Of any other the kernel has purged the sockets, or is about to.
@@ -48,9 +48,10 @@ pub fn all() -> io::Result<Vec<OwnedFd>> {
 }
 
 fn nsfs_mounts() -> io::Result<Vec<PathBuf>> {
-    let mounts = Process::myself().and_then(|process| process.mountinfo()).map_err(io::Error::other)?;
-    let networks = mounts.into_iter().filter(|mount| mount.fs_type == NSFS && mount.root.starts_with("net:"));
-    Ok(networks.map(|mount| mount.mount_point).collect())
+    let list = mounts::mountinfo().map_err(io::Error::other)?;
+    let networks =
+        mountinfo::mounts(&list).filter(|mount| mount.kind == NSFS && mount.root.starts_with(b"net:"));
+    Ok(networks.map(|mount| mount.point()).collect())
 }
 
 /// A process that ended, and a namespace that was unmounted, are not there any more. A process that even

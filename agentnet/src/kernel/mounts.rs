@@ -1,16 +1,13 @@
-//! Where the kernel's filesystems are mounted, read from mountinfo (proc_pid_mountinfo(5)).
+//! Where the kernel's filesystems are mounted.
 //!
 //! Never a fixed path: cgroup v2 is at `/sys/fs/cgroup` on a unified host, at `/sys/fs/cgroup/unified` on a
 //! hybrid one, and anywhere in a container.
 
-use std::{
-    ffi::OsString,
-    io,
-    os::unix::ffi::OsStringExt as _,
-    path::{Path, PathBuf},
-};
+use std::{io, path::PathBuf};
 
 use rustix::mount::MountFlags;
+
+use super::mountinfo::{self, Mount};
 
 /// Filesystem type of cgroup v2.
 pub const CGROUP2: &str = "cgroup2";
@@ -22,17 +19,6 @@ const BPFFS_HOME: &str = "/sys/fs/bpf";
 
 /// The mounts of the calling thread: it may be in another mount namespace than the rest of its process.
 const MOUNTINFO: &str = "/proc/thread-self/mountinfo";
-
-/// One mount.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mount {
-    /// Directory of the filesystem that is visible at `point`: `/` unless only a part of it was mounted.
-    pub root: PathBuf,
-    /// Where it is mounted.
-    pub point: PathBuf,
-    /// Whether it can be written to.
-    pub writable: bool,
-}
 
 /// Why a filesystem could not be found or mounted.
 #[derive(Debug, thiserror::Error)]
@@ -59,12 +45,12 @@ pub enum MountError {
 ///
 /// Of several the one that shows the whole filesystem, then the first. A mount that is hidden below another
 /// is passed over, and so is a line that cannot be read.
-pub fn find(fstype: &str, mountinfo: &str) -> Option<Mount> {
-    let entries: Vec<Entry> = mountinfo.lines().filter_map(Entry::parse).collect();
-    let mut found = entries.iter().filter(|entry| entry.fstype == fstype && !entry.is_hidden(&entries));
+pub fn find<'a>(fstype: &str, mountinfo: &'a [u8]) -> Option<Mount<'a>> {
+    let all: Vec<Mount<'_>> = mountinfo::mounts(mountinfo).collect();
+    let mut found = all.iter().filter(|mount| mount.kind == fstype.as_bytes() && !is_hidden(mount, &all));
     let first = found.next()?;
-    let whole = std::iter::once(first).chain(found).find(|entry| entry.mount.root == Path::new("/"));
-    Some(whole.unwrap_or(first).mount.clone())
+    let whole = std::iter::once(first).chain(found).find(|mount| mount.root == b"/");
+    Some(*whole.unwrap_or(first))
 }
 
 /// Where cgroup v2 is mounted.
@@ -73,7 +59,7 @@ pub fn find(fstype: &str, mountinfo: &str) -> Option<Mount> {
 ///
 /// If it is not, or if the mounts cannot be read.
 pub fn cgroup2_mount() -> Result<PathBuf, MountError> {
-    find(CGROUP2, &mountinfo()?).map(|mount| mount.point).ok_or(MountError::NoCgroup2)
+    find(CGROUP2, &mountinfo()?).map(|mount| mount.point()).ok_or(MountError::NoCgroup2)
 }
 
 /// Where bpffs is mounted.
@@ -82,7 +68,7 @@ pub fn cgroup2_mount() -> Result<PathBuf, MountError> {
 ///
 /// If it is not, or if the mounts cannot be read.
 pub fn bpffs_mount() -> Result<PathBuf, MountError> {
-    find(BPF, &mountinfo()?).map(|mount| mount.point).ok_or(MountError::NoBpffs)
+    find(BPF, &mountinfo()?).map(|mount| mount.point()).ok_or(MountError::NoBpffs)
 }
 
 /// Where bpffs is mounted; mounts it where it belongs if it is not mounted at all. Needs root only then.
@@ -103,81 +89,37 @@ pub fn ensure_bpffs() -> Result<PathBuf, MountError> {
     }
 }
 
-/// The mounts of the calling thread, as text.
+/// The mounts of the calling thread, as [`mountinfo::mounts`] reads them.
 ///
 /// # Errors
 ///
 /// If the file cannot be read.
-pub(crate) fn mountinfo() -> Result<String, MountError> {
-    let bytes = std::fs::read(MOUNTINFO).map_err(MountError::Unreadable)?;
-    // A stranger's mount point may be any bytes; it must not hide the mounts that matter.
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+pub(crate) fn mountinfo() -> Result<Vec<u8>, MountError> {
+    std::fs::read(MOUNTINFO).map_err(MountError::Unreadable)
 }
 
-/// One line of mountinfo.
-struct Entry<'a> {
-    id: &'a str,
-    parent: &'a str,
-    fstype: &'a str,
-    mount: Mount,
-}
-
-impl<'a> Entry<'a> {
-    fn parse(line: &'a str) -> Option<Self> {
-        // 41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:7 - cgroup2 cgroup2 rw
-        let mut fields = line.split(' ');
-        let (id, parent) = (fields.next()?, fields.next()?);
-        let (root, point) = (fields.nth(1)?, fields.next()?);
-        let options = fields.next()?;
-        // Optional fields, any number of them, end with a lone dash.
-        fields.by_ref().find(|field| *field == "-")?;
-        let fstype = fields.next()?;
-        let super_options = fields.nth(1)?;
-        let read_only = [options, super_options].iter().any(|list| list.split(',').any(|o| o == "ro"));
-        let mount = Mount { root: unescape(root), point: unescape(point), writable: !read_only };
-        Some(Self { id, parent, fstype, mount })
-    }
-
-    /// Whether a path to the mount point ends in another mount: one was made on top of it, or on a
-    /// directory on the way to it.
-    fn is_hidden(&self, all: &[Entry<'_>]) -> bool {
-        let (mut entry, mut child) = (self, None);
-        // As many steps as there are mounts: a loop in the parents would be a broken file.
-        for _ in 0..all.len() {
-            let covered = all.iter().any(|other| {
-                let on_top = other.parent == entry.id && other.mount.point == entry.mount.point;
-                let on_the_way = other.parent == entry.parent
-                    && other.mount.point != entry.mount.point
-                    && entry.mount.point.starts_with(&other.mount.point);
-                other.id != entry.id && Some(other.id) != child && (on_top || on_the_way)
-            });
-            if covered {
-                return true;
-            }
-            match all.iter().find(|other| other.id == entry.parent && other.id != entry.id) {
-                Some(parent) => (entry, child) = (parent, Some(entry.id)),
-                None => return false,
-            }
+/// Whether a path to the mount point ends in another mount: one was made on top of it, or on a directory on
+/// the way to it.
+fn is_hidden(mount: &Mount<'_>, all: &[Mount<'_>]) -> bool {
+    let (mut mount, mut child) = (mount, None);
+    // As many steps as there are mounts: a loop in the parents would be a broken file.
+    for _ in 0..all.len() {
+        let covered = all.iter().any(|other| {
+            let on_top = other.parent == mount.id && other.point == mount.point;
+            let on_the_way = other.parent == mount.parent
+                && other.point != mount.point
+                && mount.point().starts_with(other.point());
+            other.id != mount.id && Some(other.id) != child && (on_top || on_the_way)
+        });
+        if covered {
+            return true;
         }
-        false
+        match all.iter().find(|other| other.id == mount.parent && other.id != mount.id) {
+            Some(parent) => (mount, child) = (parent, Some(mount.id)),
+            None => return false,
+        }
     }
-}
-
-/// Undoes the kernel's escapes: space, tab, newline and backslash are three octal digits.
-fn unescape(field: &str) -> PathBuf {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field.as_bytes();
-    while let Some((&first, tail)) = rest.split_first() {
-        let escaped = match rest {
-            [b'\\', a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', ..] => {
-                Some((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'))
-            }
-            _ => None,
-        };
-        bytes.push(escaped.unwrap_or(first));
-        rest = if escaped.is_some() { rest.get(4..).unwrap_or_default() } else { tail };
-    }
-    OsString::from_vec(bytes).into()
+    false
 }
 
 #[cfg(test)]
@@ -202,7 +144,7 @@ mod tests {
 ";
 
     fn point(fstype: &str, text: &str) -> Option<String> {
-        find(fstype, text).map(|mount| mount.point.display().to_string())
+        find(fstype, text.as_bytes()).map(|mount| mount.point().display().to_string())
     }
 
     #[test]
@@ -215,8 +157,8 @@ mod tests {
 
     #[test]
     fn nothing_is_found_in_nothing() {
-        assert_eq!(find(CGROUP2, ""), None);
-        assert_eq!(find(CGROUP2, "garbage\n1 2 3\n33 22 0:28 / /x rw shared:1 cgroup2 cgroup2 rw\n"), None);
+        assert_eq!(find(CGROUP2, b""), None);
+        assert_eq!(find(CGROUP2, b"garbage\n1 2 3\n33 22 0:28 / /x rw shared:1 cgroup2 cgroup2 rw\n"), None);
     }
 
     #[test]
@@ -229,9 +171,9 @@ mod tests {
 63 50 0:28 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw
 ";
         assert_eq!(point(CGROUP2, text).as_deref(), Some("/sys/fs/cgroup"));
-        let part = find(CGROUP2, text.split_inclusive('\n').take(3).collect::<String>().as_str());
-        let part = part.expect("a part is better than nothing");
-        assert_eq!((part.root.to_str(), part.writable), (Some("/../.."), false));
+        let parts: String = text.split_inclusive('\n').take(3).collect();
+        let part = find(CGROUP2, parts.as_bytes()).expect("a part is better than nothing");
+        assert_eq!((part.root, part.is_writable()), (&b"/../.."[..], false));
     }
 
     #[test]
@@ -242,20 +184,5 @@ mod tests {
         assert_eq!(point(CGROUP2, &on_top), None, "a tmpfs covers the mount itself");
         let again = format!("{on_top}72 71 0:28 / /sys/fs/cgroup/v2 rw - cgroup2 cgroup2 rw\n");
         assert_eq!(point(CGROUP2, &again).as_deref(), Some("/sys/fs/cgroup/v2"));
-    }
-
-    #[test]
-    fn escapes_are_undone() {
-        let text = r"33 22 0:28 / /my\040cgroups\134\011x\012\04 rw - cgroup2 none rw";
-        assert_eq!(point(CGROUP2, text).as_deref(), Some("/my cgroups\\\tx\n\\04"));
-    }
-
-    #[test]
-    fn read_only_by_mount_or_by_filesystem() {
-        let text = |mount, fs| format!("33 22 0:28 / /cg {mount},nosuid - cgroup2 none {fs}");
-        let writable = |text: String| find(CGROUP2, &text).map(|mount| mount.writable);
-        assert_eq!(writable(text("rw", "rw")), Some(true));
-        assert_eq!(writable(text("ro", "rw")), Some(false));
-        assert_eq!(writable(text("rw", "ro")), Some(false));
     }
 }

@@ -19,7 +19,6 @@ mod confine;
 mod fds;
 mod identity;
 mod landlock;
-mod mountinfo;
 mod mounts;
 mod seccomp;
 mod signals;

@@ -20,7 +20,7 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::child::{Failure, Step};
 use super::fds::{BPFFS, CGROUP, CGROUP2, PROC};
-use super::mountinfo::{self, Mount, PATH_MAX};
+use crate::kernel::mountinfo::{self, Mount, PATH_MAX};
 
 /// agentnet's own state: control sockets, alert logs, pins.
 const OWN_STATE: [&CStr; 2] = [c"/run/agentnet", c"/var/lib/agentnet"];
@@ -91,7 +91,7 @@ impl Plan {
 
     fn change(&self, entry: &Mount<'_>) -> Result<(), Failure> {
         let mut buffer = [0; PATH_MAX];
-        let Some(point) = mountinfo::path(entry.point, b"", &mut buffer) else {
+        let Some(point) = mountinfo::c_path(entry.point, b"", &mut buffer) else {
             return Err(Failure::at(Step::MountList, Errno::NAMETOOLONG, entry.point));
         };
         match entry.kind {
@@ -175,7 +175,7 @@ fn proc_read_only(entry: &Mount<'_>) -> Result<(), Failure> {
     let mut buffer = [0; PATH_MAX];
     let parts: &[&[u8]] = if entry.root == b"/" { &PROC_CONTROL } else { &[b""] };
     for part in parts {
-        let Some(point) = mountinfo::path(entry.point, part, &mut buffer) else {
+        let Some(point) = mountinfo::c_path(entry.point, part, &mut buffer) else {
             return Err(Failure::at(Step::MountList, Errno::NAMETOOLONG, entry.point));
         };
         // What is mounted further down (binfmt_misc) has to be found there still.

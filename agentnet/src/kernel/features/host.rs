@@ -109,7 +109,7 @@ fn sysctl(name: &str, value: &str) -> String {
     format!("sysctl -w {name}='{value}', and to keep it `{name} = {value}` in /etc/sysctl.d/90-agentnet.conf")
 }
 
-fn cgroup2(mountinfo: &Result<String, MountError>) -> Check {
+fn cgroup2(mountinfo: &Result<Vec<u8>, MountError>) -> Check {
     let mountinfo = match mountinfo {
         Ok(mountinfo) => mountinfo,
         Err(error) => return CGROUP2.missing(error.to_string(), "mount -t proc proc /proc"),
@@ -120,8 +120,9 @@ fn cgroup2(mountinfo: &Result<String, MountError>) -> Check {
             "boot with systemd.unified_cgroup_hierarchy=1, or mount -t cgroup2 none /sys/fs/cgroup/unified",
         );
     };
-    let point = mount.point.display();
-    if !mount.writable {
+    let point = mount.point();
+    let point = point.display();
+    if !mount.is_writable() {
         let detail = format!("at {point}, read-only, as in most containers");
         return CGROUP2.missing(detail, format!("mount -o remount,rw {point}, or run it on the host itself"));
     }
@@ -392,15 +393,15 @@ mod tests {
     #[test]
     fn cgroup2_says_where_and_how() {
         let line = |point: &str, fstype: &str, options: &str| {
-            format!("33 22 0:28 / {point} {options} - {fstype} {fstype} rw\n")
+            format!("33 22 0:28 / {point} {options} - {fstype} {fstype} rw\n").into_bytes()
         };
         let unified = cgroup2(&Ok(line("/sys/fs/cgroup", "cgroup2", "rw")));
         assert_eq!((unified.state, unified.detail.as_str()), (State::Ok, "unified, at /sys/fs/cgroup"));
 
-        let hybrid = line("/cg/cpu", "cgroup", "rw") + &line("/cg/unified", "cgroup2", "rw");
+        let hybrid = [line("/cg/cpu", "cgroup", "rw"), line("/cg/unified", "cgroup2", "rw")].concat();
         assert_eq!(cgroup2(&Ok(hybrid)).detail, "hybrid, at /cg/unified");
 
-        for blocked in [String::new(), line("/sys/fs/cgroup", "cgroup2", "ro")] {
+        for blocked in [Vec::new(), line("/sys/fs/cgroup", "cgroup2", "ro")] {
             let check = cgroup2(&Ok(blocked));
             assert!(check.state == State::Missing && check.blocks() && check.fix.is_some(), "{check:?}");
         }
