@@ -9,5 +9,7 @@ pub mod alert;
 pub mod cli;
 pub mod control;
 pub mod engine;
+pub mod exit;
 pub mod kernel;
 pub mod policy;
+pub mod programs;

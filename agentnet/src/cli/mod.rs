@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::exit;
+
 pub mod doctor;
 pub mod engine;
 pub mod policy;
@@ -37,12 +39,6 @@ enum Command {
     Engine(engine::EngineArgs),
 }
 
-/// Exit code of agentnet's own failures, where the command's own codes are meant to be told apart.
-pub(crate) const OWN_FAILURE: u8 = 125;
-
-/// Exit code of a wrong usage and of an invalid policy.
-pub(crate) const WRONG_USAGE: u8 = 2;
-
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -70,7 +66,7 @@ pub fn main() -> ExitCode {
 fn usage(error: &clap::Error) -> ExitCode {
     // A closed pipe is not worth another message.
     let _ = error.print();
-    if error.use_stderr() { ExitCode::from(WRONG_USAGE) } else { ExitCode::SUCCESS }
+    if error.use_stderr() { ExitCode::from(exit::WRONG_USAGE) } else { ExitCode::SUCCESS }
 }
 
 /// Clears what engines have left that died, as every command does that may.

@@ -14,10 +14,7 @@ use super::{
     protocol::{Failure, Ready, Reply, Request, Run, Status},
     rendezvous::{Rendezvous, RendezvousError},
 };
-use crate::agent::AgentName;
-
-/// Programs that give root, in the order in which they are tried.
-const ELEVATORS: [&str; 2] = ["sudo", "doas"];
+use crate::{agent::AgentName, programs};
 
 /// How long an engine may take to answer [`Request::Status`].
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -154,42 +151,8 @@ fn engine_command() -> Result<(PathBuf, Command)> {
         command.arg("engine").env_remove("SUDO_UID").env_remove("DOAS_USER");
         return Ok((own, command));
     }
-    let path = env::var_os("PATH").unwrap_or_default();
-    let program = elevator(&path).ok_or(ClientError::NoRoot)?;
+    let program = programs::elevator(env::var_os("PATH").as_deref()).ok_or(ClientError::NoRoot)?;
     let mut command = Command::new(&program);
     command.arg("--").arg(own).arg("engine");
     Ok((program, command))
-}
-
-/// The first of [`ELEVATORS`] in the directories of `path`.
-fn elevator(path: &std::ffi::OsStr) -> Option<PathBuf> {
-    ELEVATORS.iter().find_map(|name| {
-        let mut places = env::split_paths(path).map(|directory| directory.join(name));
-        places.find(|file| rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok() && file.is_file())
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt as _};
-
-    use super::*;
-
-    #[test]
-    fn sudo_comes_before_doas_and_must_be_executable() {
-        let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let path = env::join_paths([one.path(), two.path()]).unwrap();
-        assert_eq!(elevator(&path), None);
-        let make = |file: PathBuf, mode| {
-            fs::write(&file, "").unwrap();
-            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
-            file
-        };
-        let doas = make(one.path().join("doas"), 0o755);
-        assert_eq!(elevator(&path), Some(doas.clone()));
-        make(one.path().join("sudo"), 0o644);
-        assert_eq!(elevator(&path), Some(doas), "what cannot be executed is passed over");
-        let sudo = make(two.path().join("sudo"), 0o755);
-        assert_eq!(elevator(&path), Some(sudo));
-    }
 }

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     alert::class::Enforcement,
     control::protocol::{Failure, Reply},
+    exit,
     kernel::KernelError,
 };
 
@@ -57,7 +58,7 @@ pub async fn end(mut state: State, alerts: &mut Records, samples: &mut Records) 
     };
     let last = match &removed {
         Ok(()) => Reply::Finished,
-        Err(error) => Reply::Error(Failure { message: error.to_string(), exit: 125 }),
+        Err(error) => Reply::Error(Failure { message: error.to_string(), exit: exit::OWN_FAILURE }),
     };
     outbox.close([Reply::Summary(Box::new(summary)), last]).await;
     removed

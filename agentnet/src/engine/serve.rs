@@ -31,6 +31,7 @@ use crate::{
         protocol::{Failure, Reply, Request},
         server::{self, Call},
     },
+    exit,
     kernel::Kernel,
 };
 
@@ -66,7 +67,7 @@ pub fn serve(agent: &AgentName, client: &StdStream) -> Result<(), EngineError> {
     let runtime = runtime.map_err(|error| EngineError::Events { what: "the runtime", error })?;
     runtime.block_on(async {
         let refused = |error: &EngineError| {
-            refuse(client, Failure { message: error.to_string(), exit: 125 });
+            refuse(client, Failure { message: error.to_string(), exit: exit::OWN_FAILURE });
         };
         let (inputs, writer) = Inputs::new(&mut governed, client).inspect_err(refused)?;
         governed.footprint.keep();

@@ -23,6 +23,7 @@ use crate::{
         peer::{self, ChildError, Peer},
         protocol::{Failure, PolicySource, Run},
     },
+    exit,
     kernel::{
         Kernel, KernelError, addrs,
         mounts::{self, MountError},
@@ -76,7 +77,7 @@ impl StartError {
             }
             _ => "",
         };
-        let exit = if matches!(self, Self::Policy(_)) { 2 } else { 125 };
+        let exit = if matches!(self, Self::Policy(_)) { exit::WRONG_USAGE } else { exit::OWN_FAILURE };
         Failure { message: format!("{self}{next}"), exit }
     }
 }

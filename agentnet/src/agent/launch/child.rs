@@ -10,9 +10,10 @@ use super::LaunchError;
 use super::command::Command;
 use super::confine::Prepared;
 use super::signals;
+use crate::exit;
 
 /// The exit status of a child that never ran the command; seen by nobody unless its parent died.
-const NOT_STARTED: i32 = 125;
+const NOT_STARTED: i32 = exit::OWN_FAILURE as i32;
 
 /// What the child was doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

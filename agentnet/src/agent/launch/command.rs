@@ -1,14 +1,12 @@
 //! The command as `execve` wants it, built before fork: nothing is allocated afterwards.
 
 use std::ffi::{CStr, CString, OsStr, OsString, c_char};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 
 use rustix::fs::stat;
 
 use super::LaunchError;
-
-/// What the C library's `execvp` searches when `PATH` is unset.
-const DEFAULT_PATH: &str = "/bin:/usr/bin";
+use crate::programs;
 
 /// The interpreter of an executable text without a `#!` line, as with `execvp` and every shell.
 const SHELL: &CStr = c"/bin/sh";
@@ -45,9 +43,9 @@ impl Command {
         env: &[(OsString, OsString)],
     ) -> Result<Self, LaunchError> {
         let path = env.iter().find(|(key, _)| key == "PATH").map(|(_, value)| value.as_os_str());
-        let candidates = candidates(command, path)
+        let candidates = programs::candidates(command, path)
             .into_iter()
-            .map(|c| c_string(c, || "the command's name".into()))
+            .map(|file| c_string(file.into_os_string().into_vec(), || "the command's name".into()))
             .collect::<Result<_, _>>()?;
 
         let mut words = vec![c_string(command.as_bytes().to_vec(), || "the command's name".into())?];
@@ -108,30 +106,6 @@ impl Command {
     }
 }
 
-/// The paths to try for `command`, in order: itself if it has a slash, else one for each entry of `path`.
-fn candidates(command: &OsStr, path: Option<&OsStr>) -> Vec<Vec<u8>> {
-    let name = command.as_bytes();
-    if name.is_empty() {
-        return Vec::new();
-    }
-    if name.contains(&b'/') {
-        return vec![name.to_vec()];
-    }
-    path.unwrap_or(OsStr::new(DEFAULT_PATH))
-        .as_bytes()
-        .split(|&b| b == b':')
-        .map(|directory| {
-            // An empty entry is the working directory.
-            let mut full = directory.to_vec();
-            if !full.is_empty() {
-                full.push(b'/');
-            }
-            full.extend_from_slice(name);
-            full
-        })
-        .collect()
-}
-
 fn c_string(bytes: Vec<u8>, what: impl FnOnce() -> String) -> Result<CString, LaunchError> {
     CString::new(bytes).map_err(|_| LaunchError::Nul { what: what() })
 }
@@ -147,26 +121,6 @@ fn execve(path: &CStr, argv: &[*const c_char], envp: &[*const c_char]) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn names(command: &str, path: Option<&str>) -> Vec<String> {
-        candidates(OsStr::new(command), path.map(OsStr::new))
-            .into_iter()
-            .map(|c| String::from_utf8(c).unwrap())
-            .collect()
-    }
-
-    #[test]
-    fn a_name_is_searched_in_path_and_a_path_is_not() {
-        assert_eq!(names("ls", Some("/a:/b")), ["/a/ls", "/b/ls"]);
-        assert_eq!(names("ls", None), ["/bin/ls", "/usr/bin/ls"]);
-        assert_eq!(
-            names("ls", Some(":/b:")),
-            ["ls", "/b/ls", "ls"],
-            "an empty entry is the working directory"
-        );
-        assert_eq!(names("./ls", Some("/a")), ["./ls"]);
-        assert!(names("", Some("/a")).is_empty());
-    }
 
     #[test]
     fn a_nul_byte_is_named() {

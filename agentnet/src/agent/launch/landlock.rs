@@ -7,8 +7,10 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use landlock::{AccessFs, Ruleset, RulesetAttr, RulesetError, Scope};
+use ::landlock::{AccessFs, Ruleset, RulesetAttr, RulesetError, Scope};
 use rustix::io::Errno;
+
+use crate::kernel::features::landlock;
 
 /// What this kernel's Landlock can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,28 +23,13 @@ pub(super) enum Support {
     Scopes,
 }
 
-/// The ABI version from which scopes exist.
-const SCOPES_ABI: libc::c_long = 6;
-
-/// `LANDLOCK_CREATE_RULESET_VERSION` of <linux/landlock.h>.
-const VERSION_FLAG: libc::c_uint = 1;
-
 impl Support {
     /// Asks the kernel.
     pub(super) fn probe() -> Self {
-        // SAFETY: with this flag the kernel takes a null pointer and length zero, and only returns a number.
-        let abi = unsafe {
-            libc::syscall(
-                libc::SYS_landlock_create_ruleset,
-                std::ptr::null::<libc::c_void>(),
-                0usize,
-                VERSION_FLAG,
-            )
-        };
-        match abi {
-            ..1 => Self::None,
-            1..SCOPES_ABI => Self::Tracing,
-            _ => Self::Scopes,
+        match landlock::abi() {
+            Err(_) => Self::None,
+            Ok(..landlock::SCOPES_ABI) => Self::Tracing,
+            Ok(_) => Self::Scopes,
         }
     }
 }

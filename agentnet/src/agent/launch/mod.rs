@@ -32,6 +32,8 @@ pub use fds::Closed;
 pub use identity::{Identity, IdentityError};
 pub use supervise::{Exit, Pending, Running, prepare};
 
+use crate::exit;
+
 /// What to start and how.
 #[derive(Clone, Debug)]
 pub struct Launch {
@@ -120,9 +122,9 @@ impl LaunchError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::NotFound { .. } => 127,
-            Self::NotExecutable { .. } => 126,
-            _ => 125,
+            Self::NotFound { .. } => exit::NOT_FOUND,
+            Self::NotExecutable { .. } => exit::NOT_EXECUTABLE,
+            _ => exit::OWN_FAILURE,
         }
     }
 

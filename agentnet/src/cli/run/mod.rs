@@ -3,11 +3,11 @@
 use std::{
     env,
     ffi::{OsStr, OsString},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::ExitCode,
 };
 
-use super::{OWN_FAILURE, WRONG_USAGE, complain};
+use super::complain;
 use crate::{
     agent::{
         AgentName,
@@ -17,8 +17,10 @@ use crate::{
         client::{ClientError, Session},
         protocol::{Failure, PolicySource, Ready, Run},
     },
+    exit::{OWN_FAILURE, WRONG_USAGE},
     kernel::addrs,
     policy::Policy,
+    programs,
 };
 
 mod screen;
@@ -163,16 +165,7 @@ fn load(policy: &str, json: bool) -> Result<Policy, Stop> {
 
 /// Looks whether there is such a command at all; whether it can be executed is for the kernel to say.
 fn find(command: &OsStr, path: Option<&OsStr>) -> Result<(), LaunchError> {
-    let named = Path::new(command);
-    let found = if command.is_empty() {
-        false
-    } else if named.components().count() > 1 || command.to_string_lossy().contains('/') {
-        named.exists()
-    } else {
-        // Without PATH the C library's default applies, in which it is left to be found or not.
-        path.is_none_or(|path| env::split_paths(path).any(|directory| directory.join(named).exists()))
-    };
-    if found {
+    if programs::candidates(command, path).iter().any(|file| file.exists()) {
         Ok(())
     } else {
         Err(LaunchError::NotFound { command: command.to_string_lossy().into_owned() })

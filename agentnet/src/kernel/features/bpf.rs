@@ -8,11 +8,17 @@ use std::{
 use aya_obj::generated::bpf_cmd;
 use zerocopy::{Immutable, IntoBytes};
 
-use super::program::Insn;
+use super::{Check, Subject, program::Insn};
 use crate::kernel::sys::{self, address, address_mut, bpf_fd};
 
 /// Bytes of the verifier's log.
 const LOG_BYTES: usize = 1 << 16;
+
+/// What a kernel needs that lacks a map or hook. The version is the oldest on which all of it was seen to work.
+pub(super) const KERNEL: &str = "use Linux 6.12 or later with CONFIG_BPF_SYSCALL=y and CONFIG_CGROUP_BPF=y";
+/// What helps root that is refused.
+pub(super) const FORBIDDEN: &str =
+    "run it on the host itself, outside any container; if this is the host, an LSM policy forbids eBPF";
 
 /// What the kernel said no to.
 #[derive(Debug)]
@@ -41,6 +47,22 @@ impl fmt::Display for Refusal {
             None => write!(f, "{}: {}", self.call, self.source),
         }
     }
+}
+
+/// The check of something that the kernel accepted or refused.
+pub(super) fn judge(subject: Subject, result: Result<(), Refusal>, works: &str, fix: &str) -> Check {
+    match result {
+        Ok(()) => subject.ok(works),
+        Err(refusal) => {
+            let detail = refusal.to_string();
+            denied(subject, &refusal, detail, fix)
+        }
+    }
+}
+
+/// The check of something that the kernel refused.
+pub(super) fn denied(subject: Subject, refusal: &Refusal, detail: String, fix: &str) -> Check {
+    subject.missing(detail, if refusal.is_permission() { FORBIDDEN } else { fix })
 }
 
 #[derive(Default, IntoBytes, Immutable)]

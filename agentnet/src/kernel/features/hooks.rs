@@ -1,39 +1,25 @@
-//! Maps and hooks: each is made, loaded and attached as agentnet does it.
+//! Hooks: programs are loaded and attached as agentnet does it.
 
 use std::{
-    fs::{self, File},
     io,
-    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
-    path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
+    os::fd::{AsFd as _, AsRawFd as _},
 };
-
-use rustix::fs::FlockOperation;
 
 use super::{
     Check, Purpose, Subject,
-    bpf::{self, Map, Refusal},
-    host::Privileges,
-    program::{Maps, Socket, TRIE_KEY_BYTES, Use, assemble},
+    bpf::{self, KERNEL, Map, Refusal, denied, judge},
+    maps::{self, MAPS},
+    privileges::Privileges,
+    program::{Maps, Socket, Use, assemble},
+    scratch::{Scratch, scratch},
 };
-use crate::kernel::mounts;
 
-/// What a kernel needs that lacks a map or hook. The version is the oldest on which all of it was seen to work.
-const KERNEL: &str = "use Linux 6.12 or later with CONFIG_BPF_SYSCALL=y and CONFIG_CGROUP_BPF=y";
-/// What helps root that is refused.
-const FORBIDDEN: &str =
-    "run it on the host itself, outside any container; if this is the host, an LSM policy forbids eBPF";
 /// What helps when only attaching is refused (`hierarchy_allows_attach`, kernel/bpf/cgroup.c).
 const EXCLUSIVE: &str = "find with `bpftool cgroup tree` what another tool attached to a cgroup above without \
                          allowing others below it, and detach that";
 
 // enum bpf_map_type, include/uapi/linux/bpf.h
-const LPM_TRIE: u32 = 11;
-const ARRAY_OF_MAPS: u32 = 12;
 const SOCKHASH: u32 = 18;
-const CGROUP_STORAGE: u32 = 19;
-const SK_STORAGE: u32 = 24;
-const RINGBUF: u32 = 27;
 
 // enum bpf_prog_type
 const SCHED_CLS: u32 = 3;
@@ -43,9 +29,6 @@ const SOCK_OPS: u32 = 13;
 const SK_MSG: u32 = 16;
 const CGROUP_SOCK_ADDR: u32 = 18;
 const CGROUP_SOCKOPT: u32 = 25;
-
-const BPF_F_NO_PREALLOC: u32 = 1;
-const BPF_F_CLONE: u32 = 1 << 9;
 
 // enum bpf_attach_type
 const SK_MSG_VERDICT: u32 = 7;
@@ -132,16 +115,6 @@ const fn unix_hook(id: &'static str, title: &'static str, attach_type: u32) -> H
 const UNIX_HOOKS: &[Hook] =
     &[unix_hook("hook_connect_unix", "connect_unix", 49), unix_hook("hook_sendmsg_unix", "sendmsg_unix", 50)];
 
-const MAP_IDENTITY: Subject = map("map_cgroup_storage", "cgroup storage");
-const MAP_SOCKETS: Subject = map("map_sk_storage", "socket storage");
-const MAP_TRIE: Subject = map("map_lpm_trie", "LPM trie, 256-byte keys");
-const MAP_NESTED: Subject = map("map_array_of_maps", "array of maps");
-const MAP_RING: Subject = map("map_ringbuf", "ring buffer");
-
-const fn map(id: &'static str, title: &'static str) -> Subject {
-    Subject::required(id, title, Purpose::Enforcement)
-}
-
 const KILL: Subject = Subject::required("cgroup_kill", "cgroup.kill", Purpose::Run);
 const TCX: Subject = Subject::optional("hook_tcx", "tcx", Purpose::Later);
 const MSG: Subject = Subject::optional("hook_sk_msg", "sk_msg", Purpose::Later);
@@ -149,11 +122,10 @@ const MSG: Subject = Subject::optional("hook_sk_msg", "sk_msg", Purpose::Later);
 /// Tries them all. `cgroup.kill` is among them: it shows only in a cgroup below the top, and here is one.
 pub(super) fn probe(privileges: &Privileges) -> Vec<Check> {
     if !privileges.may_load() {
-        let maps = [MAP_IDENTITY, MAP_SOCKETS, MAP_TRIE, MAP_NESTED, MAP_RING];
         let hooks = HOOKS.iter().chain(UNIX_HOOKS).map(|hook| hook.subject);
-        return maps.into_iter().chain(hooks).chain([KILL, TCX, MSG]).map(Subject::needs_root).collect();
+        return MAPS.into_iter().chain(hooks).chain([KILL, TCX, MSG]).map(Subject::needs_root).collect();
     }
-    let (maps, mut checks) = create_maps();
+    let (maps, mut checks) = maps::create();
     let scratch = scratch();
     checks.extend(HOOKS.iter().chain(UNIX_HOOKS).map(|hook| hook.check(&maps, scratch.as_ref())));
     checks.push(match &scratch {
@@ -164,65 +136,6 @@ pub(super) fn probe(privileges: &Privileges) -> Vec<Check> {
     checks.push(judge(TCX, tcx(), "loads and attaches", "use Linux 6.6 or later with CONFIG_NET_XGRESS=y"));
     checks.push(sk_msg());
     checks
-}
-
-/// Makes the maps that the probing programs use.
-fn create_maps() -> (Maps, Vec<Check>) {
-    let mut maps = Maps::default();
-    let mut checks = Vec::new();
-    let mut record = |subject: Subject, made: Result<OwnedFd, Refusal>, fix: &str| {
-        let (map, result) = match made {
-            Ok(map) => (Some(map), Ok(())),
-            Err(refusal) => (None, Err(refusal)),
-        };
-        checks.push(judge(subject, result, "can be made", fix));
-        map
-    };
-    let identity = Map { kind: CGROUP_STORAGE, key_bytes: 8, value_bytes: 16, ..Map::default() };
-    maps.cgroup_storage = record(MAP_IDENTITY, identity.create(), KERNEL);
-
-    let sockets = Map {
-        kind: SK_STORAGE,
-        key_bytes: 4,
-        value_bytes: 4,
-        flags: BPF_F_NO_PREALLOC | BPF_F_CLONE,
-        btf: true,
-        ..Map::default()
-    };
-    maps.socket_storage = record(MAP_SOCKETS, sockets.create(), KERNEL);
-
-    let trie = Map {
-        kind: LPM_TRIE,
-        key_bytes: TRIE_KEY_BYTES,
-        value_bytes: 8,
-        entries: 1,
-        flags: BPF_F_NO_PREALLOC,
-        ..Map::default()
-    };
-    let trie = record(MAP_TRIE, trie.create(), KERNEL);
-
-    maps.tries = match &trie {
-        Some(trie) => {
-            let inner = Some(trie.as_fd());
-            let nested = Map {
-                kind: ARRAY_OF_MAPS,
-                key_bytes: 4,
-                value_bytes: 4,
-                entries: 1,
-                inner,
-                ..Map::default()
-            };
-            record(MAP_NESTED, nested.create(), KERNEL)
-        }
-        None => None,
-    };
-    // A ring is a power of two of pages.
-    let entries = u32::try_from(rustix::param::page_size()).unwrap_or(1 << 12);
-    maps.ring = record(MAP_RING, Map { kind: RINGBUF, entries, ..Map::default() }.create(), KERNEL);
-    if trie.is_none() {
-        checks.push(MAP_NESTED.unknown("cannot be tried without the trie"));
-    }
-    (maps, checks)
 }
 
 impl Hook {
@@ -270,20 +183,6 @@ impl Hook {
     }
 }
 
-fn judge(subject: Subject, result: Result<(), Refusal>, works: &str, fix: &str) -> Check {
-    match result {
-        Ok(()) => subject.ok(works),
-        Err(refusal) => {
-            let detail = refusal.to_string();
-            denied(subject, &refusal, detail, fix)
-        }
-    }
-}
-
-fn denied(subject: Subject, refusal: &Refusal, detail: String, fix: &str) -> Check {
-    subject.missing(detail, if refusal.is_permission() { FORBIDDEN } else { fix })
-}
-
 /// Attaches to the loopback interface of a network namespace that ends with the thread.
 fn tcx() -> Result<(), Refusal> {
     /// Loopback is the first interface of every namespace.
@@ -319,65 +218,10 @@ fn sk_msg() -> Check {
     }
 }
 
-/// A cgroup of our own, without processes, that is removed at the end.
-struct Scratch {
-    path: PathBuf,
-    directory: File,
-}
-
-const SCRATCH_PREFIX: &str = "agentnet-doctor-";
-
-fn scratch() -> Result<Scratch, String> {
-    let mount = mounts::cgroup2_mount().map_err(|_| "no cgroup to attach to".to_owned())?;
-    reap(&mount);
-    Scratch::new(&mount).map_err(|error| format!("cannot make a cgroup in {}: {error}", mount.display()))
-}
-
-impl Scratch {
-    fn new(mount: &Path) -> io::Result<Self> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let (pid, count) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let path = mount.join(format!("{SCRATCH_PREFIX}{pid}-{count}"));
-        fs::create_dir(&path)?;
-        let directory = File::open(&path).inspect_err(|_| {
-            let _ = fs::remove_dir(&path);
-        })?;
-        let scratch = Self { path, directory };
-        rustix::fs::flock(&scratch.directory, FlockOperation::NonBlockingLockShared)?;
-        Ok(scratch)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // What stays behind after all is empty, and the next doctor removes it.
-        let _ = fs::remove_dir(&self.path);
-    }
-}
-
-/// Removes what a doctor left that was killed: nobody holds its lock.
-fn reap(mount: &Path) {
-    for entry in fs::read_dir(mount).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.strip_prefix(SCRATCH_PREFIX)) else { continue };
-        let pid = pid.split('-').next().unwrap_or_default();
-        // Not one that is just being made and has no lock yet.
-        if Path::new("/proc").join(pid).exists() {
-            continue;
-        }
-        let abandoned = File::open(entry.path()).is_ok_and(|directory| {
-            rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive).is_ok()
-        });
-        if abandoned {
-            let _ = fs::remove_dir(entry.path());
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::features::State;
+    use crate::kernel::features::{State, bpf::FORBIDDEN};
 
     /// A hook that asks for the packet where there is none.
     const WRONG: Hook = hook("wrong", "wrong", CGROUP_SOCK_ADDR, 10, &[Use::Clock, Use::Packet, Use::Cookie]);

@@ -6,7 +6,12 @@
 mod bpf;
 mod hooks;
 mod host;
+pub mod landlock;
+mod maps;
+mod privileges;
 mod program;
+mod scratch;
+mod settings;
 
 use serde::Serialize;
 
@@ -110,7 +115,7 @@ impl Subject {
 /// Looks at everything; within each purpose in the order in which it should be read and put right. Takes
 /// well under a second.
 pub fn probe() -> Vec<Check> {
-    let privileges = host::Privileges::of_this_process();
+    let privileges = privileges::Privileges::of_this_process();
     let mut checks = host::probe(&privileges);
     checks.extend(hooks::probe(&privileges));
     checks
