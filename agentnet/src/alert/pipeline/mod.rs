@@ -3,37 +3,31 @@
 use std::sync::Arc;
 
 use agentnet_common::{
-    abi::{AgentCounters, COMM_BYTES},
-    addr::Endpoint,
-    event::Outcome,
+    abi::AgentCounters,
     user::{Cause, DecodeError, Record, VerdictRecord},
-    verdict::{Reason, RuleId},
 };
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use super::{
-    class::{self, Class, Enforcement, Remedy},
+    class::Enforcement,
     clock::Clock,
-    explain::{Explain, Explained, RuleRef, reserved_rule},
+    explain::Explain,
     fold::{self, Fold, Repeats},
     id::IdSource,
-    loss::{self, Loss, Losses},
-    model::{
-        Action, Alert, EnforcementEvidence, Evidence, Flow, FlowAction, FlowKind, Kind, Output, PolicyRef,
-        Severity, VerdictEvidence,
-    },
-    sentence::{Facts, sentence},
+    loss::{self, Losses},
+    model::{Alert, EnforcementEvidence, Evidence, Kind, Output},
     sequence::{Ring, Sequences},
     summary::{Summary, Tally},
     text::{MAX_COMM, MAX_SENTENCE, clean},
-    verdict::{community, destination, evidence, process},
+    verdict::destination,
 };
 use crate::agent::process::{Executables, Freshness, ProcessTable};
 
-/// Refusals, and as many allowed flows, that are told apart in one window of [`fold::WINDOW`]. What is more
-/// is folded by its reason or rule alone: an agent that tries a thousand addresses must not wash older
-/// alerts out of the log.
-pub const DISTINCT_PER_WINDOW: u32 = 100;
+mod key;
+mod tell;
+
+pub use key::DISTINCT_PER_WINDOW;
+use key::{Distinct, Key, Told, Why};
 
 /// Turns the records of one agent into alerts and flows. Takes time from its caller.
 pub struct Pipeline {
@@ -54,47 +48,6 @@ pub struct Pipeline {
 impl std::fmt::Debug for Pipeline {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Pipeline").field("agent", &self.agent).finish_non_exhaustive()
-    }
-}
-
-/// A verdict and who brought it about.
-#[derive(Clone)]
-struct Told {
-    record: VerdictRecord,
-    executable: Option<Arc<str>>,
-    various: bool,
-}
-
-/// What makes two verdicts the same to people.
-#[derive(Clone, PartialEq, Eq, Hash)]
-enum Key {
-    Exact {
-        outcome: Outcome,
-        cause: Why,
-        endpoint: Endpoint,
-        detail: u32,
-        comm: [u8; COMM_BYTES],
-        executable: Option<Arc<str>>,
-    },
-    Various {
-        outcome: Outcome,
-        cause: Why,
-    },
-}
-
-/// A [`Cause`] as part of a key.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Why {
-    Rule(RuleId),
-    Reason(Reason),
-}
-
-impl From<Cause> for Why {
-    fn from(cause: Cause) -> Self {
-        match cause {
-            Cause::Rule(rule) => Self::Rule(rule),
-            Cause::Reason(reason) => Self::Reason(reason),
-        }
     }
 }
 
@@ -249,137 +202,10 @@ impl Pipeline {
         ended.into_iter().map(|repeats| self.tell(&repeats.last, repeats.count, now)).collect()
     }
 
-    fn tell(&mut self, told: &Told, count: u64, now: Timestamp) -> Output {
-        match told.record.cause {
-            Cause::Rule(rule) => self.flow(told, rule, count, now),
-            Cause::Reason(reason) => self.alert(told, reason, count, now),
-        }
-    }
-
-    fn flow(&mut self, told: &Told, rule: RuleId, count: u64, now: Timestamp) -> Output {
-        let Told { record, executable, various } = told;
-        let evidence = VerdictEvidence { various: *various, ..evidence(record, None) };
-        Output::Flow(Box::new(Flow {
-            time: self.clock.wall(record.event.header.time),
-            id: self.ids.next(now),
-            host: self.host.clone(),
-            agent: self.agent.clone(),
-            kind: FlowKind::Flow,
-            action: FlowAction::Allowed,
-            process: process(record, executable.as_deref()),
-            destination: destination(record),
-            policy: self.policy_ref(self.decided(rule)),
-            evidence: Evidence::Verdict(evidence),
-            community_id: community(record),
-            count,
-        }))
-    }
-
-    fn alert(&mut self, told: &Told, reason: Reason, count: u64, now: Timestamp) -> Output {
-        let Told { record, executable, various } = told;
-        let event = &record.event;
-        let destination = destination(record);
-        let mut evidence = evidence(record, Some(reason));
-        let class = Class::of(reason)
-            .about(destination.as_ref().map(|destination| destination.ip), evidence.socket.as_ref());
-        // The policy is asked only where a rule of it decides.
-        let explained = (class.remedy == Remedy::Rule && destination.is_some())
-            .then(|| self.policy.explain(&event.endpoint, reason))
-            .flatten();
-        let process = process(record, executable.as_deref());
-        evidence.special = explained.as_ref().and_then(|explained| explained.special.clone());
-        evidence.various = *various;
-        let text = sentence(&Facts {
-            agent: &self.agent,
-            policy: self.policy.name(),
-            hook: record.hook,
-            outcome: record.outcome,
-            class: &class,
-            process: process.as_ref(),
-            destination: destination.as_ref(),
-            bytes: event.bytes,
-            socket: evidence.socket.as_ref(),
-            option: evidence.option.as_ref(),
-            explained: explained.as_ref(),
-            count,
-            various: *various,
-        });
-        let rule = explained.and_then(|Explained { rule, .. }| rule).map_or(Decided::Nothing, Decided::Rule);
-        Output::Alert(Box::new(Alert {
-            time: self.clock.wall(event.header.time),
-            id: self.ids.next(now),
-            host: self.host.clone(),
-            agent: self.agent.clone(),
-            kind: class.kind,
-            severity: class.severity,
-            action: class::action(record.outcome, reason),
-            reason: text,
-            process,
-            destination,
-            policy: self.policy_ref(rule),
-            evidence: Evidence::Verdict(evidence),
-            technique: class::technique(class.technique),
-            community_id: community(record),
-            count,
-        }))
-    }
-
     /// Reports losses that are due; all of them with `all`.
     fn lost(&mut self, now: Timestamp, all: bool) -> Vec<Output> {
         let due = self.losses.due(&self.agent, now, all);
         due.into_iter().map(|loss| self.loss(loss, now)).collect()
-    }
-
-    fn loss(&mut self, loss: Loss, now: Timestamp) -> Output {
-        let count = loss.evidence.lost.max(1);
-        let alert = self.own(Kind::VisibilityLost, loss.sentence, Evidence::Loss(loss.evidence), now);
-        Output::Alert(Box::new(Alert {
-            severity: loss.cause.severity(),
-            technique: class::technique(loss.cause.technique()),
-            count,
-            ..alert
-        }))
-    }
-
-    /// An alert about agentnet itself.
-    fn own(&mut self, kind: Kind, reason: String, evidence: Evidence, now: Timestamp) -> Alert {
-        Alert {
-            time: now,
-            id: self.ids.next(now),
-            host: self.host.clone(),
-            agent: self.agent.clone(),
-            kind,
-            severity: Severity::Info,
-            action: Action::Alerted,
-            reason,
-            process: None,
-            destination: None,
-            policy: self.policy_ref(Decided::Nothing),
-            evidence,
-            technique: None,
-            community_id: None,
-            count: 1,
-        }
-    }
-
-    fn decided(&self, rule: RuleId) -> Decided {
-        match reserved_rule(rule) {
-            Some(text) => Decided::Reserved(text),
-            None => self.policy.rule(rule).map_or(Decided::Nothing, Decided::Rule),
-        }
-    }
-
-    fn policy_ref(&self, decided: Decided) -> PolicyRef {
-        let name = self.policy.name().to_owned();
-        match decided {
-            Decided::Nothing => PolicyRef { name, rule: None, file: None, line: None },
-            Decided::Reserved(text) => {
-                PolicyRef { name, rule: Some(text.to_owned()), file: None, line: None }
-            }
-            Decided::Rule(RuleRef { text, file, line }) => {
-                PolicyRef { name, rule: Some(text), file: Some(file), line: Some(line) }
-            }
-        }
     }
 
     fn executable(&mut self, record: &VerdictRecord) -> Option<Arc<str>> {
@@ -393,34 +219,5 @@ impl Pipeline {
             Cause::Reason(_) => Freshness::Now,
         };
         self.executables.executable(process.pid, &process.comm_text(), record.event.header.time, freshness)
-    }
-}
-
-/// What decided.
-enum Decided {
-    Nothing,
-    Reserved(&'static str),
-    Rule(RuleRef),
-}
-
-/// Counts what is told apart in a window.
-#[derive(Default)]
-struct Distinct {
-    opened: Option<Timestamp>,
-    count: u32,
-}
-
-impl Distinct {
-    /// Whether one more may be told apart.
-    fn admit(&mut self, now: Timestamp) -> bool {
-        let open = self.opened.is_some_and(|opened| {
-            let age: SignedDuration = now.duration_since(opened);
-            !age.is_negative() && age < fold::WINDOW
-        });
-        if !open {
-            *self = Self { opened: Some(now), count: 0 };
-        }
-        self.count = self.count.saturating_add(1);
-        self.count <= DISTINCT_PER_WINDOW
     }
 }

@@ -1,0 +1,82 @@
+//! What makes two verdicts the same, and how many different ones are told apart.
+
+use std::sync::Arc;
+
+use agentnet_common::{
+    abi::COMM_BYTES,
+    addr::Endpoint,
+    event::Outcome,
+    user::{Cause, VerdictRecord},
+    verdict::{Reason, RuleId},
+};
+use jiff::{SignedDuration, Timestamp};
+
+use super::super::fold;
+
+/// Refusals, and as many allowed flows, that are told apart in one window of [`fold::WINDOW`]. What is more
+/// is folded by its reason or rule alone: an agent that tries a thousand addresses must not wash older
+/// alerts out of the log.
+pub const DISTINCT_PER_WINDOW: u32 = 100;
+
+/// A verdict and who brought it about.
+#[derive(Clone)]
+pub(super) struct Told {
+    pub(super) record: VerdictRecord,
+    pub(super) executable: Option<Arc<str>>,
+    pub(super) various: bool,
+}
+
+/// What makes two verdicts the same to people.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) enum Key {
+    Exact {
+        outcome: Outcome,
+        cause: Why,
+        endpoint: Endpoint,
+        detail: u32,
+        comm: [u8; COMM_BYTES],
+        executable: Option<Arc<str>>,
+    },
+    Various {
+        outcome: Outcome,
+        cause: Why,
+    },
+}
+
+/// A [`Cause`] as part of a key.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Why {
+    Rule(RuleId),
+    Reason(Reason),
+}
+
+impl From<Cause> for Why {
+    fn from(cause: Cause) -> Self {
+        match cause {
+            Cause::Rule(rule) => Self::Rule(rule),
+            Cause::Reason(reason) => Self::Reason(reason),
+        }
+    }
+}
+
+/// Counts what is told apart in a window.
+#[derive(Default)]
+pub(super) struct Distinct {
+    opened: Option<Timestamp>,
+    count: u32,
+}
+
+impl Distinct {
+    /// Whether one more may be told apart.
+    pub(super) fn admit(&mut self, now: Timestamp) -> bool {
+        let open = self.opened.is_some_and(|opened| {
+            let age: SignedDuration = now.duration_since(opened);
+            !age.is_negative() && age < fold::WINDOW
+        });
+        if !open {
+            *self = Self { opened: Some(now), count: 0 };
+        }
+        self.count = self.count.saturating_add(1);
+        self.count <= DISTINCT_PER_WINDOW
+    }
+}

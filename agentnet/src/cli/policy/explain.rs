@@ -1,0 +1,235 @@
+//! `agentnet policy explain`.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    process::ExitCode,
+};
+
+use agentnet_common::{
+    abi::MODE_AUDIT,
+    addr::{Addr, Endpoint, protocol},
+    verdict::{RuleId, Verdict},
+};
+use anyhow::{Context as _, bail};
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use super::Streams;
+use crate::{
+    exit,
+    kernel::addrs,
+    policy::{
+        Policy,
+        compile::RuleInfo,
+        explain::{Explanation, Near, icmp_for},
+    },
+};
+
+/// Arguments of `agentnet policy explain`.
+#[derive(Args, Debug)]
+pub struct ExplainArgs {
+    /// File, or name of a policy.
+    policy: String,
+    /// Where to: an address or a name with a port, such as 10.20.1.2:5432, `[::1]:80`, api.github.com:443.
+    #[arg(long, value_name = "HOST:PORT")]
+    to: Destination,
+    /// Over which protocol; ICMP has no port.
+    #[arg(long, value_enum, default_value_t)]
+    protocol: Protocol,
+    /// Take this for an address of the host that the agent runs on, instead of those of this host; may be
+    /// given more than once.
+    #[arg(long, value_name = "ADDRESS")]
+    local: Vec<IpAddr>,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// A protocol that rules can name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Protocol {
+    #[default]
+    Tcp,
+    Udp,
+    Icmp,
+}
+
+/// Where to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Destination {
+    host: Host,
+    port: Option<u16>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Host {
+    Ip(IpAddr),
+    Name(String),
+}
+
+impl std::str::FromStr for Destination {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Ok(socket) = text.parse::<SocketAddr>() {
+            return Ok(Self { host: Host::Ip(socket.ip()), port: Some(socket.port()) });
+        }
+        if let Ok(ip) = text.trim_start_matches('[').trim_end_matches(']').parse() {
+            return Ok(Self { host: Host::Ip(ip), port: None });
+        }
+        let Some((name, port)) = text.rsplit_once(':') else {
+            return Ok(Self { host: Host::Name(text.to_owned()), port: None });
+        };
+        let port = port.parse().map_err(|_| format!("`{port}` is not a port"))?;
+        Ok(Self { host: Host::Name(name.to_owned()), port: Some(port) })
+    }
+}
+
+pub(super) fn explain(args: &ExplainArgs, streams: &mut Streams<'_>) -> anyhow::Result<ExitCode> {
+    let local = if args.local.is_empty() {
+        addrs::local_addresses().context("cannot list the addresses of this host")?
+    } else {
+        args.local.clone()
+    };
+    let policy = match Policy::load(&args.policy, &local) {
+        Ok(policy) => policy,
+        Err(problems) => {
+            streams.problems(&problems, args.json)?;
+            return Ok(ExitCode::from(exit::WRONG_USAGE));
+        }
+    };
+    let explanation = match decide(&policy, args) {
+        Ok(explanation) => explanation,
+        Err(error) => {
+            writeln!(streams.err, "error: {error:#}")?;
+            return Ok(ExitCode::from(exit::WRONG_USAGE));
+        }
+    };
+    let audit = policy.compiled.mode == MODE_AUDIT;
+    if args.json {
+        let line = serde_json::to_string(&line(&explanation, audit))?;
+        writeln!(streams.out, "{line}")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    writeln!(streams.out, "{explanation}")?;
+    if let Some(note) = explanation.note {
+        writeln!(streams.out, "note: {note}")?;
+    }
+    if audit && matches!(explanation.verdict, Verdict::Deny(_)) {
+        writeln!(streams.out, "note: the policy is in mode \"audit\": it is reported, and let through")?;
+    }
+    if let Some(toml) = &explanation.suggestion {
+        let copy = if policy.is_built_in() { "a copy of " } else { "" };
+        writeln!(streams.out, "to allow it, add to {copy}{}:\n\n{}", policy.file(), toml.trim_end())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn decide<'a>(policy: &'a Policy, args: &ExplainArgs) -> anyhow::Result<Explanation<'a>> {
+    let port = match (args.to.port, args.protocol) {
+        (_, Protocol::Icmp) => 0,
+        (Some(port), _) => port,
+        (None, _) => match &args.to.host {
+            Host::Ip(ip) => bail!("--to has no port: write {}", SocketAddr::new(*ip, 443)),
+            Host::Name(name) => bail!("--to has no port: write {name}:443"),
+        },
+    };
+    let number = |icmp| match args.protocol {
+        Protocol::Tcp => protocol::TCP,
+        Protocol::Udp => protocol::UDP,
+        Protocol::Icmp => icmp,
+    };
+    match &args.to.host {
+        Host::Ip(ip) => {
+            let endpoint = Endpoint::new(Addr::from(*ip), port, number(icmp_for(*ip)));
+            Ok(policy.explain(&endpoint, policy.scope(*ip)))
+        }
+        Host::Name(name) => policy
+            .explain_name(name, number(protocol::ICMP), port)
+            .with_context(|| format!("`{}` is neither an address nor a domain name", name.escape_debug())),
+    }
+}
+
+/// An explanation as JSON.
+#[derive(Serialize)]
+struct ExplanationLine<'a> {
+    what: &'a str,
+    verdict: &'static str,
+    reason: Option<&'static str>,
+    mode: &'static str,
+    sentence: String,
+    rule: Option<RuleLine<'a>>,
+    deny_rule: Option<RuleLine<'a>>,
+    near: Option<NearLine<'a>>,
+    special: Option<&'static str>,
+    note: Option<&'static str>,
+    suggestion: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct RuleLine<'a> {
+    id: u16,
+    text: &'a str,
+    file: &'a str,
+    line: u32,
+}
+
+#[derive(Serialize)]
+struct NearLine<'a> {
+    #[serde(flatten)]
+    rule: RuleLine<'a>,
+    lacks: &'static str,
+}
+
+impl<'a> From<&'a RuleInfo> for RuleLine<'a> {
+    fn from(rule: &'a RuleInfo) -> Self {
+        let RuleInfo { id: RuleId(id), text, file, line } = rule;
+        Self { id: *id, text, file, line: *line }
+    }
+}
+
+fn line<'a>(explanation: &'a Explanation<'a>, audit: bool) -> ExplanationLine<'a> {
+    let (verdict, reason) = match explanation.verdict {
+        Verdict::Allow(_) => ("allow", None),
+        Verdict::Deny(reason) => ("deny", Some(reason.label())),
+    };
+    ExplanationLine {
+        what: &explanation.what,
+        verdict,
+        reason,
+        mode: if audit { "audit" } else { "enforce" },
+        sentence: explanation.to_string(),
+        rule: explanation.rule.map(RuleLine::from),
+        deny_rule: explanation.deny_rule.map(RuleLine::from),
+        near: explanation
+            .near
+            .map(|Near { rule, lacks }| NearLine { rule: RuleLine::from(rule), lacks: lacks.label() }),
+        special: explanation.special,
+        note: explanation.note,
+        suggestion: explanation.suggestion.as_deref(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::{Destination, Host};
+
+    #[rstest]
+    #[case("10.0.0.1:80", Host::Ip("10.0.0.1".parse().unwrap()), Some(80))]
+    #[case("10.0.0.1", Host::Ip("10.0.0.1".parse().unwrap()), None)]
+    #[case("[::1]:80", Host::Ip("::1".parse().unwrap()), Some(80))]
+    #[case("[::1]", Host::Ip("::1".parse().unwrap()), None)]
+    #[case("::1", Host::Ip("::1".parse().unwrap()), None)]
+    #[case("api.github.com:443", Host::Name("api.github.com".to_owned()), Some(443))]
+    #[case("localhost", Host::Name("localhost".to_owned()), None)]
+    fn a_destination_is_read(#[case] text: &str, #[case] host: Host, #[case] port: Option<u16>) {
+        assert_eq!(text.parse(), Ok(Destination { host, port }));
+    }
+
+    #[test]
+    fn a_wrong_port_is_named() {
+        assert_eq!("x:70000".parse::<Destination>(), Err("`70000` is not a port".to_owned()));
+    }
+}
