@@ -39,13 +39,21 @@ enum Command {
     Engine(engine::EngineArgs),
 }
 
+impl Command {
+    /// Whether it deals with agents of this host, so that what dead engines have left is in its way. An
+    /// engine sees to that by itself.
+    const fn is_about_agents(&self) -> bool {
+        matches!(self, Self::Run(_) | Self::Status(_))
+    }
+}
+
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    if rustix::process::geteuid().is_root() && !matches!(cli.command, Command::Engine(_)) {
+    if cli.command.is_about_agents() && rustix::process::geteuid().is_root() {
         collect();
     }
     let done = match cli.command {
@@ -69,7 +77,7 @@ fn usage(error: &clap::Error) -> ExitCode {
     if error.use_stderr() { ExitCode::from(exit::WRONG_USAGE) } else { ExitCode::SUCCESS }
 }
 
-/// Clears what engines have left that died, as every command does that may.
+/// Clears what engines have left that died.
 fn collect() {
     match crate::engine::host::collect() {
         Ok(collected) => {

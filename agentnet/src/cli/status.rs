@@ -15,7 +15,7 @@ use crate::{
     agent::{
         AgentName,
         cgroup::Cgroup,
-        registry::{Listed, Owner, Registry},
+        registry::{Listed, Meta, Owner, Registry},
     },
     control::{
         client::{self, ClientError},
@@ -23,16 +23,22 @@ use crate::{
         protocol::Status,
     },
     engine::host,
-    kernel::{links::HOOKS, mounts},
+    kernel::{links, mounts},
 };
 
 /// Arguments of `agentnet status`.
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_help = EXIT_CODES)]
 pub struct StatusArgs {
     /// Print one JSON object per agent
     #[arg(long)]
     json: bool,
 }
+
+const EXIT_CODES: &str = "\
+Exit code: 0 if the policy of every agent listed is in force, be it to block or to audit, and also where an engine \
+is gone and the kernel goes on by itself; 1 if one is not, or if that cannot be known, as of another user's agent \
+without root.";
 
 /// Whether an agent's policy is in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -42,12 +48,19 @@ enum State {
     Enforced,
     /// It is, and it only audits.
     Audited,
-    /// It is, and its engine is gone: nothing is logged.
+    /// It is, to block or to audit, and its engine is gone: nothing is logged.
     Ownerless,
     /// It is not.
     NotEnforced,
-    /// Only root and the user who started the agent may know.
+    /// It cannot be known, perhaps only by the caller: that is for root and the user who started the agent.
     Unknown,
+}
+
+impl State {
+    /// Whether the policy is known to be in force.
+    const fn holds(self) -> bool {
+        matches!(self, Self::Enforced | Self::Audited | Self::Ownerless)
+    }
 }
 
 /// An agent as it is shown.
@@ -58,6 +71,8 @@ struct Row {
     #[serde(skip_serializing_if = "Option::is_none")]
     policy: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    audit: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     cgroup: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     started: Option<Timestamp>,
@@ -67,7 +82,7 @@ struct Row {
     engine: Option<Status>,
 }
 
-/// Shows every agent of this host. The exit code is 1 if a policy is not in force that should be.
+/// Shows every agent of this host. The exit code is 0 if every policy is known to be in force, else 1.
 ///
 /// # Errors
 /// If the registry cannot be read or the result not be written.
@@ -92,8 +107,7 @@ pub fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
         result => result.context("cannot write the result")?,
     }
-    let failed = rows.iter().any(|row| row.state == State::NotEnforced);
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if rows.iter().all(|row| row.state.holds()) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn rows() -> anyhow::Result<Vec<Row>> {
@@ -114,8 +128,9 @@ fn rows() -> anyhow::Result<Vec<Row>> {
     drop(exclusive);
     let strays = unregistered.into_iter().map(|agent| Row {
         agent,
-        state: State::Ownerless,
+        state: State::Unknown,
         policy: None,
+        audit: None,
         cgroup: None,
         started: None,
         problems: vec!["it has pins, and the registry in /run does not know it".to_owned()],
@@ -133,6 +148,7 @@ impl Row {
             agent: name,
             state: State::Unknown,
             policy: meta.as_ref().map(|meta| meta.policy.clone()),
+            audit: meta.as_ref().map(|meta| meta.audit),
             cgroup: meta.as_ref().map(|meta| meta.cgroup.display().to_string()),
             started: meta.as_ref().map(|meta| meta.started),
             problems: Vec::new(),
@@ -161,30 +177,42 @@ impl Row {
             }
             return Some(row);
         }
-        let links = meta
-            .as_ref()
-            .map_or(0, |meta| std::fs::read_dir(meta.pins.join("links")).map_or(0, Iterator::count));
-        let populated =
-            meta.as_ref().is_none_or(|meta| Cgroup::at(&meta.cgroup).is_populated().unwrap_or(true));
-        if links == HOOKS.len() || !populated {
-            row.state = State::Ownerless;
-            row.problems.push(if populated {
-                "its engine is gone: the policy holds, and nothing is logged until its processes end"
-                    .to_owned()
-            } else {
-                "it has ended, and what is left of it cannot be cleared".to_owned()
-            });
-        } else {
-            row.state = State::NotEnforced;
-            row.problems.push(format!("its engine is gone, and {links} of {} hooks are pinned", HOOKS.len()));
-        }
+        row.without_engine(meta.as_ref());
         Some(row)
+    }
+
+    /// Judges an agent whose engine is gone, by what the kernel says.
+    fn without_engine(&mut self, meta: Option<&Meta>) {
+        let Some(meta) = meta else {
+            self.problems.push("its engine is gone, and its entry in the registry cannot be read".to_owned());
+            return;
+        };
+        let populated = Cgroup::at(&meta.cgroup).is_populated().unwrap_or(true);
+        let unguarded = links::unguarded(&meta.pins, &meta.cgroup);
+        self.state = match (unguarded.is_empty(), populated) {
+            (true, _) => State::Ownerless,
+            (false, true) => State::NotEnforced,
+            // Nobody is left who could send, but what is queued may leave still.
+            (false, false) => State::Unknown,
+        };
+        let what = match (unguarded.is_empty(), populated) {
+            (true, true) => {
+                "its engine is gone: the policy holds, and nothing is logged until its processes end"
+            }
+            (false, true) => "its engine is gone, and the policy does not hold",
+            (_, false) => "it has ended, and what is left of it cannot be cleared",
+        };
+        self.problems.push(what.to_owned());
+        self.problems.extend(unguarded);
     }
 
     fn write(&self, text: &mut String, now: Timestamp) -> std::fmt::Result {
         let state = match self.state {
             State::Enforced => "enforced".green().to_string(),
             State::Audited => "audit: nothing is blocked".yellow().to_string(),
+            State::Ownerless if self.audit == Some(true) => {
+                "audit, without an engine: nothing is blocked".yellow().to_string()
+            }
             State::Ownerless => "enforced, without an engine".yellow().to_string(),
             State::NotEnforced => "NOT ENFORCED".red().bold().to_string(),
             State::Unknown => "unknown".yellow().to_string(),
@@ -207,5 +235,52 @@ impl Row {
             writeln!(text, "    {}", cgroup.dimmed())?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn without_engine(meta: Option<Meta>) -> Row {
+        let listed =
+            Listed { name: "a".parse().unwrap(), owner: Owner::Gone, meta, socket: "/nowhere".into() };
+        Row::of(listed).unwrap()
+    }
+
+    #[test]
+    fn what_is_not_known_to_hold_is_not_said_to_hold() {
+        let cgroup = tempfile::tempdir().unwrap();
+        let meta = Meta {
+            cgroup: cgroup.path().to_owned(),
+            pins: cgroup.path().join("pins"),
+            started: Timestamp::UNIX_EPOCH,
+            policy: "coding".to_owned(),
+            audit: false,
+            client: 1,
+            uid: 0,
+        };
+        let populated = |value: u8| {
+            std::fs::write(cgroup.path().join("cgroup.events"), format!("populated {value}\n")).unwrap();
+        };
+        populated(1);
+        let unguarded = without_engine(Some(meta.clone()));
+        assert_eq!(unguarded.state, State::NotEnforced);
+        assert_eq!(unguarded.problems.len(), 1 + links::HOOKS.len(), "{:?}", unguarded.problems);
+        populated(0);
+        assert_eq!(without_engine(Some(meta)).state, State::Unknown);
+        assert_eq!(without_engine(None).state, State::Unknown);
+        let holds = [State::Enforced, State::Audited, State::Ownerless].map(State::holds);
+        assert_eq!(holds, [true; 3]);
+        assert_eq!([State::NotEnforced, State::Unknown].map(State::holds), [false; 2]);
+    }
+
+    #[test]
+    fn an_audited_agent_without_an_engine_is_not_called_enforced() {
+        let mut row = without_engine(None);
+        (row.state, row.audit) = (State::Ownerless, Some(true));
+        let mut text = String::new();
+        row.write(&mut text, Timestamp::UNIX_EPOCH).unwrap();
+        assert!(text.contains("nothing is blocked") && !text.contains("enforced"), "{text}");
     }
 }

@@ -65,6 +65,12 @@ pub enum Reply {
     Status(Box<Status>),
 }
 
+/// Tells of `dropped` lines that found no room on their way; `logged` says whether a log has them.
+pub fn too_fast(dropped: u64, logged: bool) -> String {
+    let instead = if logged { "all of them are in the log" } else { "no log is written, so they are lost" };
+    format!("{dropped} lines came too fast to be shown here; {instead}")
+}
+
 /// What was set up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ready {
@@ -143,6 +149,12 @@ mod tests {
             r#"{"finish":{"wait":true}}"#
         );
         assert_eq!(serde_json::to_string(&Request::Status).unwrap(), r#""status""#);
+    }
+
+    #[test]
+    fn a_log_is_not_named_where_there_is_none() {
+        assert_eq!(too_fast(3, true), "3 lines came too fast to be shown here; all of them are in the log");
+        assert!(too_fast(3, false).ends_with("no log is written, so they are lost"));
     }
 
     #[test]

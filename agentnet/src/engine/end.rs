@@ -17,7 +17,8 @@ use crate::{
     kernel::KernelError,
 };
 
-/// Why an agent was not taken down. It stays under its policy; the next command that is root tries again.
+/// Why an agent was not taken down. It stays under its policy; the next command about agents that is root tries
+/// again.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EndError {

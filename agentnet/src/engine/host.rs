@@ -26,7 +26,7 @@ pub fn pin_directory(bpffs: &Path, name: &AgentName) -> PathBuf {
     bpffs.join("agentnet").join(format!("v{ABI_VERSION}")).join(name)
 }
 
-/// Clears what engines have left that died. To be done by every command that is root.
+/// Clears what engines have left that died. To be done by every command about agents that is root.
 ///
 /// # Errors
 /// If the registry cannot be used. What could not be cleared is among the results.
@@ -144,7 +144,7 @@ pub struct Footprint {
     kept: bool,
 }
 
-/// Something of an agent is left. The next agentnet command that is root tries again.
+/// Something of an agent is left. The next command about agents that is root tries again.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RemoveError {

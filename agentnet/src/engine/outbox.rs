@@ -8,7 +8,10 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::control::{frame, protocol::Reply};
+use crate::control::{
+    frame,
+    protocol::{Reply, too_fast},
+};
 
 /// Replies that may wait for a slow client.
 const CAPACITY: usize = 1024;
@@ -22,13 +25,19 @@ pub struct Outbox {
     queue: mpsc::Sender<Reply>,
     writer: JoinHandle<()>,
     dropped: u64,
+    logged: bool,
 }
 
 impl Outbox {
     /// Begins to write to `client`.
     pub fn new(client: impl AsyncWrite + Unpin + Send + 'static) -> Self {
         let (queue, replies) = mpsc::channel(CAPACITY);
-        Self { queue, writer: tokio::spawn(write(client, replies)), dropped: 0 }
+        Self { queue, writer: tokio::spawn(write(client, replies)), dropped: 0, logged: false }
+    }
+
+    /// Says whether a log holds what is dropped.
+    pub const fn set_logged(&mut self, logged: bool) {
+        self.logged = logged;
     }
 
     /// Puts a reply into the queue, if there is room.
@@ -41,8 +50,8 @@ impl Outbox {
 
     /// Puts the last replies into the queue and waits until all were written, or the client is given up.
     pub async fn close(self, last: impl IntoIterator<Item = Reply>) {
-        let Self { queue, writer, dropped } = self;
-        let notice = (dropped > 0).then(|| notice(dropped));
+        let Self { queue, writer, dropped, logged } = self;
+        let notice = (dropped > 0).then(|| Reply::Notice(too_fast(dropped, logged)));
         let deliver = async move {
             for reply in notice.into_iter().chain(last) {
                 if queue.send(reply).await.is_err() {
@@ -59,14 +68,14 @@ impl Outbox {
     }
 
     fn tell_dropped(&mut self) {
-        if self.dropped > 0 && self.queue.try_send(notice(self.dropped)).is_ok() {
+        if self.dropped == 0 {
+            return;
+        }
+        let notice = Reply::Notice(too_fast(self.dropped, self.logged));
+        if self.queue.try_send(notice).is_ok() {
             self.dropped = 0;
         }
     }
-}
-
-fn notice(dropped: u64) -> Reply {
-    Reply::Notice(format!("{dropped} lines came too fast to be shown here; all of them are in the log"))
 }
 
 async fn write(mut client: impl AsyncWrite + Unpin, mut replies: mpsc::Receiver<Reply>) {

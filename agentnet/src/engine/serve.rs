@@ -181,14 +181,16 @@ async fn run_loop(mut state: State, mut inputs: Inputs) -> Result<(), EngineErro
         tokio::select! {
             items = inputs.alerts.next() => state.records(items.map_err(ring)?),
             items = inputs.samples.next() => state.records(items.map_err(ring)?),
-            changed = inputs.population.changed() => populated = changed.unwrap_or(true),
+            changed = inputs.population.changed() => {
+                populated = changed.map_err(|error| EngineError::Events { what: "cgroup", error })?;
+            }
             Some(call) = inputs.calls.recv() => {
                 // Who asked and did not wait for the answer does not need it.
                 let _ = call.answer.send(state.answer(&call.request));
             }
             Some(event) = inputs.client.recv(), if phase == Phase::Running => {
                 phase = on_client(&mut state, event);
-                populated = inputs.population.now().unwrap_or(true);
+                populated = inputs.population.now();
             }
             _ = tick.tick() => {
                 state.records(inputs.alerts.rest());
@@ -200,7 +202,7 @@ async fn run_loop(mut state: State, mut inputs: Inputs) -> Result<(), EngineErro
                 }
             }
             Some(()) = inputs.terminate.recv() => {
-                if inputs.population.now().unwrap_or(true) {
+                if inputs.population.now() {
                     tracing::warn!("terminated; the agent stays under its policy without an engine");
                     return Ok(());
                 }

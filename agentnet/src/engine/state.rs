@@ -44,7 +44,7 @@ pub struct State {
 
 impl State {
     /// The state of an engine that has just put `governed` under its policy.
-    pub fn new(name: AgentName, governed: Governed, outbox: Outbox) -> Self {
+    pub fn new(name: AgentName, governed: Governed, mut outbox: Outbox) -> Self {
         let log_path = PathBuf::from(STATE_DIRECTORY).join("alerts").join(format!("{name}.jsonl"));
         let mut warnings = Vec::new();
         // A disk that is full or read-only is no reason to leave an agent ungoverned.
@@ -57,6 +57,7 @@ impl State {
                 warnings.push(format!("alerts are not written to {}: {error}", log_path.display()));
             })
             .ok();
+        outbox.set_logged(log.is_some());
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let policy = Arc::new(Explainer(governed.policy.clone()));
         let pipeline = Pipeline::new(name.as_str(), &host, policy, Clock::measure());

@@ -9,7 +9,7 @@ use std::{
 use aya::{Ebpf, programs::Program};
 use aya_obj::generated::bpf_attach_type;
 
-use super::{KernelError, sys};
+use super::{KernelError, object::cgroup_id, pins, sys};
 
 /// A program of the object and where it belongs.
 #[derive(Clone, Copy, Debug)]
@@ -56,8 +56,22 @@ pub(super) fn load_programs(object: &mut Ebpf) -> Result<(), KernelError> {
     Ok(())
 }
 
+/// Why the links pinned in `pins` do not guard `cgroup`, a hook each, as the kernel tells it; empty if they
+/// all do.
+pub fn unguarded(pins: &Path, cgroup: &Path) -> Vec<String> {
+    match cgroup_id(cgroup) {
+        Ok(id) => problems(pins, id),
+        Err(error) => vec![error.to_string()],
+    }
+}
+
+/// As [`unguarded`], for the cgroup with the number `id`.
+pub(super) fn problems(pins: &Path, id: u64) -> Vec<String> {
+    HOOKS.iter().filter_map(|&hook| problem(hook, &pins::link_path(pins, hook.program), id)).collect()
+}
+
 /// Why a hook does not guard cgroup `id` as the pin says it does, if so.
-pub(super) fn problem(hook: Hook, pin: &Path, id: u64) -> Option<String> {
+fn problem(hook: Hook, pin: &Path, id: u64) -> Option<String> {
     let door = hook.door;
     match sys::obj_get(pin).and_then(|link| sys::cgroup_link(link.as_fd())) {
         Ok(link) if link.cgroup == id && link.attach_type == hook.attach_type as u32 => None,

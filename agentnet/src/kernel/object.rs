@@ -234,15 +234,12 @@ impl Kernel {
             Ok(id) => id,
             Err(error) => return vec![error.to_string()],
         };
-        let doors = links::HOOKS
-            .iter()
-            .filter_map(|&hook| links::problem(hook, &pins::link_path(&self.pins, hook.program), id));
         let policy = match self.held(id) {
             Ok(held) if held == *cfg => None,
             Ok(_) => Some(KernelError::NotInForce.to_string()),
             Err(error) => Some(error.to_string()),
         };
-        doors.chain(policy).collect()
+        links::problems(&self.pins, id).into_iter().chain(policy).collect()
     }
 
     /// The agent's counters, summed over the CPUs.
@@ -310,7 +307,7 @@ impl Kernel {
 }
 
 /// The id of a cgroup: the inode number of its directory (kernfs, 64-bit).
-fn cgroup_id(cgroup: &Path) -> Result<u64, KernelError> {
+pub(super) fn cgroup_id(cgroup: &Path) -> Result<u64, KernelError> {
     let metadata = fs::metadata(cgroup);
     Ok(metadata.map_err(|source| KernelError::Cgroup { cgroup: cgroup.to_owned(), source })?.ino())
 }

@@ -3,7 +3,7 @@
 //! An engine holds an exclusive `flock` on its entry's `lock` for as long as it lives: the owner lock. The
 //! kernel releases it however the engine dies, so "locked" means "has a living owner" and nothing has to
 //! be trusted to a pid. Enforcement does not depend on the owner: links and maps are pinned. What has no
-//! owner and no process left is cleared by the next agentnet command that is root, [`Registry::collect`].
+//! owner and no process left is cleared by the next command about agents that is root, [`Registry::collect`].
 //!
 //! Every change of the registry and of what its entries name (cgroup, pins) happens under a second lock,
 //! [`Registry::exclusive`], so that two collectors, or a collector and an engine that starts under the same

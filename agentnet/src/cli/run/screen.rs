@@ -19,7 +19,7 @@ use crate::{
     },
     control::{
         client::Session,
-        protocol::{Ready, Reply},
+        protocol::{Ready, Reply, too_fast},
     },
 };
 
@@ -27,6 +27,8 @@ use crate::{
 pub(super) struct Screen {
     stderr: Stderr,
     files: Vec<Log>,
+    /// Whether what is not shown is written somewhere.
+    logged: bool,
     /// Whether lines are shown as they come. Not while the command has the terminal to itself.
     live: bool,
     json: bool,
@@ -46,13 +48,14 @@ impl Screen {
         // The user's own files are the user's to rotate.
         let options = Options { total_bytes: u64::MAX, ..Options::default() };
         let files = alerts.iter().filter(|path| !on_screen(path));
-        let files =
+        let files: Vec<Log> =
             files.map(|path| Log::open(path, options)).collect::<Result<_, _>>().map_err(super::Stop::own)?;
         let stderr = std::io::stderr();
         let command_has_terminal = std::io::stdin().is_terminal() && stderr.is_terminal();
         let color = anstream::AutoStream::choice(&stderr) != anstream::ColorChoice::Never;
         Ok(Self {
             stderr: Stderr::start().map_err(super::Stop::own)?,
+            logged: !files.is_empty(),
             files,
             live: !command_has_terminal || alerts.iter().any(|path| on_screen(&path)),
             json,
@@ -64,6 +67,7 @@ impl Screen {
 
     /// Says what was set up.
     pub(super) fn ready(&mut self, ready: &Ready) {
+        self.logged |= ready.log.is_some();
         if self.json {
             let text = self.object(&Reply::Ready(ready.clone()));
             return self.stderr.send(text);
@@ -104,7 +108,7 @@ impl Screen {
     fn tell_dropped(&mut self) {
         let dropped = self.stderr.take_dropped();
         if dropped > 0 {
-            let text = self.noted(&too_fast(dropped));
+            let text = self.noted(&too_fast(dropped, self.logged));
             self.stderr.resend(text, dropped);
         }
     }
@@ -183,7 +187,7 @@ impl Screen {
         }
         let dropped = self.stderr.take_dropped();
         if dropped > 0 {
-            last.insert(0, self.noted(&too_fast(dropped)));
+            last.insert(0, self.noted(&too_fast(dropped, self.logged)));
         }
         self.stderr.close(last);
     }
@@ -200,16 +204,12 @@ impl Screen {
     }
 }
 
-fn too_fast(dropped: u64) -> String {
-    format!("{dropped} lines came too fast to be shown here; all of them are in the log")
-}
-
 fn unwritten(path: &Path, Trouble { lost, error }: &Trouble) -> String {
     format!("{lost} lines were not written to {}: {error}", path.display())
 }
 
 const ABANDONED: &str = "the engine is gone: the policy stays in force and nothing more is reported; when the agent \
-                         has ended, the next agentnet command that is root clears up";
+                         has ended, `agentnet status` as root, or the next `agentnet run`, clears up";
 
 /// Whether nothing follows this reply.
 pub(super) const fn is_last(reply: &Reply) -> bool {
