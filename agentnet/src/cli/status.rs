@@ -199,7 +199,7 @@ impl Row {
             (true, true) => {
                 "its engine is gone: the policy holds, and nothing is logged until its processes end"
             }
-            (false, true) => "its engine is gone, and the policy does not hold",
+            (false, true) => "its engine is gone, and not every hook guards it",
             (_, false) => "it has ended, and what is left of it cannot be cleared",
         };
         self.problems.push(what.to_owned());
