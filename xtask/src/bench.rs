@@ -8,7 +8,6 @@ use crate::{
     build::{self, AGENTNET, Programs},
     command::{as_root, live, output, without_cargo_run},
     progress::Steps,
-    setup,
     workspace::root,
 };
 
@@ -28,7 +27,6 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    setup::ensure_iperf3()?;
     let mut steps = Steps::new("bench", 3);
     let object = build::object(&mut steps)?;
     let bin = build::host(&mut steps, &object, Programs::Lab)?;

@@ -8,8 +8,8 @@ use crate::{
     command::{self, display, quiet, succeeds, which},
     progress::{Step, Steps},
     toolchain::{
-        self, BPF_LINKER, BPF_LINKER_LLVM, CLIPPY, CXX, DEBIAN_RUSTC, Ebpf, IPERF3, LLVM_DEV, Missing,
-        NFTABLES, Package, RUSTFMT, Rustc, cached_linker, linker_root, linker_runs,
+        self, BPF_LINKER, BPF_LINKER_LLVM, CLIPPY, CXX, DEBIAN_RUSTC, Ebpf, LLVM_DEV, Missing, NFTABLES,
+        Package, RUSTFMT, Rustc, cached_linker, linker_root, linker_runs,
     },
     workspace,
 };
@@ -89,17 +89,6 @@ pub(crate) fn ensure_lint_tools() -> Result<()> {
     }
     let step = Steps::new("setup", 1).start("formatter and linter");
     install(&missing, None, step)
-}
-
-/// Makes sure that iperf3 is there: without it there is nothing to measure.
-pub(crate) fn ensure_iperf3() -> Result<()> {
-    if in_path_or_sbin("iperf3") {
-        return Ok(());
-    }
-    if which("apt-get").is_none() {
-        bail!("the benchmarks need iperf3 in PATH: install it with this system's package manager");
-    }
-    install(&[&IPERF3], None, Steps::new("setup", 1).start("load generator"))
 }
 
 /// Makes sure that nft is there, where it can be had: the tests that need it skip themselves by name.

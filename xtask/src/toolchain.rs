@@ -58,8 +58,6 @@ pub(crate) const CLIPPY: Package = Package { name: "rust-web-clippy", why: "`car
 /// Address translation, for the tests of what is behind it.
 pub(crate) const NFTABLES: Package =
     Package { name: "nftables", why: "address translation, for the tests of what hides behind it" };
-/// The load generator of the benchmarks.
-pub(crate) const IPERF3: Package = Package { name: "iperf3", why: "load generator of the benchmarks" };
 
 /// Debian's programs: fixed paths, because a rustup in `PATH` would shadow them.
 pub(crate) const DEBIAN_RUSTC: &str = "/usr/bin/rustc";

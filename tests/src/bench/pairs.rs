@@ -1,22 +1,22 @@
-//! Alternated pairs: the same load with and without agentnet, close together in time.
+//! Alternated pairs: the same load with and without agentnet, within a fraction of a second.
+//!
+//! Two processes live for all pairs of a measure, one under `agentnet run` and one not, and take turns: how
+//! long `run` takes to start is not what is compared, and a slow phase of the machine is longer than a turn.
 
 use std::{
+    io::{BufRead as _, BufReader, Write as _},
     path::Path,
-    process::{Command, Stdio},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
 
 use super::{
-    load::{CONNECT_PORT, Load, Stream},
+    load::{CONNECT_PORT, Load, STREAM_PORT},
     stats::{Estimate, estimate, median},
 };
-use crate::lab::{
-    child::{agentnet_binary, finish},
-    hosts::Hosts,
-    net::Family,
-};
+use crate::lab::{child::agentnet_binary, hosts::Hosts, net::Family};
 
 /// What is measured in pairs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -49,13 +49,6 @@ impl Measure {
     }
 }
 
-/// Where a run takes place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Side<'policy> {
-    Alone,
-    Governed(&'policy Path),
-}
-
 /// All pairs of one measure.
 #[derive(Debug, Serialize)]
 pub struct Comparison {
@@ -78,11 +71,11 @@ impl Comparison {
     }
 }
 
-/// Runs `count` pairs of `seconds` each; without a policy, a control. Every other pair begins with the other
-/// side.
+/// Runs `count` pairs of turns of `seconds` each; without a policy, a control. Every other pair begins with the
+/// other side.
 ///
 /// # Errors
-/// If a run fails.
+/// If a turn fails.
 pub fn compare(
     hosts: &Hosts,
     measure: Measure,
@@ -90,46 +83,74 @@ pub fn compare(
     count: usize,
     seconds: f64,
 ) -> Result<Comparison> {
-    let second_side = policy.map_or(Side::Alone, Side::Governed);
+    let mut alone = Player::start(hosts, measure, None, seconds)?;
+    let mut governed = Player::start(hosts, measure, policy, seconds)?;
+    // Whoever comes first finds everything cold.
+    alone.turn()?;
+    governed.turn()?;
     let (mut without, mut with) = (Vec::new(), Vec::new());
     for pair in 0..count {
-        let mut alone = || run(hosts, measure, Side::Alone, seconds).map(|value| without.push(value));
-        let mut governed = || run(hosts, measure, second_side, seconds).map(|value| with.push(value));
         if pair.is_multiple_of(2) {
-            alone()?;
-            governed()?;
+            without.push(alone.turn()?);
+            with.push(governed.turn()?);
         } else {
-            governed()?;
-            alone()?;
+            with.push(governed.turn()?);
+            without.push(alone.turn()?);
         }
         eprint!("\r    {}: pair {} of {count}", measure.label(), pair + 1);
     }
     eprintln!();
+    alone.finish()?;
+    governed.finish()?;
     let ratios: Vec<f64> = with.iter().zip(&without).map(|(with, without)| with / without).collect();
     Ok(Comparison { measure, control: policy.is_none(), without, with, ratio: estimate(&ratios) })
 }
 
-fn run(hosts: &Hosts, measure: Measure, side: Side<'_>, seconds: f64) -> Result<f64> {
-    let mut command = match side {
-        Side::Alone => Command::new("env"),
-        Side::Governed(policy) => {
-            let mut command = Command::new(agentnet_binary()?);
-            command.arg("run").arg("--policy").arg(policy).args(["--agent", &hosts.name, "--"]);
-            command
-        }
-    };
-    match measure {
-        Measure::Throughput => command.arg("iperf3").args(Stream::client(seconds)),
-        Measure::Connections => {
-            let to = (Family::V4.allowed(), CONNECT_PORT).into();
-            command.arg(std::env::current_exe()?).args(Load::Connect { to, seconds }.words())
-        }
-    };
-    hosts.agent.attach(command.stdin(Stdio::null()));
-    let finished = finish(command, None)?;
-    ensure!(finished.status.success(), "{measure:?}, {side:?}: {finished:?}");
-    match measure {
-        Measure::Throughput => Stream::rate(&finished.stdout),
-        Measure::Connections => finished.stdout.trim().parse().with_context(|| format!("{finished:?}")),
+/// A process that makes the load when it is its turn.
+struct Player {
+    child: Child,
+    turns: ChildStdin,
+    rates: BufReader<ChildStdout>,
+}
+
+impl Player {
+    fn start(hosts: &Hosts, measure: Measure, policy: Option<&Path>, seconds: f64) -> Result<Self> {
+        let this = std::env::current_exe()?;
+        let mut command = match policy {
+            None => Command::new(this),
+            Some(policy) => {
+                let mut command = Command::new(agentnet_binary()?);
+                command.arg("run").arg("--policy").arg(policy).args(["--agent", &hosts.name, "--"]).arg(this);
+                command
+            }
+        };
+        let to = |port| (Family::V4.allowed(), port).into();
+        let load = match measure {
+            Measure::Throughput => Load::Stream { to: to(STREAM_PORT), seconds },
+            Measure::Connections => Load::Connect { to: to(CONNECT_PORT), seconds },
+        };
+        command.args(["load", "--turns"]).args(load.words());
+        hosts.agent.attach(command.stdin(Stdio::piped()).stdout(Stdio::piped()));
+        let mut child = command.spawn()?;
+        let turns = child.stdin.take().context("no pipe")?;
+        let rates = BufReader::new(child.stdout.take().context("no pipe")?);
+        Ok(Self { child, turns, rates })
+    }
+
+    fn turn(&mut self) -> Result<f64> {
+        writeln!(self.turns).context("the process that makes the load is gone")?;
+        let mut line = String::new();
+        self.rates.read_line(&mut line)?;
+        line.trim().parse().with_context(|| format!("the process that makes the load said {line:?}"))
+    }
+
+    fn finish(self) -> Result<()> {
+        let Self { mut child, turns, rates } = self;
+        // The end of its input is its end; its output stays open until then.
+        drop(turns);
+        let status = child.wait()?;
+        drop(rates);
+        ensure!(status.success(), "the process that made the load ended with {status}");
+        Ok(())
     }
 }

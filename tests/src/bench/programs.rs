@@ -75,7 +75,7 @@ pub fn measure(hosts: &Hosts, connect_port: u16, seconds: f64) -> Result<Vec<Cos
 fn under(hosts: &Hosts, running: &Running<'_>, label: &'static str, load: Load) -> Result<Vec<Cost>> {
     let before = usage(running)?;
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(load.words());
+    command.arg("load").args(load.words());
     hosts.agent.attach(&mut command);
     running.join(&mut command)?;
     let finished = finish(command, None)?;

@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf};
 
 use agentnet_tests::{
     bench::{
-        load::{self, CONNECT_PORT, Load, STREAM_PORT, Stream},
+        load::{self, CONNECT_PORT, Load, STREAM_PORT},
         pairs::{self, Measure},
         programs,
         report::Report,
@@ -35,6 +35,9 @@ enum Role {
     /// The agent: makes load.
     #[command(hide = true)]
     Load {
+        /// Once for every line of standard input.
+        #[arg(long)]
+        turns: bool,
         #[command(subcommand)]
         load: Load,
     },
@@ -42,15 +45,17 @@ enum Role {
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
-    if let Some(Role::Load { load }) = cli.role {
+    if let Some(Role::Load { turns, load }) = cli.role {
+        if turns {
+            return load.take_turns();
+        }
         println!("{}", load.run()?);
         return Ok(());
     }
     // Without a sniffer: it would have to keep every packet.
     let hosts = Hosts::new()?;
     let _echo = Servers::start(&hosts.server, &[Family::V4.allowed_endpoint()])?;
-    let _stream = Stream::serve(&hosts)?;
-    load::take_connections(&hosts)?;
+    load::serve(&hosts)?;
     let dir = tempfile::tempdir()?;
     let policy = dir.path().join("policy.toml");
     fs::write(&policy, Policy::standard().allow_hosts(&[STREAM_PORT, CONNECT_PORT], &["tcp"]).text())?;
