@@ -23,6 +23,8 @@ pub mod maps {
     pub const SOCK: &str = "SOCK";
     /// Socket storage, value [`super::UdpPeers`].
     pub const PEERS: &str = "PEERS";
+    /// Array by the low bits of a socket cookie, value [`super::Owner`].
+    pub const OWNERS: &str = "OWNERS";
     /// Per-CPU array by agent, value [`super::AgentCounters`].
     pub const COUNTERS: &str = "COUNTERS";
     /// Hash by socket cookie of TCP sockets that may hold refused data, value: the agent.
@@ -149,16 +151,17 @@ impl Ruleset {
     #[inline(always)]
     pub fn find(&self, protocol: u8, port: u16) -> Option<RuleId> {
         let set = protocols::of(protocol);
+        let mut found = RuleId::NONE.0;
         // All entries, not `len` of them: unused ones have no protocol, and the bound stays constant for
         // the verifier.
         for entry in &self.rules {
-            if entry.protocols & set != 0
-                && (set == protocols::ICMP || (entry.first <= port && port <= entry.last))
-            {
-                return Some(RuleId(entry.rule));
+            let fits = entry.protocols & set != 0
+                && (set == protocols::ICMP || (entry.first <= port && port <= entry.last));
+            if fits {
+                found = entry.rule;
             }
         }
-        None
+        if found == RuleId::NONE.0 { None } else { Some(RuleId(found)) }
     }
 }
 
@@ -219,6 +222,9 @@ pub const ROLE_ACCEPTED: u8 = 1;
 
 wire! {
     /// What is remembered with a socket.
+    ///
+    /// TCP sockets have it from the first packet on that carries data or stays on this host, or from listen() on:
+    /// making it costs more than all verdicts of a short connection.
     #[derive(Default)]
     pub struct SockState {
         /// The agent that made it.
@@ -235,16 +241,32 @@ wire! {
         pub cached: u8,
         /// `ROLE_*`.
         pub role: u8,
+        /// 1 if the socket is in [`maps::REFUSED`], else 0.
+        pub refused: u8,
         /// Zero.
-        pub pad: u16,
-        /// The maker, or whoever last connected it.
+        pub pad: u8,
+        /// Whoever made it listen, or last connected it; of a UDP socket else the maker.
         pub process: Process,
-        /// Bytes let out, IP headers included.
+        /// Bytes let out since this was made, IP headers included.
         pub tx_bytes: u64,
-        /// Packets let out, before segmentation.
+        /// Packets let out since this was made, before segmentation.
         pub tx_packets: u64,
     }
 }
+
+wire! {
+    /// Who connected a TCP socket lately, until its [`SockState`] is made. A later socket may take the place.
+    #[derive(Default)]
+    pub struct Owner {
+        /// Socket cookie; 0 while the rest is written.
+        pub flow: u64,
+        /// Who connected it.
+        pub process: Process,
+    }
+}
+
+/// Sockets whose owner is remembered, a power of two.
+pub const OWNERS: u32 = 1 << 12;
 
 wire! {
     /// Whom a UDP socket may answer. Storage of its own, made when somebody is let in: few sockets need it,
@@ -280,6 +302,9 @@ wire! {
         pub allowed_bytes: u64,
         /// TCP sockets with refused data that did not fit into [`maps::REFUSED`].
         pub refused_overflow: u64,
+        /// The reason being counted: through memory, because the verifier follows each value of an index that it
+        /// knows through the rest of the program. A softirq in between at worst counts under another reason.
+        pub reason: u64,
         /// Refusals by [`crate::verdict::Reason`].
         pub denied: [u64; REASON_SLOTS],
     }
@@ -313,5 +338,7 @@ const _: () = {
     assert!(size_of::<NameNode>() == 268);
     assert!(size_of::<SockState>() == 72);
     assert!(size_of::<UdpPeers>() == 128);
-    assert!(size_of::<AgentCounters>() == 8 * (10 + REASON_SLOTS));
+    assert!(size_of::<Owner>() == 32);
+    assert!(OWNERS.is_power_of_two());
+    assert!(size_of::<AgentCounters>() == 8 * (11 + REASON_SLOTS));
 };

@@ -96,7 +96,7 @@ wire! {
         pub detail: u32,
         /// Zero.
         pub pad2: u32,
-        /// Bytes this socket had sent before, IP headers included.
+        /// Bytes this socket had sent before, IP headers included; of TCP from its first data on.
         pub sent: u64,
     }
 }

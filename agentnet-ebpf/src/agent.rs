@@ -1,8 +1,8 @@
 //! Identity: whose packet or call this is, and what is remembered with its socket.
 
-use core::{ffi::c_void, ptr};
+use core::{ffi::c_void, mem::MaybeUninit, ptr};
 
-use agentnet_common::abi::{AgentCfg, COMM_BYTES, Process, SockState, UdpPeers};
+use agentnet_common::abi::{AgentCfg, COMM_BYTES, OWNERS as OWNER_PLACES, Process, SockState, UdpPeers};
 use aya_ebpf::{
     bindings::BPF_SK_STORAGE_GET_F_CREATE,
     helpers::{
@@ -11,7 +11,10 @@ use aya_ebpf::{
     },
 };
 
-use crate::maps::{CFG, PEERS, SOCK};
+use crate::maps::{CFG, OWNERS, PEERS, SOCK};
+
+/// No process is known.
+const NOBODY: Process = Process { pid: 0, uid: 0, comm: [0; COMM_BYTES] };
 
 /// The configuration of the cgroup this program is attached to, whatever child cgroup the socket is in.
 ///
@@ -44,11 +47,39 @@ pub fn udp_peers(sk: *mut c_void, create: bool) -> Option<&'static mut UdpPeers>
     unsafe { bpf_sk_storage_get(PEERS.as_ptr(), sk, ptr::null_mut(), flags).cast::<UdpPeers>().as_mut() }
 }
 
-/// The task that runs now. Only in process context: connect, sendmsg, sock_create, setsockopt.
+/// Remembers who connected the TCP socket `flow`.
+#[inline(always)]
+pub fn note_owner(flow: u64, process: &Process) {
+    let Some(owner) = OWNERS.get_ptr_mut(flow as u32 & (OWNER_PLACES - 1)) else { return };
+    // SAFETY: a map value, aligned. Another CPU may write the same place: what a reader finds between equal
+    // cookies belongs to one socket, or names the wrong process of this agent in a report.
+    unsafe {
+        (&raw mut (*owner).flow).write_volatile(0);
+        (*owner).process = *process;
+        (&raw mut (*owner).flow).write_volatile(flow);
+    }
+}
+
+/// Who connected the TCP socket `flow`, as far as it is remembered.
+#[inline(always)]
+pub fn owner(flow: u64) -> Process {
+    let Some(owner) = OWNERS.get_ptr(flow as u32 & (OWNER_PLACES - 1)) else { return NOBODY };
+    // SAFETY: as in `note_owner`.
+    unsafe {
+        let process =
+            if (&raw const (*owner).flow).read_volatile() == flow { (*owner).process } else { NOBODY };
+        if (&raw const (*owner).flow).read_volatile() == flow { process } else { NOBODY }
+    }
+}
+
+/// The task that runs now. Only in process context: connect, sendmsg, sock_create, setsockopt, listen.
 #[inline(always)]
 pub fn current_process() -> Process {
-    let mut comm = [0_u8; COMM_BYTES];
-    // SAFETY: `comm` is a buffer of the size given; on failure it stays zero.
-    unsafe { bpf_get_current_comm(comm.as_mut_ptr().cast(), COMM_BYTES as u32) };
+    let mut comm = MaybeUninit::<[u8; COMM_BYTES]>::uninit();
+    // SAFETY: a buffer of the size given, all of which the helper writes, zeros on failure.
+    let comm = unsafe {
+        bpf_get_current_comm(comm.as_mut_ptr().cast(), COMM_BYTES as u32);
+        comm.assume_init()
+    };
     Process { pid: (bpf_get_current_pid_tgid() >> 32) as u32, uid: bpf_get_current_uid_gid() as u32, comm }
 }

@@ -8,7 +8,7 @@ use agentnet_common::{
     abi::{ABI_VERSION, ALERTS_PER_SECOND, AgentCfg, AgentCounters, MODE_AUDIT, Process},
     addr::Endpoint,
     event::{Header, Hook, Kind, Outcome, VerdictEvent},
-    verdict::{Reason, RuleId, Verdict},
+    verdict::{REASON_SLOTS, Reason, RuleId, Verdict},
 };
 use aya_ebpf::{
     bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
@@ -126,8 +126,14 @@ fn report_allowed(cfg: &AgentCfg, facts: &Facts, rule: RuleId) {
 #[inline(always)]
 fn report_denied(cfg: &AgentCfg, facts: &Facts, reason: Reason, audit: bool) {
     let Some(counters) = counters(cfg.agent) else { return };
-    // SAFETY: the map value outlives the run; a reason is smaller than the array.
-    unsafe { add((&raw mut (*counters).denied).cast::<u64>().add(reason as usize & 31), 1) };
+    // SAFETY: the map value outlives the run; a reason is smaller than the array, and what is read back is cut to
+    // its size.
+    unsafe {
+        let place = &raw mut (*counters).reason;
+        place.write_volatile(reason as u64);
+        let index = place.read_volatile() as usize & (REASON_SLOTS - 1);
+        add((&raw mut (*counters).denied).cast::<u64>().add(index), 1);
+    }
     let now = bpf_now();
     if !within_rate(counters, now) {
         // SAFETY: as above.

@@ -3,16 +3,16 @@
 use core::ffi::c_void;
 
 use agentnet_common::{
-    abi::AgentCfg,
+    abi::{AgentCfg, Ruleset},
     addr::{Addr, Endpoint, protocol},
-    verdict::{Scope, Tables as _},
+    verdict::Scope,
 };
 use aya_ebpf::{
     bindings::{BPF_F_CURRENT_NETNS, bpf_sock, bpf_sock_tuple},
     helpers::generated::{bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release},
 };
 
-use crate::{agent::sock_state, tables::Maps};
+use crate::agent::sock_state;
 
 /// `bpf_sock_tuple.ipv4` (include/uapi/linux/bpf.h).
 #[repr(C)]
@@ -78,10 +78,10 @@ pub fn scope_on_host(ctx: *mut c_void, cfg: &AgentCfg, from: &Endpoint, to: &End
     if receiver(ctx, from, to) == cfg.agent { Scope::OwnListener } else { Scope::ForeignListener }
 }
 
-/// Where `to` is, before there is a packet: by its address.
+/// Where `to` is, before there is a packet: by its address, for which the policy has `rules`.
 #[inline(always)]
-pub fn scope_of_address(ctx: *mut c_void, cfg: &AgentCfg, to: &Endpoint) -> Scope {
-    let local = to.addr.is_loopback() || Maps.net(cfg.slot, &to.addr).is_some_and(|rules| rules.is_local());
+pub fn scope_of_address(ctx: *mut c_void, cfg: &AgentCfg, to: &Endpoint, rules: Option<&Ruleset>) -> Scope {
+    let local = to.addr.is_loopback() || rules.is_some_and(Ruleset::is_local);
     if !local {
         return Scope::Remote;
     }

@@ -2,15 +2,15 @@
 
 use agentnet_common::{
     abi::{
-        ALERT_RING_BYTES, AgentCfg, AgentCounters, MAX_AGENTS, REFUSED_ENTRIES, Ruleset, SAMPLE_RING_BYTES,
-        SLOTS, SockState, UdpPeers,
+        ALERT_RING_BYTES, AgentCfg, AgentCounters, MAX_AGENTS, OWNERS as OWNER_PLACES, Owner,
+        REFUSED_ENTRIES, Ruleset, SAMPLE_RING_BYTES, SLOTS, SockState, UdpPeers,
     },
     addr::Addr,
     event::VerdictEvent,
 };
 use aya_ebpf::{
     bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, bpf_map_type},
-    btf_maps::{ArrayOfMaps, HashMap, LpmTrie, PerCpuArray, RingBuf},
+    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, PerCpuArray, RingBuf},
     macros::btf_map,
 };
 
@@ -72,6 +72,8 @@ pub static SOCK: SockMap = SockMap::new();
 pub static PEERS: PeersMap = PeersMap::new();
 #[btf_map]
 pub static NETS: ArrayOfMaps<NetTrie, { SLOTS as usize }> = ArrayOfMaps::new();
+#[btf_map]
+pub static OWNERS: Array<Owner, { OWNER_PLACES as usize }> = Array::new();
 #[btf_map]
 pub static COUNTERS: PerCpuArray<AgentCounters, { MAX_AGENTS as usize }> = PerCpuArray::new();
 #[btf_map]

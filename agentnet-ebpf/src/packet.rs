@@ -10,6 +10,8 @@ use aya_ebpf::{helpers::generated::bpf_skb_load_bytes, programs::SkBuffContext};
 const SYN: u8 = 0x02;
 /// ACK.
 const ACK: u8 = 0x10;
+/// As the headers of IP have it, widened to the words they are read in.
+const TCP: u32 = protocol::TCP as u32;
 
 /// `lo` has this interface index in every network namespace (`LOOPBACK_IFINDEX`, include/net/net_namespace.h).
 const LOOPBACK_IFINDEX: u32 = 1;
@@ -31,13 +33,23 @@ pub struct Packet {
     pub local: Endpoint,
     /// Flags of a TCP header, else 0.
     pub tcp_flags: u8,
+    /// Carries something besides headers. Told of TCP only, whose segments often do not.
+    pub has_data: bool,
     /// Leaves or came by `lo`: the far end is this host, whatever its address.
     pub on_loopback: bool,
-    /// Bytes, IP header included.
-    pub len: u32,
 }
 
 impl Packet {
+    /// Nothing is known of it. All fields have a value: what a failure leaves undefined, LLVM may spill and the
+    /// verifier refuses to see read.
+    const UNREADABLE: Self = Self {
+        remote: Endpoint::new(Addr::UNSPECIFIED, 0, 0),
+        local: Endpoint::new(Addr::UNSPECIFIED, 0, 0),
+        tcp_flags: 0,
+        has_data: false,
+        on_loopback: false,
+    };
+
     /// Opens a TCP connection.
     #[inline(always)]
     pub const fn is_syn(&self) -> bool {
@@ -53,16 +65,10 @@ impl Packet {
 
 /// Reads `T`, which is made of integers, at a byte offset.
 ///
-/// Straight from the packet where it is linear there, as headers nearly always are; by helper, five times
-/// as slow, where it is not.
+/// By helper, whether the packet is linear there or not: each read that has two ways doubles the paths that the
+/// verifier walks. What comes often is a [`Segment`].
 #[inline(always)]
 fn load<T: Copy>(ctx: &SkBuffContext, offset: u32) -> Result<T, Reason> {
-    // SAFETY: the context is the kernel's.
-    let (data, end) = unsafe { ((*ctx.skb.skb).data as usize, (*ctx.skb.skb).data_end as usize) };
-    if data + offset as usize + size_of::<T>() <= end {
-        // SAFETY: within the linear part, as the verifier sees from the comparison above.
-        return Ok(unsafe { ((data + offset as usize) as *const T).read_unaligned() });
-    }
     let mut value = core::mem::MaybeUninit::<T>::uninit();
     // SAFETY: the buffer has the size given; the helper fills all of it or fails.
     let result = unsafe {
@@ -123,12 +129,17 @@ fn ipv6(ctx: &SkBuffContext) -> Result<Network, Reason> {
     })
 }
 
-/// Reads a packet.
-///
-/// # Errors
-/// The reason to drop it.
+/// Reads a packet. With what cannot be read comes the reason to drop it.
 #[inline(always)]
-pub fn parse(ctx: &SkBuffContext, direction: Direction) -> Result<Packet, Reason> {
+pub fn parse(ctx: &SkBuffContext, direction: Direction) -> (Packet, Option<Reason>) {
+    match try_parse(ctx, direction) {
+        Ok(packet) => (packet, None),
+        Err(reason) => (Packet::UNREADABLE, Some(reason)),
+    }
+}
+
+#[inline(always)]
+fn try_parse(ctx: &SkBuffContext, direction: Direction) -> Result<Packet, Reason> {
     // A word, where a nibble is wanted: LLVM turns the bounds check of a single byte into a comparison of
     // 32-bit registers, which the verifier does not take for one.
     let first: u32 = load(ctx, 0)?;
@@ -137,12 +148,15 @@ pub fn parse(ctx: &SkBuffContext, direction: Direction) -> Result<Packet, Reason
         6 => ipv6(ctx)?,
         _ => return Err(Reason::Malformed),
     };
+    let mut has_data = true;
     let (source_port, destination_port, tcp_flags) = match network.protocol {
         protocol::TCP => {
-            // Source and destination port in the first word, flags in the second byte of the fourth.
+            // Source and destination port in the first word, data offset and flags in the fourth.
             let header: [u32; 4] = load(ctx, network.transport)?;
-            let ports = u32::from_be(header[0]);
-            ((ports >> 16) as u16, ports as u16, (u32::from_be(header[3]) >> 16) as u8)
+            let (ports, fourth) = (u32::from_be(header[0]), u32::from_be(header[3]));
+            // The data offset counts words.
+            has_data = ctx.len() > network.transport + (fourth >> 28) * 4;
+            ((ports >> 16) as u16, ports as u16, (fourth >> 16) as u8)
         }
         protocol::UDP => {
             let ports = u32::from_be(load::<u32>(ctx, network.transport)?);
@@ -164,7 +178,51 @@ pub fn parse(ctx: &SkBuffContext, direction: Direction) -> Result<Packet, Reason
         Direction::Egress => (source, destination),
         Direction::Ingress => (destination, source),
     };
+    Ok(Packet { remote, local, tcp_flags, has_data, on_loopback: on_loopback(ctx) })
+}
+
+/// See [`Packet::on_loopback`].
+#[inline(always)]
+pub fn on_loopback(ctx: &SkBuffContext) -> bool {
     // SAFETY: the context is the kernel's.
-    let on_loopback = unsafe { (*ctx.skb.skb).ifindex } == LOOPBACK_IFINDEX;
-    Ok(Packet { remote, local, tcp_flags, on_loopback, len: ctx.len() })
+    unsafe { (*ctx.skb.skb).ifindex == LOOPBACK_IFINDEX }
+}
+
+/// The plainest segment of TCP, read at one go: linear, without options of IP, fragments and extension headers,
+/// and not the first of a connection in either direction. What is none may still be a packet that [`parse`] takes.
+pub struct Segment {
+    destination: Addr,
+    destination_port: u16,
+}
+
+impl Segment {
+    /// Whether it goes to this address and port (host byte order).
+    #[inline(always)]
+    pub fn goes_to(&self, addr: &[u32; 4], port: u16) -> bool {
+        self.destination_port == port && self.destination.words == *addr
+    }
+}
+
+/// Reads a [`Segment`].
+#[inline(always)]
+pub fn segment(ctx: &SkBuffContext) -> Option<Segment> {
+    // SAFETY: the context is the kernel's.
+    let (data, end) = unsafe { ((*ctx.skb.skb).data as usize, (*ctx.skb.skb).data_end as usize) };
+    if data + size_of::<[u32; 9]>() > end {
+        return None;
+    }
+    // SAFETY: within the linear part: 20 bytes of IPv4 and 16 of TCP, or less than a header of IPv6.
+    let word = |index: usize| u32::from_be(unsafe { (data as *const u32).add(index).read_unaligned() });
+    let (destination, ports, flags) = match word(0) >> 28 {
+        // Five words of header; neither more fragments nor an offset.
+        4 if word(0) >> 24 == 0x45 && word(1) & 0x3fff == 0 && word(2) >> 16 & 0xff == TCP => {
+            (Addr::from_v4_word(word(4).to_be()), word(5), word(8))
+        }
+        6 if word(1) >> 8 & 0xff == TCP && data + size_of::<[u32; 14]>() <= end => {
+            let address = [word(6).to_be(), word(7).to_be(), word(8).to_be(), word(9).to_be()];
+            (Addr { words: address }, word(10), word(13))
+        }
+        _ => return None,
+    };
+    ((flags >> 16) as u8 & SYN == 0).then_some(Segment { destination, destination_port: ports as u16 })
 }

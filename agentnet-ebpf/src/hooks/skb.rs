@@ -1,29 +1,48 @@
-//! What both packet hooks do with a packet that they cannot judge.
+//! What both packet hooks share: the socket, and reports of packets.
 
-use agentnet_common::{
-    abi::{AgentCfg, COMM_BYTES, Process},
-    addr::{Addr, Endpoint},
-    event::Hook,
-    verdict::{Reason, Verdict},
+use core::ffi::c_void;
+
+use agentnet_common::{abi::SockState, event::Hook};
+use aya_ebpf::{
+    EbpfContext as _,
+    helpers::generated::{bpf_get_socket_cookie, bpf_sk_fullsock},
+    programs::SkBuffContext,
 };
-use aya_ebpf::{EbpfContext as _, helpers::generated::bpf_get_socket_cookie, programs::SkBuffContext};
 
-use crate::emit::{Facts, conclude, remember_refused};
+use crate::{agent::owner, emit::Facts, packet::Packet};
 
-/// No process is known.
-pub const NOBODY: Process = Process { pid: 0, uid: 0, comm: [0; COMM_BYTES] };
-
-/// Refuses a packet without a verdict on its endpoint, for `reason`.
+/// The packet's socket, not null; a listener stands for its half-open children.
 #[inline(always)]
-pub fn unreadable(ctx: &SkBuffContext, cfg: &AgentCfg, hook: Hook, process: Process, reason: Reason) -> bool {
-    let none = Endpoint::new(Addr::UNSPECIFIED, 0, 0);
-    // SAFETY: the context is the kernel's. 0 without a socket.
-    let flow = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
-    if matches!(hook, Hook::Egress) && flow != 0 {
-        // Whatever protocol it has: destroying asks TCP sockets only.
-        remember_refused(cfg, flow);
+pub fn socket(ctx: &SkBuffContext) -> Option<*mut c_void> {
+    // SAFETY: the context is the kernel's.
+    let sk = unsafe { (*ctx.skb.skb).__bindgen_anon_2.sk };
+    if sk.is_null() {
+        return None;
     }
-    let facts =
-        Facts { hook, remote: none, local: none, process, flow, bytes: ctx.len(), detail: 0, sent: 0 };
-    conclude(cfg, &facts, Verdict::Deny(reason), false)
+    // SAFETY: not null.
+    let sk = unsafe { bpf_sk_fullsock(sk) };
+    if sk.is_null() { None } else { Some(sk.cast()) }
+}
+
+/// The cookie of the packet's socket, 0 without one.
+#[inline(always)]
+pub fn cookie(ctx: &SkBuffContext) -> u64 {
+    // SAFETY: the context is the kernel's.
+    unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
+}
+
+/// What a report says of a packet.
+#[inline(always)]
+pub fn facts(ctx: &SkBuffContext, hook: Hook, packet: &Packet, state: Option<&SockState>) -> Facts {
+    let flow = cookie(ctx);
+    Facts {
+        hook,
+        remote: packet.remote,
+        local: packet.local,
+        process: state.map_or_else(|| owner(flow), |state| state.process),
+        flow,
+        bytes: ctx.len(),
+        detail: 0,
+        sent: state.map_or(0, |state| state.tx_bytes),
+    }
 }

@@ -8,26 +8,18 @@ use agentnet_common::{
     event::Hook,
     verdict::{Reason, RuleId, Scope, Verdict, decide},
 };
-use aya_ebpf::{
-    EbpfContext as _,
-    helpers::{
-        bpf_ktime_get_ns,
-        generated::{bpf_get_socket_cookie, bpf_sk_fullsock},
-    },
-    macros::cgroup_skb,
-    programs::SkBuffContext,
-};
+use aya_ebpf::{EbpfContext as _, helpers::bpf_ktime_get_ns, macros::cgroup_skb, programs::SkBuffContext};
 
 use super::{
     code,
-    skb::{NOBODY, unreadable},
+    skb::{facts, socket},
     sock_addr::{is_reported, may_come_in},
 };
 use crate::{
     agent::{config, sock_state, udp_peers},
-    emit::{Facts, conclude},
+    emit::conclude,
     local::scope_on_host,
-    packet::{Direction, Packet, parse},
+    packet::{Direction, Packet, parse, segment},
     tables::Maps,
 };
 
@@ -43,40 +35,23 @@ pub fn an_skb_ingress(ctx: SkBuffContext) -> i32 {
 #[inline(always)]
 fn try_ingress(ctx: &SkBuffContext) -> bool {
     let Some(cfg) = config() else { return false };
-    // SAFETY: the context is the kernel's.
-    let sk = unsafe { (*ctx.skb.skb).__bindgen_anon_2.sk };
-    if sk.is_null() {
-        return unreadable(ctx, cfg, Hook::Ingress, NOBODY, Reason::NoSocket);
+    // Only what opens a connection is a question; the rest belongs to one that was answered.
+    let sk = socket(ctx);
+    if sk.is_some() && segment(ctx).is_some() {
+        return true;
     }
-    // SAFETY: not null.
-    let sk = unsafe { bpf_sk_fullsock(sk) };
-    if sk.is_null() {
-        return unreadable(ctx, cfg, Hook::Ingress, NOBODY, Reason::NoSocket);
-    }
-    let Some(state) = sock_state(sk.cast(), true) else {
-        return unreadable(ctx, cfg, Hook::Ingress, NOBODY, Reason::StorageFull);
-    };
-    state.agent = cfg.agent;
-    let packet = match parse(ctx, Direction::Ingress) {
-        Ok(packet) => packet,
+    let state = sk.and_then(|sk| sock_state(sk, false));
+    let (packet, unreadable) = parse(ctx, Direction::Ingress);
+    let verdict = match (sk, unreadable) {
+        (None, _) => Verdict::Deny(Reason::NoSocket),
         // What cannot be read cannot be a reply to something that was allowed.
-        Err(reason) => return unreadable(ctx, cfg, Hook::Ingress, state.process, reason),
+        (_, Some(reason)) => Verdict::Deny(reason),
+        (Some(sk), None) => judge(ctx, cfg, sk, state.as_deref(), &packet),
     };
-    let verdict = judge(ctx, cfg, sk.cast(), state, &packet);
     if matches!(verdict, Verdict::Allow(_)) {
         return true;
     }
-    let facts = Facts {
-        hook: Hook::Ingress,
-        remote: packet.remote,
-        local: packet.local,
-        process: state.process,
-        // SAFETY: the context is the kernel's.
-        flow: unsafe { bpf_get_socket_cookie(ctx.as_ptr()) },
-        bytes: packet.len,
-        detail: 0,
-        sent: state.tx_bytes,
-    };
+    let facts = facts(ctx, Hook::Ingress, &packet, state.as_deref());
     conclude(cfg, &facts, verdict, false)
 }
 
@@ -85,16 +60,15 @@ fn judge(
     ctx: &SkBuffContext,
     cfg: &AgentCfg,
     sk: *mut c_void,
-    state: &SockState,
+    state: Option<&SockState>,
     packet: &Packet,
 ) -> Verdict {
     let reply = Verdict::Allow(RuleId::REPLY);
     match packet.remote.protocol {
-        // Only what opens a connection is a question; the rest belongs to one that was answered.
         protocol::TCP if !packet.is_syn() => return reply,
         protocol::TCP => {}
         // The answer to what the agent was allowed to send.
-        _ if is_reported(state, cfg, &packet.remote) => return reply,
+        _ if state.is_some_and(|state| is_reported(state, cfg, &packet.remote)) => return reply,
         _ => {}
     }
     if may_come_in(cfg, packet.on_loopback) {

@@ -11,10 +11,10 @@ use agentnet_common::{
 use aya_ebpf::{EbpfContext as _, helpers::generated::bpf_get_socket_cookie, programs::SockAddrContext};
 
 use crate::{
-    agent::{config, current_process, sock_state, udp_peers},
+    agent::{config, current_process, note_owner, sock_state, udp_peers},
     emit::{Facts, conclude},
     local::scope_of_address,
-    tables::Maps,
+    tables::{Found, look_up},
 };
 
 /// The address in the call's own family.
@@ -53,30 +53,39 @@ pub fn decide_call(ctx: &SockAddrContext, family: Family, hook: Hook) -> bool {
         detail: 0,
         sent: 0,
     };
-    let state = if sk.is_null() { None } else { sock_state(sk.cast(), true) };
-    let Some(state) = state else {
-        return conclude(cfg, &facts, Verdict::Deny(Reason::StorageFull), false);
-    };
-    state.agent = cfg.agent;
-    state.process = process;
-    facts.sent = state.tx_bytes;
-    let reported = matches!(hook, Hook::Sendmsg) && is_reported(state, cfg, &remote);
-    let scope = scope_of_address(ctx.as_ptr(), cfg, &remote);
-    let verdict = if is_reply(sk.cast(), cfg, &remote, scope) {
+    let tcp = remote.protocol == protocol::TCP;
+    let mut state = if sk.is_null() { None } else { sock_state(sk.cast(), !tcp) };
+    if tcp {
+        note_owner(flow, &process);
+    }
+    let mut reported = false;
+    if let Some(state) = &mut state {
+        state.agent = cfg.agent;
+        state.process = process;
+        facts.sent = state.tx_bytes;
+        reported = matches!(hook, Hook::Sendmsg) && is_reported(state, cfg, &remote);
+    }
+    let rules = look_up(cfg.slot, &remote.addr);
+    let scope = scope_of_address(ctx.as_ptr(), cfg, &remote, rules);
+    let verdict = if !tcp && state.is_none() {
+        Verdict::Deny(Reason::StorageFull)
+    } else if is_reply(sk.cast(), cfg, &remote, scope) {
         Verdict::Allow(RuleId::REPLY)
     } else if remote.protocol == protocol::UDP && remote.port == 0 && matches!(hook, Hook::Connect) {
         // Asks for a route and a source address (RFC 6724 sorting in libc). The kernel would send to port 0 on
         // such a socket: that packet is judged on its own, so this verdict is not remembered.
         Verdict::Allow(RuleId::NOTHING_SENT)
     } else {
-        decide(&Maps, cfg, &remote, scope)
+        decide(&Found(rules), cfg, &remote, scope)
     };
-    if matches!(hook, Hook::Connect) {
-        // A socket that accept() made can be disconnected and connected elsewhere.
-        state.role = ROLE_NONE;
-    }
-    if !matches!(verdict, Verdict::Allow(RuleId::NOTHING_SENT)) {
-        remember(state, cfg, &remote, verdict);
+    if let Some(state) = state {
+        if matches!(hook, Hook::Connect) {
+            // A socket that accept() made can be disconnected and connected elsewhere.
+            state.role = ROLE_NONE;
+        }
+        if !matches!(verdict, Verdict::Allow(RuleId::NOTHING_SENT)) {
+            remember(state, cfg, &remote, verdict);
+        }
     }
     let fresh = !reported && !matches!(verdict, Verdict::Allow(RuleId::NOTHING_SENT | RuleId::REPLY));
     conclude(cfg, &facts, verdict, fresh)
@@ -89,12 +98,6 @@ fn normalise(addr: Addr) -> Addr {
         return Addr::LOOPBACK_V4;
     }
     if addr == Addr::UNSPECIFIED { Addr::LOOPBACK_V6 } else { addr }
-}
-
-/// Whether this very endpoint was allowed under the policy in force.
-#[inline(always)]
-pub fn is_cached(state: &SockState, cfg: &AgentCfg, remote: &Endpoint) -> bool {
-    state.cached == CACHED_ALLOW && is_reported(state, cfg, remote)
 }
 
 /// Whether this very endpoint was reported as allowed under the policy in force.

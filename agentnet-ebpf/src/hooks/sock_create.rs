@@ -37,8 +37,12 @@ fn try_sock_create(ctx: &SockContext) -> bool {
     let Some(cfg) = config() else { return false };
     // SAFETY: the context is the kernel's.
     let (family, kind, proto) = unsafe { ((*ctx.sock).family, (*ctx.sock).type_, (*ctx.sock).protocol) };
-    let process = current_process();
     let mut verdict = judge(cfg, kind, proto);
+    if matches!(verdict, Verdict::Allow(_)) && kind == SOCK_STREAM {
+        // What is to be remembered with it is made when there is something.
+        return true;
+    }
+    let process = current_process();
     match sock_state(ctx.as_ptr(), true) {
         Some(state) => {
             state.agent = cfg.agent;

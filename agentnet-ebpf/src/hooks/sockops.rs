@@ -1,11 +1,15 @@
-//! sockops: marks sockets that accept() makes, and forgets refused data of sockets that are gone.
+//! sockops: marks sockets that listen and those that accept() makes, and forgets refused data of sockets that
+//! are gone.
 
-use agentnet_common::{abi::ROLE_ACCEPTED, addr::Addr};
+use agentnet_common::{
+    abi::{CACHED_NONE, ROLE_ACCEPTED, ROLE_NONE, SockState},
+    addr::Addr,
+};
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
-        BPF_SOCK_OPS_TCP_CONNECT_CB,
+        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB,
     },
     helpers::generated::{bpf_get_socket_cookie, bpf_sock_ops_cb_flags_set},
     macros::sock_ops,
@@ -14,7 +18,7 @@ use aya_ebpf::{
 
 use super::TCP_CLOSE;
 use crate::{
-    agent::{config, sock_state},
+    agent::{config, current_process, sock_state},
     emit::forget_refused,
 };
 
@@ -24,14 +28,12 @@ const AF_INET: u32 = 2;
 pub fn an_sockops(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => watch_state(&ctx),
+        BPF_SOCK_OPS_TCP_LISTEN_CB => mark_listener(&ctx),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => {
             watch_state(&ctx);
             mark_accepted(&ctx);
         }
-        BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == TCP_CLOSE => {
-            // SAFETY: the context is the kernel's.
-            forget_refused(unsafe { bpf_get_socket_cookie(ctx.as_ptr()) });
-        }
+        BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == TCP_CLOSE => forget_closed(&ctx),
         _ => {}
     }
     1
@@ -43,28 +45,57 @@ fn watch_state(ctx: &SockOpsContext) {
     unsafe { bpf_sock_ops_cb_flags_set(ctx.ops, BPF_SOCK_OPS_STATE_CB_FLAG as i32) };
 }
 
+/// What is remembered with the socket of the event; made if `create` and not there yet.
+#[inline(always)]
+fn state_of(ctx: &SockOpsContext, create: bool) -> Option<&'static mut SockState> {
+    // SAFETY: the context is the kernel's.
+    let sk = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
+    if sk.is_null() { None } else { sock_state(sk.cast(), create) }
+}
+
+/// Who sends to it on this host finds out by this whose it is. Without room it stays foreign to its own agent.
+#[inline(always)]
+fn mark_listener(ctx: &SockOpsContext) {
+    let Some(cfg) = config() else { return };
+    let Some(state) = state_of(ctx, true) else { return };
+    state.agent = cfg.agent;
+    state.process = current_process();
+    // What its children begin with: it may have been connected before.
+    state.role = ROLE_NONE;
+    state.cached = CACHED_NONE;
+}
+
 /// The kernel says that the peer came to us: what goes back to it is a reply.
 #[inline(always)]
 fn mark_accepted(ctx: &SockOpsContext) {
     let Some(cfg) = config() else { return };
     // SAFETY: the context is the kernel's. Every field is read on its own and at a constant offset, before
     // the family is asked: the verifier refuses a context pointer that was computed.
-    let (family, v4, v6, port, sk) = unsafe {
+    let (family, v4, v6, port) = unsafe {
         let ops = ctx.ops;
         let word = |index: usize| (&raw const (*ops).remote_ip6[index]).read_volatile();
         let v4 = (&raw const (*ops).remote_ip4).read_volatile();
         let v6 = [word(0), word(1), word(2), word(3)];
-        (ctx.family(), v4, v6, u32::from_be((*ops).remote_port) as u16, (*ops).__bindgen_anon_2.sk)
+        (ctx.family(), v4, v6, u32::from_be((*ops).remote_port) as u16)
     };
     let peer = if family == AF_INET { Addr::from_v4_word(v4) } else { Addr { words: v6 } };
-    if sk.is_null() {
-        return;
-    }
-    if let Some(state) = sock_state(sk.cast(), true) {
+    if let Some(state) = state_of(ctx, true) {
         state.agent = cfg.agent;
         state.role = ROLE_ACCEPTED;
         state.peer = peer.words;
         state.peer_port = port;
-        state.cached = agentnet_common::abi::CACHED_NONE;
+        state.cached = CACHED_NONE;
+        // Of what it inherits, its own is only who listened.
+        state.refused = 0;
+        state.tx_bytes = 0;
+        state.tx_packets = 0;
+    }
+}
+
+#[inline(always)]
+fn forget_closed(ctx: &SockOpsContext) {
+    if state_of(ctx, false).is_some_and(|state| state.refused != 0) {
+        // SAFETY: the context is the kernel's.
+        forget_refused(unsafe { bpf_get_socket_cookie(ctx.as_ptr()) });
     }
 }
