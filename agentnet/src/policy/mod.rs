@@ -67,8 +67,12 @@ impl Policy {
         Self::load_from(Path::new(DIRECTORY), path_or_name, local)
     }
 
-    fn load_from(directory: &Path, path_or_name: &str, local: &[IpAddr]) -> Result<Self, Diagnostics> {
-        if path_or_name.contains('/') || path_or_name.ends_with(".toml") {
+    /// The same with another directory of policies.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn load_from(directory: &Path, path_or_name: &str, local: &[IpAddr]) -> Result<Self, Diagnostics> {
+        if is_path(path_or_name) {
             let text = read(Path::new(path_or_name)).map_err(|error| unreadable(path_or_name, &error))?;
             return Self::from_text(path_or_name, &text, local);
         }
@@ -135,6 +139,11 @@ impl Policy {
         self.compiled.mode = MODE_AUDIT;
     }
 
+    /// Whether it is what [`Policy::from_text`] makes of these.
+    pub fn is_of(&self, file: &str, text: &str, local: &[IpAddr]) -> bool {
+        self.file() == file && self.text() == text && self.local == local
+    }
+
     /// The file it was read from, or the name of a built-in policy in angle brackets.
     pub fn file(&self) -> &str {
         &self.source.file
@@ -149,6 +158,11 @@ impl Policy {
     pub fn is_built_in(&self) -> bool {
         self.source.file.starts_with('<')
     }
+}
+
+/// Whether a policy is asked for by the path of its file and not by a name.
+pub fn is_path(policy: &str) -> bool {
+    policy.contains('/') || policy.ends_with(".toml")
 }
 
 /// The text of a policy file.
