@@ -90,17 +90,24 @@ struct Row {
 /// # Errors
 /// If the registry cannot be read or the result not be written.
 pub fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
-    let rows = rows()?;
+    let Overview { rows, problems } = overview()?;
     let mut text = String::new();
     if args.json {
+        if !problems.is_empty() {
+            text.push_str(&serde_json::to_string(&serde_json::json!({ "daemon": { "problems": problems } }))?);
+            text.push('\n');
+        }
         for row in &rows {
             text.push_str(&serde_json::to_string(row)?);
             text.push('\n');
         }
-    } else if rows.is_empty() {
+    } else if rows.is_empty() && problems.is_empty() {
         text.push_str("No agent is governed.\n");
     } else {
         let now = Timestamp::now();
+        for problem in problems.iter().flat_map(|problem| problem.lines()) {
+            writeln!(text, "daemon: {problem}")?;
+        }
         for row in &rows {
             row.write(&mut text, now)?;
         }
@@ -113,10 +120,18 @@ pub fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
     Ok(if rows.iter().all(|row| row.state.holds()) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn rows() -> anyhow::Result<Vec<Row>> {
+/// Everything that is shown.
+#[derive(Default)]
+struct Overview {
+    rows: Vec<Row>,
+    /// The daemon's own.
+    problems: Vec<String>,
+}
+
+fn overview() -> anyhow::Result<Overview> {
     let registry = Registry::system();
     if !registry.exists() {
-        return Ok(Vec::new());
+        return Ok(Overview::default());
     }
     // Root holds the registry still, so that its look at the locks is in nobody's way.
     let exclusive = if rustix::process::geteuid().is_root() { Some(registry.exclusive()?) } else { None };
@@ -141,7 +156,9 @@ fn rows() -> anyhow::Result<Vec<Row>> {
     });
     // Everything that the daemon governs comes in one answer.
     let daemons = |listed: &Listed| listed.meta.as_ref().is_some_and(|meta| meta.engine == EngineKind::Daemon);
-    let daemon = listed.iter().any(daemons).then(|| client::status(Path::new(client::DAEMON_SOCKET)));
+    let socket = Path::new(client::DAEMON_SOCKET);
+    let daemon = socket.exists().then(|| client::status(socket));
+    let problems = daemon.iter().flatten().flat_map(|report| report.problems.clone()).collect();
     // An agent that ended since is gone from the registry or about to be.
     let rows = listed.into_iter().filter_map(|listed| {
         let own;
@@ -155,7 +172,7 @@ fn rows() -> anyhow::Result<Vec<Row>> {
         };
         Row::of(listed, told)
     });
-    Ok(rows.chain(strays).collect())
+    Ok(Overview { rows: rows.chain(strays).collect(), problems })
 }
 
 impl Row {
@@ -240,8 +257,9 @@ impl Row {
         };
         let policy = self.policy.as_deref().unwrap_or("?");
         writeln!(text, "{}  policy {policy}  {state}", self.agent.bold())?;
-        for problem in &self.problems {
-            writeln!(text, "    {problem}")?;
+        let notes = self.engine.iter().flat_map(|engine| &engine.notes);
+        for line in self.problems.iter().chain(notes).flat_map(|told| told.lines()) {
+            writeln!(text, "    {line}")?;
         }
         if let Some(engine) = &self.engine {
             let for_how_long = now.duration_since(engine.started).as_secs().max(0);

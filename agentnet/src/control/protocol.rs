@@ -236,6 +236,8 @@ pub struct Status {
     pub hooks: Vec<String>,
     /// Why the policy is not in force as it should be; empty if it is.
     pub problems: Vec<String>,
+    /// What else should be known: a newer policy that is invalid, for example.
+    pub notes: Vec<String>,
     /// How many processes it has.
     pub processes: usize,
     /// Packets let through.

@@ -7,13 +7,13 @@ use std::{
 };
 
 use agentnet_common::{
-    abi::{AgentCfg, MODE_AUDIT},
+    abi::{AgentCfg, AgentCounters, MODE_AUDIT},
     user::{DecodeError, Record},
 };
 use jiff::Timestamp;
 use tokio::task::AbortHandle;
 
-use super::{explain::Explainer, follow::Followers, host::Footprint, make_directory, selection::Origin};
+use super::{explain::Explainer, follow::Followers, host::Footprint, make_directory, selection::{Origin, Selection}};
 use crate::{
     agent::{AgentName, cgroup::Cgroup, registry::Meta},
     alert::{
@@ -59,12 +59,18 @@ pub(super) struct Agent {
     pub(super) cfg: AgentCfg,
     pub(super) policy: Arc<Policy>,
     pub(super) origin: Origin,
+    /// Whether it was asked only to report, whatever the policy says.
+    pub(super) only_audit: bool,
     pub(super) cgroup: Cgroup,
     pub(super) footprint: Footprint,
     pub(super) phase: Phase,
     pub(super) session: Option<Session>,
-    /// What is not as it should be, besides what the kernel says: told by `status` until it is over.
-    pub(super) standing: Vec<String>,
+    /// What is not as it should be although the policy is in force: told by `status`.
+    pub(super) notes: Vec<String>,
+    /// Why a newer policy is not in force.
+    pub(super) outdated: Option<String>,
+    /// Why it was not taken down.
+    pub(super) stuck: Option<String>,
     /// Ticks since its command ended, or since it could not be taken down.
     pub(super) waited: u32,
     /// The task that waits for its last process.
@@ -81,8 +87,7 @@ pub(super) struct Agent {
 pub(super) struct Beginning {
     pub(super) name: AgentName,
     pub(super) cfg: AgentCfg,
-    pub(super) policy: Arc<Policy>,
-    pub(super) origin: Origin,
+    pub(super) selection: Selection,
     pub(super) footprint: Footprint,
     pub(super) phase: Phase,
 }
@@ -90,7 +95,8 @@ pub(super) struct Beginning {
 impl Agent {
     /// An agent whose alerts are logged below the directory `state`.
     pub(super) fn new(beginning: Beginning, state: &Path, clock: Clock) -> Self {
-        let Beginning { name, cfg, policy, origin, footprint, phase } = beginning;
+        let Beginning { name, cfg, selection, footprint, phase } = beginning;
+        let Selection { policy, origin, audit } = selection;
         let log_path = state.join("alerts").join(format!("{name}.jsonl"));
         let mut warnings = Vec::new();
         // A disk that is full or read-only is no reason to leave an agent ungoverned.
@@ -111,11 +117,14 @@ impl Agent {
             cfg,
             policy,
             origin,
+            only_audit: audit,
             cgroup,
             footprint,
             phase,
             session: None,
-            standing: Vec::new(),
+            notes: Vec::new(),
+            outdated: None,
+            stuck: None,
             waited: 0,
             watch: None,
             pipeline,
@@ -124,6 +133,19 @@ impl Agent {
             warnings,
             inactive: false,
         }
+    }
+
+    /// For an agent that another engine has watched until now, and whose counters stand there.
+    pub(super) fn resumed(mut self, counters: &AgentCounters) -> Self {
+        self.pipeline = self.pipeline.resumed(counters);
+        self
+    }
+
+    /// Explains what happens from now on by another policy.
+    pub(super) fn explain_by(&mut self, policy: &Arc<Policy>, now: Timestamp, followers: &mut Followers) {
+        self.policy = Arc::clone(policy);
+        let outputs = self.pipeline.set_policy(Arc::new(Explainer(Arc::clone(policy))), now);
+        self.publish(outputs, now, followers);
     }
 
     /// What is written down about it.
@@ -155,17 +177,10 @@ impl Agent {
         }
     }
 
-    /// Whether the policy is as `status` should tell it; asks the kernel.
-    pub(super) fn problems(&self, kernel: &Kernel) -> Vec<String> {
-        let mut problems = kernel.problems(&self.name, self.cgroup.path(), &self.cfg);
-        problems.extend(self.standing.iter().cloned());
-        problems
-    }
-
     /// What `status` says of it.
     pub(super) fn status(&self, kernel: &Kernel) -> Status {
         let meta = self.meta();
-        let mut problems = self.problems(kernel);
+        let mut problems = kernel.problems(&self.name, self.cgroup.path(), &self.cfg);
         let counters = kernel.counters(self.id()).unwrap_or_else(|error| {
             problems.push(error.to_string());
             Default::default()
@@ -180,6 +195,7 @@ impl Agent {
             started: meta.started,
             hooks: links::doors(),
             problems,
+            notes: self.notes.iter().chain(&self.outdated).chain(&self.stuck).cloned().collect(),
             processes: self.cgroup.processes().unwrap_or(0),
             allowed_packets: counters.allowed_packets,
             allowed_bytes: counters.allowed_bytes,

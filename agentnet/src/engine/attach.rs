@@ -2,8 +2,6 @@
 
 use jiff::Timestamp;
 
-use agentnet_common::abi::MODE_AUDIT;
-
 use super::{
     agent::Phase,
     host::SocketsError,
@@ -65,15 +63,14 @@ impl Engine {
         }
         let cgroup = target::resolve(&attach.target, &self.hierarchy)?;
         self.may_be_governed(&cgroup)?;
-        let selection = self.select(attach.policy.as_ref())?;
+        let selection = self.select(attach.policy.as_ref(), attach.audit)?;
         let claim = Claim::of(&attach.agent).map_err(AttachError::from)?;
-        let policy = &selection.policy.compiled;
         let meta = Meta {
             cgroup: cgroup.path().to_owned(),
             pins: self.kernel.pins().to_owned(),
             started: Timestamp::now(),
-            policy: policy.name.clone(),
-            audit: attach.audit || policy.mode == MODE_AUDIT,
+            policy: selection.policy.compiled.name.clone(),
+            audit: selection.is_audit(),
             client: client.pid,
             uid: client.uid,
             id: 0,
@@ -115,7 +112,7 @@ impl Engine {
     /// If one of them may still be there.
     pub(super) fn close_forbidden(&self, id: u32) -> Result<usize, SocketsError> {
         match self.agents.get(&id) {
-            Some(agent) if !agent.is_audit() => {
+            Some(agent) if !agent.is_audit() && !agent.policy.is_unknown() => {
                 sockets::destroy_forbidden(&agent.cgroup, &agent.policy.compiled, &agent.cfg)
             }
             _ => Ok(0),

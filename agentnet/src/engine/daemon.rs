@@ -12,6 +12,7 @@ use rustix::{
 
 use super::{
     EngineError, STATE_DIRECTORY, host, make_directory,
+    policies::PolicyWatch,
     serve::{Inputs, Rings, listen, run_loop, server},
     start::StartError,
     state::{Engine, Settings},
@@ -124,13 +125,15 @@ pub fn run(config: &DaemonConfig, ready: impl FnOnce()) -> Result<(), DaemonErro
     let _entered = runtime.enter();
     let (mut engine, watched) =
         Engine::new(EngineKind::Daemon, kernel, settings, local).map_err(StartError::from)?;
-    let rings = Rings::of(&mut engine.kernel)?;
+    let mut rings = Rings::of(&mut engine.kernel)?;
+    engine.adopt(&mut rings)?;
     let path = place.socket();
     // Everybody may connect, and is told what is not for them: who it is, the kernel says.
     let listener =
         listen(&path, 0, 0o666).map_err(|error| DaemonError::Listen { path: path.clone(), error })?;
     let (server, calls) = server();
-    let inputs = Inputs::new(rings, watched, server, calls, listener)?;
+    let mut inputs = Inputs::new(rings, watched, server, calls, listener)?;
+    inputs.policies = watch(&config.policies, &mut engine);
     tracing::info!(agents = engine.agents.len(), socket = %path.display(), "serving");
     ready();
     runtime.block_on(run_loop(engine, inputs))?;
@@ -138,6 +141,19 @@ pub fn run(config: &DaemonConfig, ready: impl FnOnce()) -> Result<(), DaemonErro
     let _ = std::fs::remove_file(&path);
     drop(place);
     Ok(())
+}
+
+/// Watches the directory of policies, which is made if it is not there.
+fn watch(directory: &Path, engine: &mut Engine) -> Option<PolicyWatch> {
+    let watch = make_directory(directory, 0o755).and_then(|()| PolicyWatch::new(directory));
+    watch
+        .map_err(|error| {
+            engine.problem(format!(
+                "{} cannot be watched ({error}); after a change run `agentnet reload`",
+                directory.display()
+            ));
+        })
+        .ok()
 }
 
 /// The programs, on the maps of the daemon before this one if it has left any.

@@ -50,7 +50,8 @@ impl Engine {
         let now = Timestamp::now();
         let Self { agents, kernel, followers, .. } = self;
         let Some(mut agent) = agents.remove(&id) else { return Ok(()) };
-        agent.change(&Enforcement::Ended, now, followers);
+        let by_hand = agent.is_attached() && agent.cgroup.path().exists();
+        agent.change(if by_hand { &Enforcement::Detached } else { &Enforcement::Ended }, now, followers);
         agent.count(kernel, now, followers);
         self.slots.release(&mut self.kernel, agent.cfg.slot);
         self.forget(&agent.name);
@@ -69,10 +70,10 @@ impl Engine {
         let Some(agent) = self.agents.get(&id) else { return Ok(()) };
         let refused: HashSet<u64> =
             self.kernel.refused()?.into_iter().filter(|(_, of)| *of == id).map(|(cookie, _)| cookie).collect();
-        // More than fit on the list: then all sockets of the agent.
-        let overflow = self.kernel.counters(id)?.refused_overflow > 0;
-        let mut destroyed = host::destroy_sockets(&refused, overflow.then_some(&agent.cgroup))?;
-        if agent.phase == Phase::Attached && !agent.is_audit() && agent.cgroup.path().exists() {
+        // More than fit on the list, or nobody knows what is refused: then all sockets of the agent.
+        let all = self.kernel.counters(id)?.refused_overflow > 0 || agent.policy.is_unknown();
+        let mut destroyed = host::destroy_sockets(&refused, all.then_some(&agent.cgroup))?;
+        if agent.is_attached() && !all && !agent.is_audit() && agent.cgroup.path().exists() {
             // Its processes live on, and what they have queued and was not tried yet would leave.
             destroyed += sockets::destroy_forbidden(&agent.cgroup, &agent.policy.compiled, &agent.cfg)?;
         }
@@ -97,9 +98,7 @@ impl Engine {
             session => agent.session = session,
         }
         agent.notice(problem.clone());
-        if agent.standing.is_empty() {
-            agent.standing.push(problem);
-        }
+        agent.stuck = Some(problem);
     }
 }
 

@@ -69,13 +69,12 @@ impl Engine {
         }
         let Some(agent) = self.agents.get_mut(&id) else { return };
         let text = matches!(agent.origin, Origin::Text(_)).then(|| agent.policy.text().to_owned());
-        let audit = agent.meta().audit && agent.policy.compiled.mode != agentnet_common::abi::MODE_AUDIT;
-        let kept = Kept { origin: agent.origin.clone(), audit, text };
+        let kept = Kept { origin: agent.origin.clone(), audit: agent.only_audit, text };
         if let Err(error) = kept.write(&self.settings.state, &agent.name) {
             // The policy holds; what is lost is that a daemon that is started later can explain it.
             let problem = format!("its policy cannot be kept for a restart of the daemon: {error}");
             tracing::warn!(agent = %agent.name, problem);
-            agent.standing.push(problem);
+            agent.notes.push(problem);
         }
     }
 

@@ -7,6 +7,7 @@
 
 use std::{io, path::Path};
 
+pub mod adopt;
 mod agent;
 mod answer;
 pub mod attach;
@@ -17,6 +18,7 @@ mod follow;
 pub mod host;
 mod kept;
 pub mod netns;
+mod policies;
 pub mod process;
 mod reload;
 pub mod selection;

@@ -19,6 +19,7 @@ use super::{
     EngineError, STATE_DIRECTORY,
     agent::{Phase, Session},
     host,
+    policies::PolicyWatch,
     selection::Selection,
     slots::Slots,
     sources::{Item, Records},
@@ -80,6 +81,7 @@ pub(super) struct Inputs {
     pub(super) calls: mpsc::Receiver<Call>,
     pub(super) watched: mpsc::Receiver<u32>,
     pub(super) server: JoinHandle<()>,
+    pub(super) policies: Option<PolicyWatch>,
     terminate: Signal,
     hangup: Signal,
     interrupt: Signal,
@@ -104,6 +106,7 @@ impl Inputs {
             calls,
             watched,
             server: tokio::spawn(server.serve(listener)),
+            policies: None,
             terminate: signal(SignalKind::terminate())?,
             hangup: signal(SignalKind::hangup())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -155,7 +158,7 @@ fn start_alone(
     child: Child<'_>,
 ) -> Result<(Engine, mpsc::Receiver<u32>, u32), StartError> {
     let local = addrs::local_addresses().map_err(StartError::Addresses)?;
-    let selection = Selection::of(run.policy.as_ref(), None, &local, &Slots::default());
+    let selection = Selection::of(run.policy.as_ref(), run.audit, None, &local, &Slots::default());
     let selection = selection.map_err(StartError::Policy)?;
     let hierarchy = Hierarchy::find()?;
     let pins = host::run_pins(&mounts::ensure_bpffs()?, &run.agent);
@@ -237,7 +240,13 @@ pub(super) async fn run_loop(mut engine: Engine, mut inputs: Inputs) -> Result<(
             Some(()) = inputs.terminate.recv() => if engine.terminate(rings) { break },
             // A run engine's terminal is its client's, and so is what is typed there.
             Some(()) = inputs.interrupt.recv() => if !alone && engine.terminate(rings) { break },
-            Some(()) = inputs.hangup.recv() => engine.hang_up(),
+            Some(()) = inputs.hangup.recv() => engine.reload_and_log(),
+            changed = policies_changed(&mut inputs.policies) => match changed {
+                Ok(()) => engine.reload_and_log(),
+                Err(error) => engine.problem(format!(
+                    "the directory of policies is not watched any more ({error}); after a change run `agentnet reload`"
+                )),
+            },
         }
     }
     let failed = engine.failed.take();
@@ -249,6 +258,13 @@ pub(super) async fn run_loop(mut engine: Engine, mut inputs: Inputs) -> Result<(
         tracing::warn!("the last replies may not have been written");
     }
     failed.map_or(result, |error| Err(error.into()))
+}
+
+async fn policies_changed(policies: &mut Option<PolicyWatch>) -> io::Result<()> {
+    match policies {
+        Some(policies) => policies.changed().await,
+        None => std::future::pending().await,
+    }
 }
 
 impl Engine {
@@ -278,8 +294,13 @@ impl Engine {
         false
     }
 
-    /// What SIGHUP asks for.
-    fn hang_up(&mut self) {
+    /// Notes something that is not as it should be with the engine itself.
+    pub(super) fn problem(&mut self, problem: String) {
+        tracing::error!(problem);
+        self.problems.push(problem);
+    }
+
+    fn reload_and_log(&mut self) {
         if self.kind == EngineKind::Daemon {
             match self.reload() {
                 Ok(what) => tracing::info!(what, "reloaded"),

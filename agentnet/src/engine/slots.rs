@@ -1,7 +1,7 @@
 //! Policy slots in the kernel: agents whose policies are the same share one.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::IpAddr,
     sync::Arc,
 };
@@ -17,8 +17,8 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Slots {
     filled: BTreeMap<u32, Slot>,
-    /// Held by agents of which nothing else is known.
-    reserved: BTreeSet<u32>,
+    /// How many agents hold a slot of which nothing else is known.
+    reserved: BTreeMap<u32, u32>,
 }
 
 #[derive(Debug)]
@@ -56,7 +56,7 @@ impl Slots {
             slot.users += 1;
             return Ok(index);
         }
-        let is_free = |index: &u32| !self.filled.contains_key(index) && !self.reserved.contains(index);
+        let is_free = |index: &u32| !self.filled.contains_key(index) && !self.reserved.contains_key(index);
         let index = (0..SLOTS).find(is_free).ok_or(SlotError::Full)?;
         kernel.install(index, &policy.compiled)?;
         self.filled.insert(index, Slot { policy: Arc::clone(policy), users: 1 });
@@ -65,23 +65,24 @@ impl Slots {
 
     /// One agent less has the slot.
     pub(super) fn release(&mut self, kernel: &mut Kernel, index: u32) {
-        if let Some(slot) = self.filled.get_mut(&index) {
-            slot.users -= 1;
-            if slot.users > 0 {
-                return;
-            }
-            self.filled.remove(&index);
-        } else if !self.reserved.remove(&index) {
+        let users = match (self.filled.get_mut(&index), self.reserved.get_mut(&index)) {
+            (Some(Slot { users, .. }), _) | (None, Some(users)) => users,
+            (None, None) => return,
+        };
+        *users -= 1;
+        if *users > 0 {
             return;
         }
+        self.filled.remove(&index);
+        self.reserved.remove(&index);
         if let Err(error) = kernel.uninstall(index) {
             // It is filled anew before the next agent gets it.
             tracing::warn!(%error, slot = index, "a policy slot was not freed");
         }
     }
 
-    /// Leaves a slot as it is, for an agent whose policy is known to the kernel alone.
+    /// Leaves a slot as it is, for one more agent whose policy is known to the kernel alone.
     pub(super) fn reserve(&mut self, index: u32) {
-        self.reserved.insert(index);
+        *self.reserved.entry(index).or_default() += 1;
     }
 }

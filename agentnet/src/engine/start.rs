@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use agentnet_common::abi::{MAX_AGENTS, MODE_AUDIT};
+use agentnet_common::abi::MAX_AGENTS;
 use jiff::Timestamp;
 
 use super::{
@@ -194,13 +194,12 @@ pub(super) fn meta(
         }
     }
     let parent = parent(hierarchy, origin.as_ref(), above.map(|(_, cgroup)| cgroup));
-    let policy = &selection.policy.compiled;
     Ok(Meta {
         cgroup: parent.join(&run.agent),
         pins: pins.to_owned(),
         started: Timestamp::now(),
-        policy: policy.name.clone(),
-        audit: run.audit || policy.mode == MODE_AUDIT,
+        policy: selection.policy.compiled.name.clone(),
+        audit: selection.is_audit(),
         client: child.client.pid,
         uid: child.client.uid,
         id: 0,
@@ -238,7 +237,7 @@ impl Engine {
     /// # Errors
     /// See [`StartError`]; everything is then as it was.
     pub(super) fn run(&mut self, run: &Run, child: Child<'_>) -> Result<u32> {
-        let selection = self.select(run.policy.as_ref())?;
+        let selection = self.select(run.policy.as_ref(), run.audit)?;
         let claim = Claim::of(&run.agent)?;
         let pins = self.kernel.pins().to_owned();
         let meta = match meta(run, child, &self.hierarchy, &claim, (self.kind, &pins), &selection) {
@@ -256,8 +255,9 @@ impl Engine {
     pub(super) fn select(
         &self,
         source: Option<&PolicySource>,
+        audit: bool,
     ) -> Result<Selection> {
-        Selection::of(source, self.settings.policies.as_deref(), &self.local, &self.slots)
+        Selection::of(source, audit, self.settings.policies.as_deref(), &self.local, &self.slots)
             .map_err(StartError::Policy)
     }
 
@@ -309,21 +309,17 @@ impl Engine {
         phase: Phase,
     ) -> Result<u32> {
         let id = self.free_id().ok_or(StartError::Full)?;
-        let Selection { policy, origin } = selection;
         let mut meta = footprint.meta().clone();
         meta.id = id;
         footprint.rewrite(meta)?;
         let meta = footprint.meta();
-        let slot = self.slots.lease(&mut self.kernel, &policy)?;
-        let mut cfg = policy.compiled.agent_cfg(id, slot, 1);
-        if meta.audit {
-            cfg.mode = MODE_AUDIT;
-        }
+        let slot = self.slots.lease(&mut self.kernel, &selection.policy)?;
+        let cfg = selection.cfg(id, slot, 1);
         if let Err(error) = self.kernel.attach(name, &meta.cgroup, cfg) {
             self.slots.release(&mut self.kernel, slot);
             return Err(error.into());
         }
-        let beginning = Beginning { name: name.clone(), cfg, policy, origin, footprint, phase };
+        let beginning = Beginning { name: name.clone(), cfg, selection, footprint, phase };
         self.agents.insert(id, Agent::new(beginning, &self.settings.state, self.clock));
         Ok(id)
     }
