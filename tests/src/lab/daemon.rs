@@ -10,6 +10,7 @@ use std::{
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, anyhow, ensure};
@@ -33,6 +34,9 @@ use crate::eventually::{DEADLINE, eventually};
 pub const READERS: u32 = 60_001;
 /// A group whose members may run.
 pub const RUNNERS: u32 = 60_002;
+
+/// How long it may take until a daemon serves: it first reads what happened while there was none.
+const UP: Duration = Duration::from_secs(60);
 
 /// Directories of the host that are the daemon's own, each with its name below the lab's directory.
 const PLACES: [(&str, &str); 3] =
@@ -96,7 +100,7 @@ impl Daemon {
                 }
             }
         });
-        let up = eventually(DEADLINE, "the daemon serves", || {
+        let up = eventually(UP, "the daemon serves", || {
             let said = self.said();
             match child.try_wait() {
                 Ok(None) if said.contains("serving") => Ok(Ok(())),
@@ -142,6 +146,11 @@ impl Daemon {
     /// A directory of the daemon's own: `run`, `state` or `policies`.
     pub fn directory(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// Where it answers.
+    pub fn socket(&self) -> PathBuf {
+        self.directory("run").join("daemon").join("control.sock")
     }
 
     /// Writes a policy to where the daemon looks policies up.

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Write as _},
+    io::{self, BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -111,7 +111,10 @@ impl<'hosts> Found<'hosts> {
     /// # Errors
     /// If a process stays in it.
     pub fn remove(&self) -> Result<()> {
-        eventually(DEADLINE, "the cgroup empties", || fs::remove_dir(&self.path).map_err(|e| e.to_string()))
+        eventually(DEADLINE, "the cgroup empties", || match fs::remove_dir(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.to_string()),
+            _ => Ok(()),
+        })
     }
 }
 
