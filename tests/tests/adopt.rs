@@ -21,9 +21,11 @@ use rustix::process::Signal;
 const RESTARTS: usize = 4;
 
 fn table(family: Family) -> Expected {
-    Expected::new()
-        .cases(&["tcp-connect", "udp-sendto"], family.denied_endpoint(), EPERM)
-        .cases(&["tcp-send", "udp-sendto"], family.allowed_endpoint(), Said::Ok)
+    Expected::new().cases(&["tcp-connect", "udp-sendto"], family.denied_endpoint(), EPERM).cases(
+        &["tcp-send", "udp-sendto"],
+        family.allowed_endpoint(),
+        Said::Ok,
+    )
 }
 
 fn attach(daemon: &Daemon, found: &Found<'_>, policy: &str) -> Result<()> {
@@ -52,7 +54,10 @@ fn restarts_under_traffic_are_not_noticed(
         ensure!(links_above(&found.path)?.len() == links.len(), "links went with the daemon");
         daemon.start()?;
         let status = daemon.status_of(&found.name)?;
-        ensure!(status["state"] == "enforced" && status["engine"]["notes"] == serde_json::json!([]), "{status}");
+        ensure!(
+            status["state"] == "enforced" && status["engine"]["notes"] == serde_json::json!([]),
+            "{status}"
+        );
     }
     let counted: Traffic = traffic.finish()?;
     ensure!(counted.allowed > 100 && counted.denied > 100, "too little traffic to tell: {counted:?}");
@@ -62,7 +67,8 @@ fn restarts_under_traffic_are_not_noticed(
     ensure!(lab.sniffer.carrying(b"FORBIDDEN") == 0);
 
     let now = links_above(&found.path)?;
-    let ids = |links: &[agentnet_tests::lab::bpf::CgroupLink]| links.iter().map(|link| link.id).collect::<Vec<_>>();
+    let ids =
+        |links: &[agentnet_tests::lab::bpf::CgroupLink]| links.iter().map(|link| link.id).collect::<Vec<_>>();
     ensure!(ids(&now) == ids(&links), "links were replaced instead of moved");
     let moved = now.iter().zip(&links).all(|(now, before)| now.program != before.program);
     ensure!(moved, "a link runs its old program still: {now:?}");

@@ -28,9 +28,11 @@ fn written(policy: &Policy) -> Result<(tempfile::TempDir, String)> {
 }
 
 fn table(family: Family) -> Expected {
-    Expected::new()
-        .cases(&["tcp-connect", "udp-sendto"], family.denied_endpoint(), EPERM)
-        .cases(&["tcp-send", "udp-sendto"], family.allowed_endpoint(), Said::Ok)
+    Expected::new().cases(&["tcp-connect", "udp-sendto"], family.denied_endpoint(), EPERM).cases(
+        &["tcp-send", "udp-sendto"],
+        family.allowed_endpoint(),
+        Said::Ok,
+    )
 }
 
 #[rstest]
@@ -75,7 +77,14 @@ fn nothing_that_was_refused_leaves_after_detach(
     let (allowed, denied) = (family.allowed_endpoint().to_string(), family.denied_endpoint().to_string());
     let mut talker = found.start(&["talk", &allowed, &denied])?;
     daemon.tell(&[
-        "attach", "--agent", &found.name, "--cgroup", found.arg(), "--policy", &policy, "--keep-established",
+        "attach",
+        "--agent",
+        &found.name,
+        "--cgroup",
+        found.arg(),
+        "--policy",
+        &policy,
+        "--keep-established",
     ])?;
     // The call says nothing: the data is queued, and each of its packets refused.
     ensure!(talker.say(1, "HELD-BACK")?.errno == 0, "the connection was to be kept");
@@ -111,11 +120,12 @@ fn below_is_governed_and_beside_is_not() -> Result<()> {
     lab.ensure_bytes(Family::V4.denied_endpoint(), Transport::Tcp)?;
 
     // An agent inside an agent: what both allow.
-    let (_dir, inner) = written(
-        &Policy::closed()
-            .allow(&Family::V4.denied().to_string(), &[ALLOWED_PORT], &["tcp"])
-            .allow(&Family::V4.allowed().to_string(), &[ALLOWED_PORT], &["tcp"]),
-    )?;
+    let (_dir, inner) =
+        written(&Policy::closed().allow(&Family::V4.denied().to_string(), &[ALLOWED_PORT], &["tcp"]).allow(
+            &Family::V4.allowed().to_string(),
+            &[ALLOWED_PORT],
+            &["tcp"],
+        ))?;
     daemon.tell(&["attach", "--agent", &below.name, "--cgroup", below.arg(), "--policy", &inner])?;
     below.expect(
         &Expected::new()
@@ -139,13 +149,11 @@ fn what_cannot_be_attached_is_told() -> Result<()> {
     let top = mount.to_str().context("path")?;
     let absent = format!("{}/no-such-cgroup", found.arg());
     let climbing = format!("{}/../..", found.arg());
-    for (place, words) in [
-        (top, "every process"),
-        (&absent, "no cgroup"),
-        (&climbing, "no cgroup"),
-        ("/etc", "no cgroup"),
-    ] {
-        let refused = daemon.ask(&["attach", "--agent", &found.name, "--cgroup", place, "--policy", &policy])?;
+    for (place, words) in
+        [(top, "every process"), (&absent, "no cgroup"), (&climbing, "no cgroup"), ("/etc", "no cgroup")]
+    {
+        let refused =
+            daemon.ask(&["attach", "--agent", &found.name, "--cgroup", place, "--policy", &policy])?;
         ensure!(refused.status.code() == Some(1) && refused.stderr.contains(words), "{place}: {refused:?}");
     }
     daemon.tell(&["attach", "--agent", &found.name, "--cgroup", found.arg(), "--policy", &policy])?;

@@ -1,21 +1,28 @@
 //! `agentnet daemon`: one engine for many agents.
 
+use agentnet::control::{
+    client,
+    protocol::{Attach, PolicySource, Request, Target},
+};
 use agentnet_tests::lab::{
     agent::{Agent, NOBODY},
     child::finish,
     daemon::{RUNNERS, Served},
     expect::{EPERM, Expected, Said},
+    found::Found,
     net::Family,
     policy::Policy,
 };
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use rstest::rstest;
 use rustix::process::Signal;
 
 fn table(family: Family) -> Expected {
-    Expected::new()
-        .cases(&["tcp-connect", "udp-sendto"], family.denied_endpoint(), EPERM)
-        .cases(&["tcp-send", "udp-sendto"], family.allowed_endpoint(), Said::Ok)
+    Expected::new().cases(&["tcp-connect", "udp-sendto"], family.denied_endpoint(), EPERM).cases(
+        &["tcp-send", "udp-sendto"],
+        family.allowed_endpoint(),
+        Said::Ok,
+    )
 }
 
 #[rstest]
@@ -89,11 +96,49 @@ fn a_member_of_the_run_group_needs_no_sudo() -> Result<()> {
     let member = command(&[RUNNERS])?;
     ensure!(member.status.code() == Some(5), "{member:?}");
     let stranger = command(&[])?;
-    ensure!(
-        stranger.status.code() == Some(125) && stranger.stderr.contains("run_group"),
-        "{stranger:?}"
-    );
+    ensure!(stranger.status.code() == Some(125) && stranger.stderr.contains("run_group"), "{stranger:?}");
     ensure!(stranger.stdout.is_empty(), "a stranger's command ran: {stranger:?}");
+    daemon.ensure_no_agents()
+}
+
+/// As many agents as a big host has, under a policy as long as they get.
+#[test]
+fn two_hundred_agents_take_little() -> Result<()> {
+    const AGENTS: usize = 200;
+    let Served { lab, mut daemon } = Served::new()?;
+    let rules = (0..2000_u32).fold(Policy::standard(), |policy, number| {
+        let [_, _, high, low] = number.to_be_bytes();
+        policy.allow(&format!("100.64.{high}.{low}/32"), &[443], &["tcp"])
+    });
+    daemon.write_policy("long", &rules.text())?;
+    let before = daemon.resident_bytes()?;
+    let found = (0..AGENTS).map(|_| Found::new(&lab)).collect::<Result<Vec<_>>>()?;
+    for found in &found {
+        let policy = PolicySource { name: Some("long".to_owned()), file: String::new(), text: String::new() };
+        let attach = Attach {
+            agent: found.name.parse()?,
+            target: Target::Cgroup(found.path.clone()),
+            policy: Some(policy),
+            audit: false,
+            keep_established: false,
+            whole_cgroup: false,
+        };
+        client::ask(&daemon.socket(), &Request::Attach(attach))?;
+    }
+    let after = daemon.resident_bytes()?;
+    daemon.kill()?;
+    let start = std::time::Instant::now();
+    daemon.start()?;
+    println!("started in {:?}; resident: {before} B alone, {after} B later", start.elapsed());
+    let status = daemon.status()?;
+    let enforced = status.iter().filter(|row| row["state"] == "enforced").count();
+    ensure!(enforced == AGENTS, "{enforced} of {AGENTS} are enforced");
+    let again = daemon.resident_bytes()?;
+    ensure!(again < 100 << 20 && after < 100 << 20, "{after} bytes, and {again} after a restart");
+    let last = found.last().context("none")?;
+    last.expect(&table(Family::V4))?;
+    lab.ensure_nothing_reached(Family::V4.denied())?;
+    drop(found);
     daemon.ensure_no_agents()
 }
 

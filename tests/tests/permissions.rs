@@ -51,11 +51,11 @@ fn ensure_refused(finished: &Finished) -> Result<()> {
 }
 
 fn still_governed(found: &Found<'_>) -> Result<()> {
-    found.expect(
-        &Expected::new()
-            .case("tcp-connect", Family::V4.denied_endpoint(), EPERM)
-            .case("tcp-send", Family::V4.allowed_endpoint(), Said::Ok),
-    )
+    found.expect(&Expected::new().case("tcp-connect", Family::V4.denied_endpoint(), EPERM).case(
+        "tcp-send",
+        Family::V4.allowed_endpoint(),
+        Said::Ok,
+    ))
 }
 
 #[rstest]
@@ -119,15 +119,20 @@ fn a_governed_root_may_only_go_deeper() -> Result<()> {
     };
     for args in steering(&found) {
         let refused = inside(&args)?;
-        ensure!(!refused.status.success() && refused.stderr.contains("under a policy"), "{args:?}: {refused:?}");
+        ensure!(
+            !refused.status.success() && refused.stderr.contains("under a policy"),
+            "{args:?}: {refused:?}"
+        );
     }
     let status = inside(&["status", "--json"])?;
     ensure!(!status.stdout.contains("allowed_packets"), "a governed process was told: {status:?}");
     still_governed(&found)?;
 
-    let policy = Policy::closed()
-        .allow(&Family::V4.denied().to_string(), &[ALLOWED_PORT], &["tcp"])
-        .allow(&Family::V4.allowed().to_string(), &[ALLOWED_PORT], &["tcp"]);
+    let policy = Policy::closed().allow(&Family::V4.denied().to_string(), &[ALLOWED_PORT], &["tcp"]).allow(
+        &Family::V4.allowed().to_string(),
+        &[ALLOWED_PORT],
+        &["tcp"],
+    );
     let agent = Agent::new(lab, &policy)?;
     let table = Expected::new()
         .case("tcp-connect", Family::V4.denied_endpoint(), EPERM)
@@ -137,7 +142,15 @@ fn a_governed_root_may_only_go_deeper() -> Result<()> {
     let (policy, probe) = (agent.policy_file(), probe_binary()?);
     let text = |path: &std::path::Path| path.to_str().map(str::to_owned).context("path");
     let nested = inside(&[
-        "run", "--policy", &text(&policy)?, "--agent", &agent.name, "--", &text(&probe)?, "suite", &text(&file)?,
+        "run",
+        "--policy",
+        &text(&policy)?,
+        "--agent",
+        &agent.name,
+        "--",
+        &text(&probe)?,
+        "suite",
+        &text(&file)?,
     ])?;
     table.check(&nested.reports()?)?;
     lab.ensure_nothing_reached(Family::V4.denied())?;
@@ -237,5 +250,7 @@ fn alerts_are_followed() -> Result<()> {
 
 /// Requests are taken in their order: when this one is answered, those before it were taken.
 fn registered(daemon: &Daemon) -> Result<()> {
-    eventually(DEADLINE, "the daemon answers", || daemon.status().map(drop).map_err(|error| error.to_string()))
+    eventually(DEADLINE, "the daemon answers", || {
+        daemon.status().map(drop).map_err(|error| error.to_string())
+    })
 }

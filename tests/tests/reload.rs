@@ -49,9 +49,9 @@ fn reload(daemon: &Daemon, by: By, found: &Found<'_>) -> Result<()> {
 
 fn both(ports: &[u16]) -> Policy {
     let policy = Policy::standard();
-    Family::ALL.into_iter().fold(policy, |policy, family| {
-        policy.allow(&family.denied().to_string(), ports, &["tcp", "udp"])
-    })
+    Family::ALL
+        .into_iter()
+        .fold(policy, |policy, family| policy.allow(&family.denied().to_string(), ports, &["tcp", "udp"]))
 }
 
 /// What is not allowed any more ends at once; what is allowed does not notice.
@@ -126,7 +126,10 @@ fn an_invalid_policy_changes_nothing() -> Result<()> {
     one.expect(&Expected::new().case("tcp-send", to, Said::Ok))?;
     two.expect(&Expected::new().case("tcp-connect", to, EPERM))?;
     let status = daemon.status_of(&one.name)?;
-    ensure!(status["state"] == "enforced" && status["engine"]["notes"].to_string().contains("moed"), "{status}");
+    ensure!(
+        status["state"] == "enforced" && status["engine"]["notes"].to_string().contains("moed"),
+        "{status}"
+    );
     let log = daemon.log_of(&one.name)?;
     ensure!(log.iter().any(|line| line["evidence"]["state"] == "kept"), "{log:?}");
     for agent in [&one, &two] {

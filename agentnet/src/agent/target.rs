@@ -56,7 +56,7 @@ fn by_path(path: &Path, hierarchy: &Hierarchy) -> Result<Cgroup, TargetError> {
         return Err(TargetError::Top(mount.to_owned()));
     }
     let directory = mount.join(inside);
-    let device = |path: &Path| std::fs::symlink_metadata(path).ok().filter(|found| found.is_dir());
+    let device = |path: &Path| std::fs::symlink_metadata(path).ok().filter(std::fs::Metadata::is_dir);
     match (device(&directory), device(mount)) {
         (Some(found), Some(top)) if found.dev() == top.dev() => Ok(Cgroup::at(directory)),
         _ => Err(absent()),

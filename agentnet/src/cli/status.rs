@@ -94,7 +94,9 @@ pub fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
     let mut text = String::new();
     if args.json {
         if !problems.is_empty() {
-            text.push_str(&serde_json::to_string(&serde_json::json!({ "daemon": { "problems": problems } }))?);
+            text.push_str(&serde_json::to_string(
+                &serde_json::json!({ "daemon": { "problems": problems } }),
+            )?);
             text.push('\n');
         }
         for row in &rows {
@@ -155,7 +157,8 @@ fn overview() -> anyhow::Result<Overview> {
         engine: None,
     });
     // Everything that the daemon governs comes in one answer.
-    let daemons = |listed: &Listed| listed.meta.as_ref().is_some_and(|meta| meta.engine == EngineKind::Daemon);
+    let daemons =
+        |listed: &Listed| listed.meta.as_ref().is_some_and(|meta| meta.engine == EngineKind::Daemon);
     let socket = Path::new(client::DAEMON_SOCKET);
     let daemon = socket.exists().then(|| client::status(socket));
     let problems = daemon.iter().flatten().flat_map(|report| report.problems.clone()).collect();
@@ -209,9 +212,7 @@ impl Row {
                 None => row.problems.push(NOT_YOURS.to_owned()),
             },
             Err(_) if entry_is_gone() => return None,
-            Err(ClientError::Frame(FrameError::Io(error)))
-                if error.kind() == ErrorKind::PermissionDenied =>
-            {
+            Err(ClientError::Frame(FrameError::Io(error))) if error.kind() == ErrorKind::PermissionDenied => {
                 row.problems.push(NOT_YOURS.to_owned());
             }
             Err(error) => row.problems.push(format!("its engine cannot be asked: {error}")),

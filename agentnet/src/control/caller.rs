@@ -170,6 +170,9 @@ mod tests {
             assert_eq!(rights(uid, &gids, true), [false, false, false, true], "uid {uid}");
         }
         let nobody = caller(1000, &[0]).rights(Groups::default(), false);
-        assert!(!nobody.steer && !nobody.read_all && !nobody.run, "a group that is not configured has no members");
+        assert!(
+            !nobody.steer && !nobody.read_all && !nobody.run,
+            "a group that is not configured has no members"
+        );
     }
 }

@@ -119,14 +119,13 @@ pub async fn read_async<T: DeserializeOwned>(mut from: impl AsyncRead + Unpin) -
 pub async fn read_with_fd_async<T: DeserializeOwned>(
     from: &mut AsyncStream,
 ) -> Result<Option<(T, Option<OwnedFd>)>> {
-    let (first, fd) = loop {
+    let Beginning { mut prefix, received, fd } = loop {
         from.readable().await?;
         match from.try_io(Interest::READABLE, || receive_with_fd(from.as_fd())) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             received => break received?,
         }
     };
-    let (mut prefix, received) = first;
     if received == 0 {
         return Ok(None);
     }
@@ -160,7 +159,7 @@ pub fn write_with_fd(to: &UnixStream, message: &impl Serialize, fd: BorrowedFd<'
 /// # Errors
 /// As [`read`].
 pub fn read_with_fd<T: DeserializeOwned>(from: &UnixStream) -> Result<Option<(T, Option<OwnedFd>)>> {
-    let ((mut prefix, received), fd) = receive_with_fd(from.as_fd())?;
+    let Beginning { mut prefix, received, fd } = receive_with_fd(from.as_fd())?;
     if received == 0 {
         return Ok(None);
     }
@@ -169,8 +168,14 @@ pub fn read_with_fd<T: DeserializeOwned>(from: &UnixStream) -> Result<Option<(T,
     Ok(Some((finish_read(stream, prefix)?, fd)))
 }
 
-/// Receives the beginning of a frame: a prefix of which so many bytes came, and the descriptor they carry.
-fn receive_with_fd(from: BorrowedFd<'_>) -> io::Result<(([u8; PREFIX_BYTES], usize), Option<OwnedFd>)> {
+/// The beginning of a frame: a prefix of which so many bytes came, and the descriptor they carry.
+struct Beginning {
+    prefix: [u8; PREFIX_BYTES],
+    received: usize,
+    fd: Option<OwnedFd>,
+}
+
+fn receive_with_fd(from: BorrowedFd<'_>) -> io::Result<Beginning> {
     let mut prefix = [0; PREFIX_BYTES];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -182,7 +187,7 @@ fn receive_with_fd(from: BorrowedFd<'_>) -> io::Result<(([u8; PREFIX_BYTES], usi
         RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
         _ => None,
     });
-    Ok(((prefix, received.bytes), fd))
+    Ok(Beginning { prefix, received: received.bytes, fd })
 }
 
 #[cfg(test)]

@@ -262,7 +262,10 @@ mod tests {
             audit: false,
         });
         let text = serde_json::to_string(&run).unwrap();
-        assert_eq!(text, r#"{"run":{"agent":"a","policy":{"name":null,"file":"p.toml","text":"version = 1\n"},"audit":false}}"#);
+        assert_eq!(
+            text,
+            r#"{"run":{"agent":"a","policy":{"name":null,"file":"p.toml","text":"version = 1\n"},"audit":false}}"#
+        );
         assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), run);
         assert_eq!(
             serde_json::to_string(&Request::Finish { wait: true }).unwrap(),

@@ -13,7 +13,13 @@ use agentnet_common::{
 use jiff::Timestamp;
 use tokio::task::AbortHandle;
 
-use super::{explain::Explainer, follow::Followers, host::Footprint, make_directory, selection::{Origin, Selection}};
+use super::{
+    explain::Explainer,
+    follow::Followers,
+    host::Footprint,
+    make_directory,
+    selection::{Origin, Selection},
+};
 use crate::{
     agent::{AgentName, cgroup::Cgroup, registry::Meta},
     alert::{

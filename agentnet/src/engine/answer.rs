@@ -53,7 +53,9 @@ impl Engine {
     /// What a caller may do, at this moment: a process may be governed since it connected.
     fn asker(&self, caller: Arc<Caller>) -> Result<Asker, Failure> {
         let refuse = |why: String| {
-            Failure::denied(format!("agentnet answers nobody of whom it cannot tell whether it is governed: {why}"))
+            Failure::denied(format!(
+                "agentnet answers nobody of whom it cannot tell whether it is governed: {why}"
+            ))
         };
         let cgroup = caller.cgroup(&self.hierarchy).map_err(refuse)?;
         // Those of other engines as well, and of dead ones.
@@ -91,12 +93,10 @@ impl Engine {
                 let attached = self.attach(&attach, asker.caller.peer);
                 attached.map(Reply::Done).map_err(|error| Failure::new(error.to_string()))
             }),
-            Request::Detach { agent } => steers(asker, "detach agents")
-                .and_then(|()| self.detach(&agent, rings))
-                .map(Reply::Done),
-            Request::Reload => {
-                steers(asker, "reload policies").and_then(|()| self.reload()).map(Reply::Done)
+            Request::Detach { agent } => {
+                steers(asker, "detach agents").and_then(|()| self.detach(&agent, rings)).map(Reply::Done)
             }
+            Request::Reload => steers(asker, "reload policies").and_then(|()| self.reload()).map(Reply::Done),
         };
         replies.send(answer.unwrap_or_else(Reply::Error));
     }
@@ -127,7 +127,12 @@ impl Engine {
     fn may_follow(&self, asker: &Asker, follow: &Follow) -> Result<Option<u32>, Failure> {
         let of = reads(asker)?;
         match &follow.agent {
-            Some(name) if !self.agents.values().any(|agent| agent.name == *name && visible(agent.meta().uid, of)) => {
+            Some(name)
+                if !self
+                    .agents
+                    .values()
+                    .any(|agent| agent.name == *name && visible(agent.meta().uid, of)) =>
+            {
                 Err(unknown(name))
             }
             _ => Ok(of),
@@ -156,11 +161,9 @@ impl Engine {
 
     /// A client that has its command governed says something.
     pub(super) fn said(&mut self, connection: u64, request: &Request, rings: &mut Rings) {
-        let Some((id, agent)) = self
-            .agents
-            .iter_mut()
-            .find(|(_, agent)| agent.session.as_ref().is_some_and(|session| session.connection == connection))
-        else {
+        let Some((id, agent)) = self.agents.iter_mut().find(|(_, agent)| {
+            agent.session.as_ref().is_some_and(|session| session.connection == connection)
+        }) else {
             return;
         };
         let &Request::Finish { wait } = request else {

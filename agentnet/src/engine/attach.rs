@@ -99,9 +99,7 @@ impl Engine {
             return Err(AttachError::Own(cgroup.clone()));
         }
         match self.agents.values().find(|agent| agent.cgroup == *cgroup) {
-            Some(agent) => {
-                Err(AttachError::Governed { cgroup: cgroup.clone(), agent: agent.name.clone() })
-            }
+            Some(agent) => Err(AttachError::Governed { cgroup: cgroup.clone(), agent: agent.name.clone() }),
             None => Ok(()),
         }
     }
@@ -132,9 +130,8 @@ impl Engine {
                 "agent `{name}` was started by `agentnet run` and ends with its command; end that instead"
             )));
         }
-        self.end(id, rings).map_err(|error| {
-            Failure::new(format!("agent `{name}` stays under its policy: {error}"))
-        })?;
+        self.end(id, rings)
+            .map_err(|error| Failure::new(format!("agent `{name}` stays under its policy: {error}")))?;
         Ok(format!("agent {name} is not governed any more"))
     }
 }

@@ -116,10 +116,7 @@ pub fn run(config: &DaemonConfig, ready: impl FnOnce()) -> Result<(), DaemonErro
     let settings = Settings {
         state: config.state.clone(),
         policies: Some(config.policies.clone()),
-        groups: Groups {
-            read: group(config.read_group.as_deref()),
-            run: group(config.run_group.as_deref()),
-        },
+        groups: Groups { read: group(config.read_group.as_deref()), run: group(config.run_group.as_deref()) },
     };
     let runtime = super::runtime()?;
     let _entered = runtime.enter();

@@ -68,8 +68,13 @@ impl Engine {
     /// Destroys what must not be sent and ends enforcement.
     fn disarm(&mut self, id: u32) -> Result<(), EndError> {
         let Some(agent) = self.agents.get(&id) else { return Ok(()) };
-        let refused: HashSet<u64> =
-            self.kernel.refused()?.into_iter().filter(|(_, of)| *of == id).map(|(cookie, _)| cookie).collect();
+        let refused: HashSet<u64> = self
+            .kernel
+            .refused()?
+            .into_iter()
+            .filter(|(_, of)| *of == id)
+            .map(|(cookie, _)| cookie)
+            .collect();
         // More than fit on the list, or nobody knows what is refused: then all sockets of the agent.
         let all = self.kernel.counters(id)?.refused_overflow > 0 || agent.policy.is_unknown();
         let mut destroyed = host::destroy_sockets(&refused, all.then_some(&agent.cgroup))?;

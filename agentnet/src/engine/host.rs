@@ -294,7 +294,8 @@ pub fn unregistered(_: &Exclusive, bpffs: &Path, known: &[AgentName]) -> io::Res
     let mut names = pins::agents(&daemon)?;
     match fs::read_dir(daemon.join("run")) {
         Ok(entries) => {
-            names.extend(entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()?.parse().ok()));
+            names
+                .extend(entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()?.parse().ok()));
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),

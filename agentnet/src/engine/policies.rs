@@ -1,12 +1,6 @@
 //! The directory of policies, and when something in it has changed.
 
-use std::{
-    io,
-    mem::MaybeUninit,
-    os::fd::OwnedFd,
-    path::Path,
-    time::Duration,
-};
+use std::{io, mem::MaybeUninit, os::fd::OwnedFd, path::Path, time::Duration};
 
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use tokio::{

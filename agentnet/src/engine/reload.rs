@@ -39,8 +39,13 @@ impl Engine {
             }
         }
         let all = self.agents.len();
-        let done = format!("{changed} of {all} agents have another policy now; {closed} connections were closed");
-        if wrong.is_empty() { Ok(done) } else { Err(Failure::new(format!("{}\n{done}", wrong.join("\n"))).exit(2)) }
+        let done =
+            format!("{changed} of {all} agents have another policy now; {closed} connections were closed");
+        if wrong.is_empty() {
+            Ok(done)
+        } else {
+            Err(Failure::new(format!("{}\n{done}", wrong.join("\n"))).exit(2))
+        }
     }
 
     /// Reads one agent's policy anew; how many connections were closed, if it is another one.

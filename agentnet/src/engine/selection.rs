@@ -6,7 +6,10 @@ use agentnet_common::abi::{AgentCfg, MODE_AUDIT};
 use serde::{Deserialize, Serialize};
 
 use super::slots::Slots;
-use crate::{control::protocol::PolicySource, policy::{Policy, is_path}};
+use crate::{
+    control::protocol::PolicySource,
+    policy::{Policy, is_path},
+};
 
 /// Where an agent's policy comes from, and with it what a reload reads.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -153,10 +153,7 @@ pub fn serve(agent: &AgentName, client: &StdStream) -> Result<(), EngineError> {
 }
 
 /// Puts a child under a policy with an engine that is there for it alone.
-fn start_alone(
-    run: &Run,
-    child: Child<'_>,
-) -> Result<(Engine, mpsc::Receiver<u32>, u32), StartError> {
+fn start_alone(run: &Run, child: Child<'_>) -> Result<(Engine, mpsc::Receiver<u32>, u32), StartError> {
     let local = addrs::local_addresses().map_err(StartError::Addresses)?;
     let selection = Selection::of(run.policy.as_ref(), run.audit, None, &local, &Slots::default());
     let selection = selection.map_err(StartError::Policy)?;
@@ -188,7 +185,8 @@ fn begin_alone(
     let listener = engine.listen_for(id).map_err(events("control socket"))?;
     peer::set_timeout(client, None).map_err(events("client"))?;
     let (mut server, calls) = server();
-    let (connection, outbox) = client.try_clone().and_then(|client| server.adopt(client)).map_err(events("client"))?;
+    let (connection, outbox) =
+        client.try_clone().and_then(|client| server.adopt(client)).map_err(events("client"))?;
     let inputs = Inputs::new(rings, watched, server, calls, listener)?;
     engine.begin(id, Some(Session { connection, outbox }));
     Ok(inputs)

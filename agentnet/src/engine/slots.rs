@@ -1,10 +1,6 @@
 //! Policy slots in the kernel: agents whose policies are the same share one.
 
-use std::{
-    collections::BTreeMap,
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use agentnet_common::abi::SLOTS;
 
@@ -65,10 +61,8 @@ impl Slots {
 
     /// One agent less has the slot.
     pub(super) fn release(&mut self, kernel: &mut Kernel, index: u32) {
-        let users = match (self.filled.get_mut(&index), self.reserved.get_mut(&index)) {
-            (Some(Slot { users, .. }), _) | (None, Some(users)) => users,
-            (None, None) => return,
-        };
+        let filled = self.filled.get_mut(&index).map(|slot| &mut slot.users);
+        let Some(users) = filled.or_else(|| self.reserved.get_mut(&index)) else { return };
         *users -= 1;
         if *users > 0 {
             return;

@@ -4,11 +4,7 @@
 //! The kernel judges every packet; this is about what has been queued, and about a process that should learn at
 //! once that its connection is over.
 
-use std::{
-    collections::HashSet,
-    net::SocketAddr,
-    os::fd::AsFd as _,
-};
+use std::{collections::HashSet, net::SocketAddr, os::fd::AsFd as _};
 
 use agentnet_common::{
     abi::{AgentCfg, LOCAL_ANY, LOCAL_DENY},
@@ -63,8 +59,7 @@ struct Place<'a> {
 
 impl<'a> Place<'a> {
     fn of(all: &[InetSocket], ids: &'a HashSet<u64>) -> Self {
-        let mut place =
-            Self { ids, listening: HashSet::new(), pairs: HashSet::new(), own: HashSet::new() };
+        let mut place = Self { ids, listening: HashSet::new(), pairs: HashSet::new(), own: HashSet::new() };
         for socket in all {
             let own = place.is_own(socket);
             if socket.state == State::Listen {

@@ -118,7 +118,9 @@ impl Claim {
         for (name, result) in registry.collect(&exclusive, &host::System)? {
             match result {
                 Ok(()) => tracing::info!(agent = %name, "cleared what a dead engine had left"),
-                Err(error) => tracing::warn!(agent = %name, %error, "cannot clear what a dead engine has left"),
+                Err(error) => {
+                    tracing::warn!(agent = %name, %error, "cannot clear what a dead engine has left");
+                }
             }
         }
         let others = registry.list()?;
@@ -252,11 +254,7 @@ impl Engine {
     }
 
     /// The policy that a client asks for.
-    pub(super) fn select(
-        &self,
-        source: Option<&PolicySource>,
-        audit: bool,
-    ) -> Result<Selection> {
+    pub(super) fn select(&self, source: Option<&PolicySource>, audit: bool) -> Result<Selection> {
         Selection::of(source, audit, self.settings.policies.as_deref(), &self.local, &self.slots)
             .map_err(StartError::Policy)
     }

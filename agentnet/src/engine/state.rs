@@ -167,9 +167,9 @@ impl Engine {
         }
         // What could not be taken down is not tried again with every tick.
         ended.retain(|id| {
-            self.agents.get(id).is_some_and(|agent| {
-                agent.stuck.is_none() || self.ticks.is_multiple_of(TICKS_PER_RETRY)
-            })
+            self.agents
+                .get(id)
+                .is_some_and(|agent| agent.stuck.is_none() || self.ticks.is_multiple_of(TICKS_PER_RETRY))
         });
         ended
     }

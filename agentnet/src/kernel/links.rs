@@ -151,9 +151,8 @@ pub(super) fn update_all(
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let link =
-                    sys::link_create(program.as_fd(), directory.as_raw_fd(), hook.attach_type as u32)
-                        .map_err(|source| KernelError::Attach { program: hook.program, source })?;
+                let link = sys::link_create(program.as_fd(), directory.as_raw_fd(), hook.attach_type as u32)
+                    .map_err(|source| KernelError::Attach { program: hook.program, source })?;
                 sys::obj_pin(link.as_fd(), &path)
                     .map_err(|source| KernelError::Pin { path: path.clone(), source })?;
             }
@@ -169,8 +168,10 @@ pub(super) fn update_all(
 /// When a pin cannot be removed; then enforcement may go on.
 pub(super) fn detach_all(root: &Path, agent: &AgentName) -> io::Result<()> {
     // The last reference to a link is dropped here and now, not by the kernel's worker behind the pin.
-    let links: Vec<_> =
-        HOOKS.iter().filter_map(|hook| sys::obj_get(&pins::link_path(root, agent, hook.program)).ok()).collect();
+    let links: Vec<_> = HOOKS
+        .iter()
+        .filter_map(|hook| sys::obj_get(&pins::link_path(root, agent, hook.program)).ok())
+        .collect();
     pins::clear_agent(root, agent)?;
     drop(links);
     Ok(())

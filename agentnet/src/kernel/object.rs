@@ -80,8 +80,7 @@ impl Kernel {
         for name in &names {
             loader.map_pin_path(name, pins::map_path(pins, name));
         }
-        let mut object =
-            loader.load(bytes()?).map_err(|error| KernelError::Object(Box::new(error)))?;
+        let mut object = loader.load(bytes()?).map_err(|error| KernelError::Object(Box::new(error)))?;
         links::load_programs(&mut object)?;
         Ok(Self { object, pins: pins.to_owned() })
     }

@@ -37,8 +37,7 @@ pub(super) fn create(pins: &Path) -> Result<(), KernelError> {
 
 /// Makes a directory and those above it.
 pub(super) fn directory(path: &Path) -> Result<(), KernelError> {
-    fs::create_dir_all(path)
-        .map_err(|source| KernelError::PinDirectory { path: path.to_owned(), source })
+    fs::create_dir_all(path).map_err(|source| KernelError::PinDirectory { path: path.to_owned(), source })
 }
 
 /// The agents that have links, in no order.
@@ -91,9 +90,7 @@ fn clear_directory(directory: &Path) -> io::Result<()> {
 /// What is in a directory; nothing if there is none.
 fn names(directory: &Path) -> io::Result<Vec<String>> {
     match fs::read_dir(directory) {
-        Ok(entries) => {
-            entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
-        }
+        Ok(entries) => entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(error),
     }
@@ -139,8 +136,7 @@ pub(super) fn check_shapes(pins: &Path, object: &Object) -> Result<(), KernelErr
         let info = MapInfo::from_pin(&path).map_err(|error| wrong(error.to_string()))?;
         let kind = info.map_type().map_err(|error| wrong(error.to_string()))? as u32;
         let found = [kind, info.key_size(), info.value_size(), info.max_entries(), info.map_flags()];
-        let expected =
-            [map.map_type(), map.key_size(), map.value_size(), map.max_entries(), map.map_flags()];
+        let expected = [map.map_type(), map.key_size(), map.value_size(), map.max_entries(), map.map_flags()];
         let parts = ["type", "key size", "value size", "size", "flags"];
         for ((part, found), expected) in parts.into_iter().zip(found).zip(expected) {
             if found != expected {

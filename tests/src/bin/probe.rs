@@ -86,9 +86,7 @@ fn main() -> Result<()> {
         }
         Command::Serve { tcp, udp } => serve(&tcp, &udp),
         Command::Talk { to } => Ok(probe::talk::talk(&to)?),
-        Command::Traffic { allowed, denied, marker } => {
-            Ok(probe::talk::traffic(allowed, denied, &marker)?)
-        }
+        Command::Traffic { allowed, denied, marker } => Ok(probe::talk::traffic(allowed, denied, &marker)?),
         Command::Hold => {
             let _v4 = UdpSocket::bind("0.0.0.0:0")?;
             let _v6 = UdpSocket::bind("[::]:0")?;

@@ -126,6 +126,17 @@ impl Daemon {
         Pid::from_raw(i32::try_from(id)?).context("no process")
     }
 
+    /// How much memory it has, in bytes (`VmRSS`).
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn resident_bytes(&self) -> Result<u64> {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.pid()?.as_raw_nonzero()))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
+        Ok(kib << 10)
+    }
+
     /// Kills it without warning.
     ///
     /// # Errors

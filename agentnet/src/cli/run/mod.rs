@@ -99,7 +99,12 @@ fn execute(args: &RunArgs) -> Result<u8, Stop> {
         return Err(Stop::Told(WRONG_USAGE));
     };
     // Everything that can be wrong without root is found before anybody is asked for a password.
-    let policy = args.policy.as_deref().map(|policy| policies::source(policy, args.json)).transpose().map_err(Stop::Told)?;
+    let policy = args
+        .policy
+        .as_deref()
+        .map(|policy| policies::source(policy, args.json))
+        .transpose()
+        .map_err(Stop::Told)?;
     find(command, env::var_os("PATH").as_deref())?;
     let agent = match &args.agent {
         Some(agent) => agent.clone(),

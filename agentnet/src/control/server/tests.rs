@@ -18,7 +18,10 @@ async fn a_request_is_answered_by_the_owner_and_garbage_is_not() {
             stream.write_all(garbage).unwrap();
             // The engine says no and hangs up; with bytes unread the kernel may call that a reset.
             let answer = frame::read::<Reply>(&stream);
-            assert!(!matches!(answer, Ok(Some(ref reply)) if !matches!(reply, Reply::Error(_))), "{answer:?}");
+            assert!(
+                !matches!(answer, Ok(Some(ref reply)) if !matches!(reply, Reply::Error(_))),
+                "{answer:?}"
+            );
         }
         client::status(&path)
     });
