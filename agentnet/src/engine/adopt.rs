@@ -61,14 +61,25 @@ impl Engine {
             }
         }
         self.reserve(&known, &ours);
+        super::kept::prune(&self.settings.state, &known);
+        // Written down, and never attached: a daemon died in between.
+        let (unfinished, ours): (Vec<_>, Vec<_>) = ours.into_iter().partition(|(_, meta)| meta.id == 0);
         for (name, meta) in &ours {
             if let Err(error) = self.adopt_one(&registry, &exclusive, name, meta) {
                 let problem = format!("agent {name} is not looked after: {error}; it stays under its policy");
-                tracing::error!(problem);
-                self.problems.push(problem);
+                self.problem(problem);
             }
         }
+        let unfinished = unfinished.iter().map(|(name, meta)| {
+            registry.adopt(&exclusive, name).map(|entry| Footprint::adopted(entry, name, meta))
+        });
+        let unfinished: Vec<_> = unfinished.collect();
         drop(exclusive);
+        for footprint in unfinished {
+            if let Err(error) = footprint.map_err(Into::into).and_then(|mut footprint| footprint.remove()) {
+                self.problem(format!("something is left of an agent that was not attached: {error}"));
+            }
+        }
         // What the daemon before did not get to read: now there is somebody whom it can be told of.
         self.records(rings.rest());
         for id in self.agents.keys().copied().collect::<Vec<_>>() {
@@ -102,8 +113,7 @@ impl Engine {
                     Err(error) => format!("pins of {name} are left: {error}"),
                 },
             };
-            tracing::warn!(problem);
-            self.problems.push(problem);
+            self.problem(problem);
         }
     }
 
@@ -138,8 +148,12 @@ impl Engine {
         self.reserved.retain(|id| *id != meta.id);
         let gone = !meta.cgroup.exists();
         if !gone {
+            let links = pins::links_of(self.kernel.pins(), name);
             let installed = match (here, held) {
                 (true, Some(_)) => self.reinstall(meta.id),
+                // They belong to maps that are gone: nobody can say what they let through, and pins are not
+                // to be taken from under them.
+                (true, None) if links.exists() => Err(StartError::Pinned(links)),
                 _ => self.attach_again(meta.id),
             };
             if let Err(error) = installed {

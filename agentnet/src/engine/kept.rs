@@ -53,6 +53,18 @@ impl Kept {
     }
 }
 
+/// Removes what was kept about agents that are not among the `known`.
+pub(super) fn prune(state: &Path, known: &[AgentName]) {
+    for entry in fs::read_dir(state.join("agents")).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let name = path.file_stem().and_then(|name| name.to_str()?.parse().ok());
+        if name.is_none_or(|name: AgentName| !known.contains(&name)) {
+            // It is in nobody's way.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
 /// Writes a file of root's; whoever reads it sees all of it or what was there before.
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let fresh = path.with_extension("new");
