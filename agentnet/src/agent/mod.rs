@@ -5,5 +5,6 @@ pub mod launch;
 pub mod name;
 pub mod process;
 pub mod registry;
+pub mod target;
 
 pub use name::AgentName;

@@ -180,8 +180,14 @@ pub enum Enforcement {
     Started,
     /// The policy is loaded and only reports.
     Auditing,
+    /// Its policy, or where it is in force, was changed while the agent ran.
+    Changed,
+    /// A policy that was to be read anew is invalid, and the one of before stays; the error that says why.
+    Kept(String),
     /// The agent ended and its policy was taken down.
     Ended,
+    /// The agent was let go by hand and is not governed any more.
+    Detached,
     /// The policy is not in force although it should be; the error that says why.
     Inactive(String),
 }
@@ -192,7 +198,10 @@ impl Enforcement {
         match self {
             Self::Started => "started",
             Self::Auditing => "auditing",
+            Self::Changed => "changed",
+            Self::Kept(_) => "kept",
             Self::Ended => "ended",
+            Self::Detached => "detached",
             Self::Inactive(_) => "inactive",
         }
     }
@@ -200,7 +209,9 @@ impl Enforcement {
     /// The severity.
     pub const fn severity(&self) -> Severity {
         match self {
-            Self::Started | Self::Auditing | Self::Ended => Severity::Info,
+            Self::Started | Self::Auditing | Self::Changed | Self::Ended => Severity::Info,
+            Self::Detached => Severity::Low,
+            Self::Kept(_) => Severity::High,
             Self::Inactive(_) => Severity::Critical,
         }
     }
@@ -214,7 +225,15 @@ impl Enforcement {
             Self::Auditing => format!(
                 "Agent {agent} runs under policy {policy} in audit mode: nothing is refused, what would be is reported."
             ),
+            Self::Changed => format!("Agent {agent} is now under policy {policy} as it was read anew."),
+            Self::Kept(error) => format!(
+                "Agent {agent} stays under policy {policy} as it was, because it cannot be replaced: {error}; \
+                 correct it and run `agentnet reload`."
+            ),
             Self::Ended => format!("Agent {agent} has ended and policy {policy} was taken down."),
+            Self::Detached => format!(
+                "Agent {agent} was detached: policy {policy} is not in force on it any more, and it may send anything."
+            ),
             Self::Inactive(error) => format!(
                 "Policy {policy} is not enforced on agent {agent}, which may send anything: {error}; \
                  stop the agent and run `agentnet doctor`."
@@ -225,8 +244,8 @@ impl Enforcement {
     /// The error behind it.
     pub fn error(&self) -> Option<String> {
         match self {
-            Self::Inactive(error) => Some(error.clone()),
-            Self::Started | Self::Auditing | Self::Ended => None,
+            Self::Inactive(error) | Self::Kept(error) => Some(error.clone()),
+            Self::Started | Self::Auditing | Self::Changed | Self::Ended | Self::Detached => None,
         }
     }
 }

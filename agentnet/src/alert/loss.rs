@@ -180,6 +180,14 @@ pub struct Losses {
 }
 
 impl Losses {
+    /// What `counters` hold is an earlier engine's: it has been reported.
+    pub fn baseline(&mut self, counters: &AgentCounters) {
+        self.counters(counters);
+        for meter in self.meters.values_mut() {
+            meter.reported = meter.total;
+        }
+    }
+
     /// Takes the kernel's counters, summed over all CPUs.
     pub fn counters(&mut self, counters: &AgentCounters) {
         for (cause, total) in [

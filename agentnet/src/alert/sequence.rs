@@ -27,7 +27,7 @@ impl Ring {
     }
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Stream {
     next: u64,
     missing: u64,
@@ -37,9 +37,17 @@ struct Stream {
 #[derive(Clone, Debug, Default)]
 pub struct Sequences {
     streams: HashMap<(u32, u32, Ring), Stream>,
+    /// Whether the first record of a stream may have any number: the engine that read the ones before it
+    /// is gone.
+    resumed: bool,
 }
 
 impl Sequences {
+    /// For an agent whose earlier records another engine has read.
+    pub fn resumed() -> Self {
+        Self { resumed: true, ..Self::default() }
+    }
+
     /// Takes the number of a record.
     ///
     /// A hook may be interrupted by another one on its CPU between taking its number and writing, so a
@@ -49,7 +57,8 @@ impl Sequences {
         if !self.streams.contains_key(&key) && self.streams.len() >= MAX_STREAMS {
             return;
         }
-        let stream = self.streams.entry(key).or_default();
+        let first = if self.resumed { header.seq } else { 0 };
+        let stream = self.streams.entry(key).or_insert(Stream { next: first, missing: 0 });
         if header.seq >= stream.next {
             stream.missing = stream.missing.saturating_add(header.seq - stream.next);
             stream.next = header.seq.saturating_add(1);
@@ -97,9 +106,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_before_the_first_record_counts() {
-        let mut sequences = Sequences::default();
-        sequences.observe(&header(0, 7), Ring::Alerts);
-        assert_eq!(sequences.missing(), 7);
+    fn only_a_resumed_engine_may_begin_in_the_middle() {
+        let mut fresh = Sequences::default();
+        let mut resumed = Sequences::resumed();
+        for sequences in [&mut fresh, &mut resumed] {
+            sequences.observe(&header(0, 7), Ring::Alerts);
+        }
+        assert_eq!((fresh.missing(), resumed.missing()), (7, 0));
     }
 }

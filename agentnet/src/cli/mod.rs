@@ -6,8 +6,12 @@ use clap::{Parser, Subcommand};
 
 use crate::exit;
 
+pub mod attach;
+pub mod daemon;
+pub mod detach;
 pub mod doctor;
 pub mod engine;
+mod policies;
 pub mod policy;
 pub mod run;
 pub mod status;
@@ -25,6 +29,14 @@ struct Cli {
 enum Command {
     /// Run a command, and everything it starts, under a policy
     Run(run::RunArgs),
+    /// Govern many agents, and stay
+    Daemon(daemon::DaemonArgs),
+    /// Put what runs already under a policy
+    Attach(attach::AttachArgs),
+    /// Let go of what was attached
+    Detach(detach::DetachArgs),
+    /// Have the daemon read every policy anew
+    Reload,
     /// Show what is governed, and whether it is really enforced
     Status(status::StatusArgs),
     /// Check policies, and explain what they decide
@@ -59,6 +71,10 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::Run(args) => return run::run(&args),
         Command::Engine(args) => engine::run(&args),
+        Command::Daemon(args) => daemon::run(&args),
+        Command::Attach(args) => attach::run(args),
+        Command::Detach(args) => detach::run(args),
+        Command::Reload => daemon::reload(),
         Command::Status(args) => status::run(&args),
         Command::Policy(args) => policy::run(args),
         Command::Doctor(args) => doctor::run(args),
@@ -94,6 +110,15 @@ fn collect() {
         }
         Err(error) => complain(&error.to_string()),
     }
+}
+
+/// Writes what was done to standard output.
+///
+/// # Errors
+/// If it cannot be written.
+fn say(text: &str) -> std::io::Result<()> {
+    use std::io::Write as _;
+    writeln!(anstream::stdout(), "{text}")
 }
 
 /// Writes one line about agentnet itself to standard error.

@@ -3,6 +3,7 @@
 use std::{
     fmt::Write as _,
     io::{ErrorKind, Write as _},
+    path::Path,
     process::ExitCode,
 };
 
@@ -15,12 +16,12 @@ use crate::{
     agent::{
         AgentName,
         cgroup::Cgroup,
-        registry::{Listed, Meta, Owner, Registry},
+        registry::{EngineKind, Listed, Meta, Owner, Registry},
     },
     control::{
         client::{self, ClientError},
         frame::FrameError,
-        protocol::Status,
+        protocol::{Report, Status},
     },
     engine::host,
     kernel::{links, mounts},
@@ -39,6 +40,8 @@ const EXIT_CODES: &str = "\
 Exit code: 0 if the policy of every agent listed is in force, be it to block or to audit, and also where an engine \
 is gone and the kernel goes on by itself; 1 if one is not, or if that cannot be known, as of another user's agent \
 without root.";
+
+const NOT_YOURS: &str = "only root, the daemon's read group and the user who started it may ask about it";
 
 /// Whether an agent's policy is in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -87,17 +90,26 @@ struct Row {
 /// # Errors
 /// If the registry cannot be read or the result not be written.
 pub fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
-    let rows = rows()?;
+    let Overview { rows, problems } = overview()?;
     let mut text = String::new();
     if args.json {
+        if !problems.is_empty() {
+            text.push_str(&serde_json::to_string(
+                &serde_json::json!({ "daemon": { "problems": problems } }),
+            )?);
+            text.push('\n');
+        }
         for row in &rows {
             text.push_str(&serde_json::to_string(row)?);
             text.push('\n');
         }
-    } else if rows.is_empty() {
+    } else if rows.is_empty() && problems.is_empty() {
         text.push_str("No agent is governed.\n");
     } else {
         let now = Timestamp::now();
+        for problem in problems.iter().flat_map(|problem| problem.lines()) {
+            writeln!(text, "daemon: {problem}")?;
+        }
         for row in &rows {
             row.write(&mut text, now)?;
         }
@@ -110,10 +122,18 @@ pub fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
     Ok(if rows.iter().all(|row| row.state.holds()) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn rows() -> anyhow::Result<Vec<Row>> {
+/// Everything that is shown.
+#[derive(Default)]
+struct Overview {
+    rows: Vec<Row>,
+    /// The daemon's own.
+    problems: Vec<String>,
+}
+
+fn overview() -> anyhow::Result<Overview> {
     let registry = Registry::system();
     if !registry.exists() {
-        return Ok(Vec::new());
+        return Ok(Overview::default());
     }
     // Root holds the registry still, so that its look at the locks is in nobody's way.
     let exclusive = if rustix::process::geteuid().is_root() { Some(registry.exclusive()?) } else { None };
@@ -136,14 +156,32 @@ fn rows() -> anyhow::Result<Vec<Row>> {
         problems: vec!["it has pins, and the registry in /run does not know it".to_owned()],
         engine: None,
     });
+    // Everything that the daemon governs comes in one answer.
+    let daemons =
+        |listed: &Listed| listed.meta.as_ref().is_some_and(|meta| meta.engine == EngineKind::Daemon);
+    let socket = Path::new(client::DAEMON_SOCKET);
+    let daemon = socket.exists().then(|| client::status(socket));
+    let problems = daemon.iter().flatten().flat_map(|report| report.problems.clone()).collect();
     // An agent that ended since is gone from the registry or about to be.
-    let rows = listed.into_iter().filter_map(Row::of);
-    Ok(rows.chain(strays).collect())
+    let rows = listed.into_iter().filter_map(|listed| {
+        let own;
+        let told = match &daemon {
+            _ if listed.owner == Owner::Gone => None,
+            Some(told) if daemons(&listed) => Some(told),
+            _ => {
+                own = client::status(&listed.socket);
+                Some(&own)
+            }
+        };
+        Row::of(listed, told)
+    });
+    Ok(Overview { rows: rows.chain(strays).collect(), problems })
 }
 
 impl Row {
-    fn of(listed: Listed) -> Option<Self> {
-        let Listed { name, owner, meta, socket } = listed;
+    /// `told`: what the engine says; `None` if it is gone.
+    fn of(listed: Listed, told: Option<&Result<Report, ClientError>>) -> Option<Self> {
+        let Listed { name, meta, socket, .. } = listed;
         let mut row = Self {
             agent: name,
             state: State::Unknown,
@@ -154,30 +192,31 @@ impl Row {
             problems: Vec::new(),
             engine: None,
         };
-        if owner != Owner::Gone {
-            match client::status(&socket) {
-                Ok(status) => {
+        let Some(told) = told else {
+            row.without_engine(meta.as_ref());
+            return Some(row);
+        };
+        let entry_is_gone = || !socket.parent().is_some_and(Path::exists);
+        match told {
+            Ok(report) => match report.agents.iter().find(|status| status.agent == row.agent) {
+                Some(status) => {
                     row.state = match (status.problems.is_empty(), status.audit) {
                         (false, _) => State::NotEnforced,
                         (true, true) => State::Audited,
                         (true, false) => State::Enforced,
                     };
                     row.problems.clone_from(&status.problems);
-                    row.engine = Some(status);
+                    row.engine = Some(status.clone());
                 }
-                Err(_) if !socket.exists() && !socket.parent().is_some_and(std::path::Path::exists) => {
-                    return None;
-                }
-                Err(ClientError::Frame(FrameError::Io(error)))
-                    if error.kind() == ErrorKind::PermissionDenied =>
-                {
-                    row.problems.push("only root and the user who started it may ask its engine".to_owned());
-                }
-                Err(error) => row.problems.push(format!("its engine cannot be asked: {error}")),
+                None if entry_is_gone() => return None,
+                None => row.problems.push(NOT_YOURS.to_owned()),
+            },
+            Err(_) if entry_is_gone() => return None,
+            Err(ClientError::Frame(FrameError::Io(error))) if error.kind() == ErrorKind::PermissionDenied => {
+                row.problems.push(NOT_YOURS.to_owned());
             }
-            return Some(row);
+            Err(error) => row.problems.push(format!("its engine cannot be asked: {error}")),
         }
-        row.without_engine(meta.as_ref());
         Some(row)
     }
 
@@ -188,7 +227,7 @@ impl Row {
             return;
         };
         let populated = Cgroup::at(&meta.cgroup).is_populated().unwrap_or(true);
-        let unguarded = links::unguarded(&meta.pins, &meta.cgroup);
+        let unguarded = links::unguarded(&meta.pins, &self.agent, &meta.cgroup);
         self.state = match (unguarded.is_empty(), populated) {
             (true, _) => State::Ownerless,
             (false, true) => State::NotEnforced,
@@ -219,8 +258,9 @@ impl Row {
         };
         let policy = self.policy.as_deref().unwrap_or("?");
         writeln!(text, "{}  policy {policy}  {state}", self.agent.bold())?;
-        for problem in &self.problems {
-            writeln!(text, "    {problem}")?;
+        let notes = self.engine.iter().flat_map(|engine| &engine.notes);
+        for line in self.problems.iter().chain(notes).flat_map(|told| told.lines()) {
+            writeln!(text, "    {line}")?;
         }
         if let Some(engine) = &self.engine {
             let for_how_long = now.duration_since(engine.started).as_secs().max(0);
@@ -245,7 +285,7 @@ mod tests {
     fn without_engine(meta: Option<Meta>) -> Row {
         let listed =
             Listed { name: "a".parse().unwrap(), owner: Owner::Gone, meta, socket: "/nowhere".into() };
-        Row::of(listed).unwrap()
+        Row::of(listed, None).unwrap()
     }
 
     #[test]
@@ -259,6 +299,9 @@ mod tests {
             audit: false,
             client: 1,
             uid: 0,
+            id: 1,
+            engine: EngineKind::Run,
+            made: true,
         };
         let populated = |value: u8| {
             std::fs::write(cgroup.path().join("cgroup.events"), format!("populated {value}\n")).unwrap();

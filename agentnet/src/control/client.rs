@@ -11,13 +11,17 @@ use std::{
 use super::{
     frame::{self, FrameError},
     peer,
-    protocol::{Failure, Ready, Reply, Request, Run, Status},
+    protocol::{Failure, Ready, Reply, Report, Request, Run},
     rendezvous::{Rendezvous, RendezvousError},
 };
 use crate::{agent::AgentName, programs};
 
-/// How long an engine may take to answer [`Request::Status`].
-const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
+/// Where the daemon answers.
+pub const DAEMON_SOCKET: &str = "/run/agentnet/daemon/control.sock";
+
+/// How long an engine may take to answer. Attaching and reloading destroy sockets, one listing of every network
+/// namespace after the other.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Why an engine was not reached or did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +63,9 @@ pub enum ClientError {
     /// The engine ended.
     #[error("agentnet's engine ended without an answer; /var/lib/agentnet/engine.log may say why")]
     Ended,
+    /// There is no daemon.
+    #[error("no agentnet daemon is running; start it with `systemctl start agentnet` or `agentnet daemon`")]
+    NoDaemon,
     /// The engine answered something else.
     #[error("agentnet's engine answered something unexpected; are both of the same version?")]
     Unexpected,
@@ -69,19 +76,65 @@ pub enum ClientError {
 
 type Result<T, E = ClientError> = std::result::Result<T, E>;
 
-/// A connection to the engine that this process has started.
+/// A connection to the engine that is to govern a child of this process: the daemon if there is one, else an
+/// engine that this process starts.
 #[derive(Debug)]
 pub struct Session {
     stream: UnixStream,
+    daemon: bool,
 }
 
 impl Session {
-    /// Starts an engine for `agent`: at once if this process is root, else through sudo or doas, which may ask for a
-    /// password on the terminal. Returns when the engine runs on its own.
+    /// Connects to the daemon.
+    ///
+    /// # Errors
+    /// If it is there and does not answer.
+    fn with_daemon() -> Result<Option<Self>> {
+        match UnixStream::connect(DAEMON_SOCKET) {
+            Ok(stream) => Ok(Some(Self { stream, daemon: true })),
+            Err(error) if is_absence(&error) => Ok(None),
+            Err(error) => Err(FrameError::Io(error).into()),
+        }
+    }
+
+    /// Has the process behind `pidfd` governed: by the daemon, where there is one that this user may ask; else
+    /// by an engine that is started for it, through sudo or doas if need be, which may ask for a password
+    /// on the terminal.
+    ///
+    /// # Errors
+    /// If there is no way to root, or it is refused; nothing is then changed.
+    pub fn begin(run: &Run, pidfd: BorrowedFd<'_>) -> Result<(Self, Ready)> {
+        if let Some(session) = Self::with_daemon()? {
+            match session.run(run.clone(), pidfd) {
+                Err(ClientError::Failure(failure)) if failure.denied => {
+                    // Whoever may become root may have an engine of their own; the daemon's word is the better one
+                    // for everybody else.
+                    let session = match Self::start(&run.agent) {
+                        Err(ClientError::NoRoot) => return Err(failure.into()),
+                        started => started?,
+                    };
+                    let ready = session.run(run.clone(), pidfd)?;
+                    return Ok((session, ready));
+                }
+                ready => return Ok((session, ready?)),
+            }
+        }
+        let session = Self::start(&run.agent)?;
+        let ready = session.run(run.clone(), pidfd)?;
+        Ok((session, ready))
+    }
+
+    /// Whether the daemon is at the other end.
+    pub const fn is_daemons(&self) -> bool {
+        self.daemon
+    }
+
+    /// Starts an engine for `agent`: at once if this process is root, else through sudo or doas. Returns when
+    /// the engine runs on its own.
     ///
     /// # Errors
     /// If there is no way to root, or it is refused, or the engine does not come.
-    pub fn start(agent: &AgentName) -> Result<Self> {
+    fn start(agent: &AgentName) -> Result<Self> {
         let rendezvous = Rendezvous::open()?;
         let (program, mut command) = engine_command()?;
         command.arg("--agent").arg(agent.as_str()).arg("--rendezvous").arg(rendezvous.path());
@@ -90,7 +143,7 @@ impl Session {
         let spawned =
             command.status().map_err(|error| ClientError::Spawn { program: program.clone(), error });
         match spawned? {
-            status if status.success() => Ok(Self { stream: rendezvous.accept()? }),
+            status if status.success() => Ok(Self { stream: rendezvous.accept()?, daemon: false }),
             status => Err(ClientError::Refused { program, status }),
         }
     }
@@ -99,7 +152,7 @@ impl Session {
     ///
     /// # Errors
     /// If the engine refuses or is gone; nothing is then changed.
-    pub fn run(&self, run: Run, pidfd: BorrowedFd<'_>) -> Result<Ready> {
+    fn run(&self, run: Run, pidfd: BorrowedFd<'_>) -> Result<Ready> {
         frame::write_with_fd(&self.stream, &Request::Run(run), pidfd)?;
         match frame::read(&self.stream)? {
             Some(Reply::Ready(ready)) => Ok(ready),
@@ -130,16 +183,73 @@ impl Session {
 ///
 /// # Errors
 /// If nobody answers there, or the caller may not ask.
-pub fn status(socket: &Path) -> Result<Status> {
+pub fn status(socket: &Path) -> Result<Report> {
+    match ask(socket, &Request::Status)? {
+        Reply::Status(report) => Ok(*report),
+        _ => Err(ClientError::Unexpected),
+    }
+}
+
+/// Asks the engine that listens at `socket` something that is answered once.
+///
+/// # Errors
+/// If nobody answers there, or the answer is that it was not done.
+pub fn ask(socket: &Path, request: &Request) -> Result<Reply> {
     let stream = UnixStream::connect(socket).map_err(FrameError::Io)?;
-    peer::set_timeout(&stream, Some(STATUS_TIMEOUT)).map_err(FrameError::Io)?;
-    frame::write(&stream, &Request::Status)?;
+    peer::set_timeout(&stream, Some(PATIENCE)).map_err(FrameError::Io)?;
+    frame::write(&stream, request)?;
     match frame::read(&stream)? {
-        Some(Reply::Status(status)) => Ok(*status),
         Some(Reply::Error(failure)) => Err(failure.into()),
-        Some(_) => Err(ClientError::Unexpected),
+        Some(reply) => Ok(reply),
         None => Err(ClientError::Ended),
     }
+}
+
+/// Asks the daemon to do something, and returns its sentence about what it did.
+///
+/// # Errors
+/// If there is no daemon, or it refuses.
+pub fn ask_daemon(request: &Request) -> Result<String> {
+    match ask(Path::new(DAEMON_SOCKET), request) {
+        Ok(Reply::Done(what)) => Ok(what),
+        Ok(_) => Err(ClientError::Unexpected),
+        Err(ClientError::Frame(FrameError::Io(error))) if is_absence(&error) => Err(ClientError::NoDaemon),
+        Err(error) => Err(error),
+    }
+}
+
+/// Replies to a request that goes on being answered, such as [`Request::Follow`].
+#[derive(Debug)]
+pub struct Following {
+    stream: UnixStream,
+}
+
+impl Following {
+    /// Asks the engine that listens at `socket`.
+    ///
+    /// # Errors
+    /// If nobody listens there.
+    pub fn begin(socket: &Path, request: &Request) -> Result<Self> {
+        let stream = UnixStream::connect(socket).map_err(FrameError::Io)?;
+        frame::write(&stream, request)?;
+        Ok(Self { stream })
+    }
+
+    /// The next reply; `None` when the engine has ended or follows no more.
+    ///
+    /// # Errors
+    /// If the connection fails, or the engine refuses.
+    pub fn next(&self) -> Result<Option<Reply>> {
+        match frame::read(&self.stream)? {
+            Some(Reply::Error(failure)) => Err(failure.into()),
+            reply => Ok(reply),
+        }
+    }
+}
+
+/// Whether nobody listens at a socket, or there is none.
+pub fn is_absence(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
 
 /// The command that starts an engine, up to its own arguments, and the program that it runs.

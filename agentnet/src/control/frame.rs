@@ -15,7 +15,10 @@ use rustix::net::{
     SendFlags, recvmsg, sendmsg,
 };
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, Interest},
+    net::UnixStream as AsyncStream,
+};
 
 /// Most bytes of JSON in a frame. The largest thing sent is a policy file.
 pub const MAX_BYTES: usize = 4 << 20;
@@ -109,6 +112,29 @@ pub async fn read_async<T: DeserializeOwned>(mut from: impl AsyncRead + Unpin) -
     Ok(Some(serde_json::from_slice(&body)?))
 }
 
+/// Like [`read_with_fd`], without blocking; see [`read_async`].
+///
+/// # Errors
+/// As [`read`].
+pub async fn read_with_fd_async<T: DeserializeOwned>(
+    from: &mut AsyncStream,
+) -> Result<Option<(T, Option<OwnedFd>)>> {
+    let Beginning { mut prefix, received, fd } = loop {
+        from.readable().await?;
+        match from.try_io(Interest::READABLE, || receive_with_fd(from.as_fd())) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            received => break received?,
+        }
+    };
+    if received == 0 {
+        return Ok(None);
+    }
+    from.read_exact(prefix.get_mut(received..).unwrap_or_default()).await?;
+    let mut body = vec![0; length(prefix)?];
+    from.read_exact(&mut body).await?;
+    Ok(Some((serde_json::from_slice(&body)?, fd)))
+}
+
 /// Writes a frame that carries `fd`.
 ///
 /// # Errors
@@ -133,24 +159,35 @@ pub fn write_with_fd(to: &UnixStream, message: &impl Serialize, fd: BorrowedFd<'
 /// # Errors
 /// As [`read`].
 pub fn read_with_fd<T: DeserializeOwned>(from: &UnixStream) -> Result<Option<(T, Option<OwnedFd>)>> {
+    let Beginning { mut prefix, received, fd } = receive_with_fd(from.as_fd())?;
+    if received == 0 {
+        return Ok(None);
+    }
+    let mut stream = from;
+    stream.read_exact(prefix.get_mut(received..).unwrap_or_default())?;
+    Ok(Some((finish_read(stream, prefix)?, fd)))
+}
+
+/// The beginning of a frame: a prefix of which so many bytes came, and the descriptor they carry.
+struct Beginning {
+    prefix: [u8; PREFIX_BYTES],
+    received: usize,
+    fd: Option<OwnedFd>,
+}
+
+fn receive_with_fd(from: BorrowedFd<'_>) -> io::Result<Beginning> {
     let mut prefix = [0; PREFIX_BYTES];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let received = rustix::io::retry_on_intr(|| {
-        recvmsg(from.as_fd(), &mut [IoSliceMut::new(&mut prefix)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)
-    })
-    .map_err(io::Error::from)?;
-    if received.bytes == 0 {
-        return Ok(None);
-    }
+        recvmsg(from, &mut [IoSliceMut::new(&mut prefix)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)
+    })?;
     let fd = ancillary.drain().find_map(|message| match message {
         // Whatever else came is closed when the iterator is dropped.
         RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
         _ => None,
     });
-    let mut stream = from;
-    stream.read_exact(prefix.get_mut(received.bytes..).unwrap_or_default())?;
-    Ok(Some((finish_read(stream, prefix)?, fd)))
+    Ok(Beginning { prefix, received: received.bytes, fd })
 }
 
 #[cfg(test)]

@@ -1,33 +1,50 @@
 //! What clients ask and engines answer.
 
+use std::path::PathBuf;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     agent::AgentName,
-    alert::{model::Output, summary::Summary},
+    alert::{
+        model::{Output, Severity},
+        summary::Summary,
+    },
 };
 
 /// A request to an engine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
-    /// The first request of the client that started the engine, with a pidfd of a waiting child of the
-    /// client: put it under a policy.
+    /// With a pidfd of a waiting child of the client: put it under a policy. The connection stays open.
     Run(Run),
-    /// Its command has ended: take the agent down. Only from the client that asked for it.
+    /// The command of [`Request::Run`] has ended: take the agent down. Only by the connection that asked for it.
     Finish {
         /// Wait for what is left of the agent instead of killing it.
         wait: bool,
     },
     /// What is governed, and whether it is really enforced.
     Status,
+    /// Put a cgroup that exists under a policy. Only the daemon does.
+    Attach(Attach),
+    /// Take an agent out of its policy. Only the daemon does, and only for what was attached.
+    Detach {
+        /// The agent.
+        agent: AgentName,
+    },
+    /// Tell alerts or flows from now on, until the connection is closed.
+    Follow(Follow),
+    /// Read every policy anew.
+    Reload,
 }
 
 /// What is to be governed, and how.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Run {
+    /// The agent's name.
+    pub agent: AgentName,
     /// The agent's policy; without one nothing is blocked.
     pub policy: Option<PolicySource>,
     /// Only report what the policy would refuse.
@@ -39,10 +56,67 @@ pub struct Run {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PolicySource {
+    /// The name it was asked for by, if it was no path. The daemon takes the policy of that name from its own
+    /// directory, and follows it when it changes.
+    pub name: Option<String>,
     /// Name of the file, for messages.
     pub file: String,
     /// Its text.
     pub text: String,
+}
+
+/// A cgroup that exists, and what is to be done with it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attach {
+    /// The name the agent gets.
+    pub agent: AgentName,
+    /// Where it lives.
+    pub target: Target,
+    /// The agent's policy; without one nothing is blocked.
+    pub policy: Option<PolicySource>,
+    /// Only report what the policy would refuse.
+    pub audit: bool,
+    /// Let connections live on that the policy would not have allowed to be made.
+    pub keep_established: bool,
+    /// Govern the cgroup of a process although it shares it with others.
+    pub whole_cgroup: bool,
+}
+
+/// Where an agent lives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    /// The directory of a cgroup: absolute, or below the mount point of cgroup v2.
+    Cgroup(PathBuf),
+    /// A process, whose cgroup is meant.
+    Pid(i32),
+    /// A systemd unit.
+    Unit(String),
+    /// A container of podman or docker, by name or id.
+    Container(String),
+}
+
+/// What is to be told as it happens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Follow {
+    /// Which kind.
+    pub what: Stream,
+    /// Of this agent only.
+    pub agent: Option<AgentName>,
+    /// Alerts of this severity or above only.
+    pub min_severity: Option<Severity>,
+}
+
+/// What can be followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stream {
+    /// Alerts.
+    Alerts,
+    /// What was let through.
+    Flows,
 }
 
 /// A reply of an engine.
@@ -62,7 +136,26 @@ pub enum Reply {
     /// The agent is taken down and nothing of it is left.
     Finished,
     /// The answer to [`Request::Status`].
-    Status(Box<Status>),
+    Status(Box<Report>),
+    /// It was done; a sentence says what.
+    Done(String),
+    /// So many lines came faster than this follower took them; they are in the log.
+    Missed(u64),
+}
+
+/// What an engine governs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Process id of the engine.
+    pub engine: u32,
+    /// Whether it is the daemon.
+    pub daemon: bool,
+    /// When it was started.
+    pub started: Timestamp,
+    /// What is not as it should be with the engine itself.
+    pub problems: Vec<String>,
+    /// The agents that the asker may know of.
+    pub agents: Vec<Status>,
 }
 
 /// Tells of `dropped` lines that found no room on their way; `logged` says whether a log has them.
@@ -98,6 +191,28 @@ pub struct Failure {
     pub message: String,
     /// The exit code that fits.
     pub exit: u8,
+    /// The asker lacks the right to ask that; somebody else may have it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub denied: bool,
+}
+
+impl Failure {
+    /// A failure with exit code 1.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), exit: 1, denied: false }
+    }
+
+    /// The same with another exit code.
+    #[must_use]
+    pub const fn exit(mut self, exit: u8) -> Self {
+        self.exit = exit;
+        self
+    }
+
+    /// The asker may not.
+    pub fn denied(message: impl Into<String>) -> Self {
+        Self { denied: true, ..Self::new(message) }
+    }
 }
 
 /// An agent as its engine sees it.
@@ -111,12 +226,18 @@ pub struct Status {
     pub audit: bool,
     /// The directory of its cgroup.
     pub cgroup: String,
+    /// Whether the cgroup was there before the agent.
+    pub attached: bool,
+    /// The user who asked for it.
+    pub uid: u32,
     /// When it was started.
     pub started: Timestamp,
     /// Where programs are attached.
     pub hooks: Vec<String>,
     /// Why the policy is not in force as it should be; empty if it is.
     pub problems: Vec<String>,
+    /// What else should be known: a newer policy that is invalid, for example.
+    pub notes: Vec<String>,
     /// How many processes it has.
     pub processes: usize,
     /// Packets let through.
@@ -127,8 +248,6 @@ pub struct Status {
     pub denied: u64,
     /// Records of the kernel that were lost.
     pub lost: u64,
-    /// Process id of the engine.
-    pub engine: u32,
 }
 
 #[cfg(test)]
@@ -138,11 +257,15 @@ mod tests {
     #[test]
     fn requests_keep_their_form() {
         let run = Request::Run(Run {
-            policy: Some(PolicySource { file: "p.toml".into(), text: "version = 1\n".into() }),
+            agent: "a".parse().unwrap(),
+            policy: Some(PolicySource { name: None, file: "p.toml".into(), text: "version = 1\n".into() }),
             audit: false,
         });
         let text = serde_json::to_string(&run).unwrap();
-        assert_eq!(text, r#"{"run":{"policy":{"file":"p.toml","text":"version = 1\n"},"audit":false}}"#);
+        assert_eq!(
+            text,
+            r#"{"run":{"agent":"a","policy":{"name":null,"file":"p.toml","text":"version = 1\n"},"audit":false}}"#
+        );
         assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), run);
         assert_eq!(
             serde_json::to_string(&Request::Finish { wait: true }).unwrap(),
@@ -161,8 +284,8 @@ mod tests {
     fn unknown_requests_and_fields_are_refused() {
         for text in [
             r#""stop""#,
-            r#"{"run":{"policy":null,"audit":false,"extra":1}}"#,
-            r#"{"run":{"policy":null}}"#,
+            r#"{"run":{"agent":"a","policy":null,"audit":false,"extra":1}}"#,
+            r#"{"run":{"agent":"a","policy":null}}"#,
             r#"{"finish":{}}"#,
             "null",
         ] {

@@ -1,127 +1,286 @@
-//! The side that answers: connections to an engine's own socket, one request each.
+//! The side that answers. Tasks here only read and write; whoever owns the state answers, see [`Call`].
 //!
-//! Tasks here only read and write; whoever owns the state answers, see [`Call`].
+//! A connection asks once and gets its answer. Two requests keep it open: [`Request::Run`], whose client says
+//! later that its command has ended, and [`Request::Follow`].
+
+mod places;
 
 use std::{
     fs::{self, Permissions},
     io,
-    os::unix::{fs::PermissionsExt as _, net::UnixListener as StdListener},
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::{fs::PermissionsExt as _, net::UnixListener as StdListener},
+    },
     path::Path,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use tokio::{
     io::AsyncWriteExt as _,
-    net::{UnixListener, UnixStream},
-    sync::{Semaphore, mpsc, oneshot},
+    net::{
+        UnixListener, UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::mpsc,
+    task::JoinSet,
     time::timeout,
 };
 
+use self::places::{Asked, Places};
 use super::{
-    frame,
-    protocol::{Reply, Request},
+    caller::Caller,
+    frame::{self, FrameError},
+    outbox::{Outbox, Replies},
+    protocol::{Failure, Reply, Request},
 };
 
 /// How long a peer may take to ask, and again to take the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Connections that are served at a time; more wait.
-const CONNECTIONS: usize = 8;
+/// How long a follower may take nothing before it is given up. What it misses meanwhile is counted.
+const FOLLOWER_PATIENCE: Duration = Duration::from_secs(60);
 
-/// A request that waits for its answer.
+/// Something that a connection brings about.
 #[derive(Debug)]
-pub struct Call {
-    /// What is asked.
-    pub request: Request,
-    /// Where the answer goes.
-    pub answer: oneshot::Sender<Reply>,
+pub enum Call {
+    /// Its first request.
+    Asked {
+        /// The connection.
+        connection: u64,
+        /// Who asks.
+        caller: Arc<Caller>,
+        /// What is asked.
+        request: Request,
+        /// What came along.
+        fd: Option<OwnedFd>,
+        /// Where answers go. The connection is closed when this is dropped.
+        replies: Outbox,
+    },
+    /// What it says later.
+    Said {
+        /// The connection.
+        connection: u64,
+        /// What is asked.
+        request: Request,
+    },
+    /// It is gone, or will not say anything more.
+    Gone {
+        /// The connection.
+        connection: u64,
+    },
 }
 
-/// Listens at `path`, for root and `uid`.
+/// Listens at `path`; who may connect is the mode's to say, who may ask what is not.
 ///
 /// # Errors
 /// If the socket cannot be made.
-pub fn listen(path: &Path, uid: u32) -> io::Result<StdListener> {
-    // Until here only its owner, root, has the write permission that connecting takes.
+pub fn listen(path: &Path, owner: u32, mode: u32) -> io::Result<StdListener> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
     let listener = StdListener::bind(path)?;
-    fs::set_permissions(path, Permissions::from_mode(0o600))?;
-    std::os::unix::fs::chown(path, Some(uid), None)?;
+    fs::set_permissions(path, Permissions::from_mode(mode))?;
+    std::os::unix::fs::chown(path, Some(owner), None)?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }
 
-/// Serves connections until the receiver of `calls` is gone.
-pub async fn serve(listener: UnixListener, calls: mpsc::Sender<Call>) {
-    let free = Arc::new(Semaphore::new(CONNECTIONS));
-    while let Ok(permit) = Arc::clone(&free).acquire_owned().await {
-        let stream = tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
-                    // Out of descriptors, most likely; trying again at once would only burn time.
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            },
-            () = calls.closed() => return,
-        };
-        let calls = calls.clone();
-        tokio::spawn(async move {
-            if let Err(error) = converse(stream, &calls).await {
-                tracing::debug!(%error, "a connection ended early");
-            }
-            drop(permit);
+/// All connections of an engine.
+#[derive(Debug)]
+pub struct Server {
+    calls: mpsc::Sender<Call>,
+    tasks: JoinSet<()>,
+    places: Places,
+    next: u64,
+}
+
+impl Server {
+    /// Hands what connections ask to the receiver of `calls`.
+    pub fn new(calls: mpsc::Sender<Call>) -> Self {
+        Self { calls, tasks: JoinSet::new(), places: Places::default(), next: 0 }
+    }
+
+    /// Takes over a connection that has asked already: the client that started this engine.
+    ///
+    /// # Errors
+    /// If it cannot be used without blocking.
+    pub fn adopt(&mut self, stream: std::os::unix::net::UnixStream) -> io::Result<(u64, Outbox)> {
+        stream.set_nonblocking(true)?;
+        let stream = UnixStream::from_std(stream)?;
+        let connection = self.number();
+        let (outbox, replies) = Outbox::new();
+        let calls = self.calls.clone();
+        self.tasks.spawn(async move {
+            told(session(stream, connection, replies, &calls).await);
         });
+        Ok((connection, outbox))
+    }
+
+    /// Serves connections to `listener` until the receiver of calls is gone.
+    pub async fn serve(mut self, listener: UnixListener) {
+        loop {
+            tokio::select! {
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => self.accept(stream),
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot accept a connection");
+                        // Out of descriptors, most likely; trying again at once would only burn time.
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                },
+                Some(ended) = self.tasks.join_next_with_id() => {
+                    let id = ended.map_or_else(|error| error.id(), |(id, ())| id);
+                    self.places.leave(id);
+                }
+                () = self.calls.closed() => break,
+            }
+        }
+        self.drain().await;
+    }
+
+    /// Waits until the last replies are written, or given up.
+    async fn drain(mut self) {
+        let all = async { while self.tasks.join_next().await.is_some() {} };
+        if timeout(PATIENCE, all).await.is_err() {
+            tracing::warn!("a client does not read; it misses the end");
+        }
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn accept(&mut self, stream: UnixStream) {
+        let caller = match Caller::of(stream.as_fd()) {
+            Ok(caller) => Arc::new(caller),
+            Err(error) => return tracing::debug!(%error, "a caller that cannot be told is not served"),
+        };
+        let Some(asked) = self.places.make_room(caller.peer.uid) else {
+            return tracing::debug!(uid = caller.peer.uid, "too many connections");
+        };
+        let connection = self.number();
+        let calls = self.calls.clone();
+        let told_places = asked.clone();
+        let uid = caller.peer.uid;
+        let task = self.tasks.spawn(async move {
+            told(converse(stream, connection, caller, &told_places, &calls).await);
+        });
+        self.places.take(task, uid, asked);
     }
 }
 
-async fn converse(mut stream: UnixStream, calls: &mpsc::Sender<Call>) -> Result<(), frame::FrameError> {
-    let late = |_| io::Error::from(io::ErrorKind::TimedOut);
-    let Some(request) = timeout(PATIENCE, frame::read_async(&mut stream)).await.map_err(late)?? else {
-        return Ok(());
+fn told(result: Result<(), FrameError>) {
+    if let Err(error) = result {
+        tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+fn late<T>(_: T) -> FrameError {
+    io::Error::from(io::ErrorKind::TimedOut).into()
+}
+
+async fn converse(
+    mut stream: UnixStream,
+    connection: u64,
+    caller: Arc<Caller>,
+    asked: &Asked,
+    calls: &mpsc::Sender<Call>,
+) -> Result<(), FrameError> {
+    let first = timeout(PATIENCE, frame::read_with_fd_async(&mut stream)).await.map_err(late)?;
+    let (request, fd) = match first {
+        Ok(Some(first)) => first,
+        Ok(None) => return Ok(()),
+        Err(FrameError::Io(error)) => return Err(error.into()),
+        Err(error) => {
+            let failure = Reply::Error(Failure::new(error.to_string()).exit(2));
+            timeout(PATIENCE, stream.write_all(&frame::encode(&failure)?)).await.map_err(late)??;
+            return Err(error);
+        }
     };
-    let (answer, answered) = oneshot::channel();
+    asked.store(true, Ordering::Relaxed);
+    let is_session = matches!(request, Request::Run(_));
+    let is_follower = matches!(request, Request::Follow(_));
+    let (replies, queue) = Outbox::new();
     // An engine that is about to end answers nobody; the connection just closes.
-    if calls.send(Call { request, answer }).await.is_err() {
+    if calls.send(Call::Asked { connection, caller, request, fd, replies }).await.is_err() {
         return Ok(());
     }
-    if let Ok(reply) = answered.await {
-        let bytes = frame::encode(&reply)?;
-        timeout(PATIENCE, stream.write_all(&bytes)).await.map_err(late)??;
+    if is_session {
+        return session(stream, connection, queue, calls).await;
+    }
+    let (reader, writer) = stream.into_split();
+    if !is_follower {
+        return write(writer, queue, Some(PATIENCE)).await;
+    }
+    let written = tokio::select! {
+        written = write(writer, queue, Some(FOLLOWER_PATIENCE)) => written,
+        () = listen_to(reader, connection, None) => Ok(()),
+    };
+    // Nobody waits for it but the engine, which forgets the follower.
+    let _ = calls.send(Call::Gone { connection }).await;
+    written
+}
+
+/// A client whose command is governed. It may stop reading for as long as its user stops it.
+async fn session(
+    stream: UnixStream,
+    connection: u64,
+    replies: Replies,
+    calls: &mpsc::Sender<Call>,
+) -> Result<(), FrameError> {
+    let (reader, writer) = stream.into_split();
+    let listening = async {
+        listen_to(reader, connection, Some(calls)).await;
+        let _ = calls.send(Call::Gone { connection }).await;
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        written = write(writer, replies, None) => written,
+        () = listening => Ok(()),
+    }
+}
+
+/// Reads what the client says until it is gone.
+async fn listen_to(mut reader: OwnedReadHalf, connection: u64, calls: Option<&mpsc::Sender<Call>>) {
+    loop {
+        match (frame::read_async(&mut reader).await, calls) {
+            (Ok(Some(request)), Some(calls)) => {
+                if calls.send(Call::Said { connection, request }).await.is_err() {
+                    return;
+                }
+            }
+            (Ok(Some(_)), None) => {}
+            (Ok(None) | Err(FrameError::Io(_)), _) => return,
+            (Err(error), _) => return tracing::warn!(%error, "a client is not understood"),
+        }
+    }
+}
+
+/// Writes replies until there are no more.
+async fn write(
+    mut writer: OwnedWriteHalf,
+    mut replies: Replies,
+    patience: Option<Duration>,
+) -> Result<(), FrameError> {
+    while let Some(reply) = replies.next().await {
+        let bytes = match frame::encode(&reply) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                tracing::error!(%error, "a reply cannot be sent");
+                frame::encode(&Reply::Error(Failure::new(error.to_string())))?
+            }
+        };
+        match patience {
+            Some(patience) => timeout(patience, writer.write_all(&bytes)).await.map_err(late)??,
+            None => writer.write_all(&bytes).await?,
+        }
     }
     Ok(())
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{io::Write as _, os::unix::net::UnixStream as StdStream};
-
-    use super::*;
-    use crate::control::protocol::Failure;
-
-    #[tokio::test]
-    async fn a_request_is_answered_by_the_owner_and_garbage_is_not() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("socket");
-        let listener = listen(&path, rustix::process::getuid().as_raw()).unwrap();
-        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-        let (calls, mut called) = mpsc::channel(1);
-        tokio::spawn(serve(UnixListener::from_std(listener).unwrap(), calls));
-
-        let asked = tokio::task::spawn_blocking(move || {
-            let mut garbage = StdStream::connect(&path).unwrap();
-            garbage.write_all(&[0xff; 64]).unwrap();
-            // The engine hangs up; with bytes unread the kernel may call that a reset.
-            assert!(!matches!(frame::read::<Reply>(&garbage), Ok(Some(_))));
-            super::super::client::status(&path)
-        });
-        let call = called.recv().await.unwrap();
-        assert_eq!(call.request, Request::Status);
-        let failure = Failure { message: "no".into(), exit: 1 };
-        call.answer.send(Reply::Error(failure.clone())).unwrap();
-        let answer = asked.await.unwrap();
-        assert!(matches!(answer, Err(super::super::client::ClientError::Failure(got)) if got == failure));
-    }
-}
+mod tests;

@@ -1,16 +1,21 @@
-//! Taking an agent down that has no process left.
+//! Taking an agent down, because it has no process left or because it is let go.
 //!
-//! Sockets that hold refused data go first: their queues would be sent as soon as nobody refuses it.
-//! Then the last records are read, then the links go, and with them enforcement.
+//! Sockets that hold refused data go first: their queues would be sent as soon as nobody refuses it. Then the
+//! links go, and with them enforcement; then the last records are read.
+
+use std::collections::HashSet;
+
+use jiff::Timestamp;
 
 use super::{
-    AGENT,
+    agent::{Agent, Phase},
     host::{self, RemoveError, SocketsError},
-    sources::Records,
-    start::Governed,
-    state::State,
+    serve::Rings,
+    sockets,
+    state::Engine,
 };
 use crate::{
+    agent::registry::EngineKind,
     alert::class::Enforcement,
     control::protocol::{Failure, Reply},
     exit,
@@ -33,41 +38,78 @@ pub enum EndError {
     Remove(#[from] RemoveError),
 }
 
-/// Takes the agent down and tells the client.
-///
-/// # Errors
-/// See [`EndError`].
-pub async fn end(mut state: State, alerts: &mut Records, samples: &mut Records) -> Result<(), EndError> {
-    let destroyed = destroy_refused(&state.governed);
-    state.records(alerts.rest());
-    state.records(samples.rest());
-    match &destroyed {
-        Ok(0) => {}
-        Ok(count) => tracing::info!(count, "destroyed sockets with refused data"),
-        Err(error) => {
-            tracing::error!(%error, "the agent stays under its policy");
-            state.notice(format!("{error}; what is left of the agent stays under its policy"));
+impl Engine {
+    /// Takes the agent down and tells its client.
+    ///
+    /// # Errors
+    /// See [`EndError`]. Unless only [`EndError::Remove`] is left to do, the agent stays as it is.
+    pub(super) fn end(&mut self, id: u32, rings: &mut Rings) -> Result<(), EndError> {
+        let ended = self.disarm(id).inspect_err(|error| self.stays(id, error));
+        self.records(rings.rest());
+        ended?;
+        let now = Timestamp::now();
+        let Self { agents, kernel, followers, .. } = self;
+        let Some(mut agent) = agents.remove(&id) else { return Ok(()) };
+        let by_hand = agent.is_attached() && agent.cgroup.path().exists();
+        agent.change(if by_hand { &Enforcement::Detached } else { &Enforcement::Ended }, now, followers);
+        agent.count(kernel, now, followers);
+        self.slots.release(&mut self.kernel, agent.cfg.slot);
+        self.forget(&agent.name);
+        tracing::info!(agent = %agent.name, "taken down");
+        let (mut footprint, closing) = agent.close(now, &mut self.followers);
+        let removed = footprint.remove();
+        closing.tell(match &removed {
+            Ok(()) => Reply::Finished,
+            Err(error) => Reply::Error(Failure::new(error.to_string()).exit(exit::OWN_FAILURE)),
+        });
+        Ok(removed?)
+    }
+
+    /// Destroys what must not be sent and ends enforcement.
+    fn disarm(&mut self, id: u32) -> Result<(), EndError> {
+        let Some(agent) = self.agents.get(&id) else { return Ok(()) };
+        let refused: HashSet<u64> = self
+            .kernel
+            .refused()?
+            .into_iter()
+            .filter(|(_, of)| *of == id)
+            .map(|(cookie, _)| cookie)
+            .collect();
+        // More than fit on the list, or nobody knows what is refused: then all sockets of the agent.
+        let all = self.kernel.counters(id)?.refused_overflow > 0 || agent.policy.is_unknown();
+        let mut destroyed = host::destroy_sockets(&refused, all.then_some(&agent.cgroup))?;
+        if agent.is_attached() && !all && !agent.is_audit() && agent.cgroup.path().exists() {
+            // Its processes live on, and what they have queued and was not tried yet would leave.
+            destroyed += sockets::destroy_forbidden(&agent.cgroup, &agent.policy.compiled, &agent.cfg)?;
         }
+        if destroyed > 0 {
+            tracing::info!(agent = %agent.name, destroyed, "destroyed sockets with refused data");
+        }
+        self.kernel.detach(&agent.name, agent.cgroup.path())?;
+        self.kernel.forget_refused(refused)?;
+        Ok(())
     }
-    if destroyed.is_ok() {
-        state.change(&Enforcement::Ended);
+
+    fn stays(&mut self, id: u32, error: &EndError) {
+        let Some(agent) = self.agents.get_mut(&id) else { return };
+        tracing::error!(agent = %agent.name, %error, "the agent stays under its policy");
+        let problem = format!("{error}; what is left of the agent stays under its policy");
+        match agent.session.take() {
+            // Its client does not wait for another try, and this engine is there for it alone.
+            Some(session) if self.kind == EngineKind::Run => {
+                let failure = Failure::new(error.to_string()).exit(exit::OWN_FAILURE);
+                session.outbox.close([Reply::Error(failure)]);
+            }
+            session => agent.session = session,
+        }
+        agent.notice(problem.clone());
+        agent.stuck = Some(problem);
     }
-    let (Governed { kernel, mut footprint, .. }, outbox, summary) = state.close();
-    let removed = match destroyed {
-        Ok(_) => kernel.detach().map_err(EndError::from).and_then(|()| Ok(footprint.remove()?)),
-        Err(error) => Err(error),
-    };
-    let last = match &removed {
-        Ok(()) => Reply::Finished,
-        Err(error) => Reply::Error(Failure { message: error.to_string(), exit: exit::OWN_FAILURE }),
-    };
-    outbox.close([Reply::Summary(Box::new(summary)), last]).await;
-    removed
 }
 
-fn destroy_refused(governed: &Governed) -> Result<usize, EndError> {
-    let refused = governed.kernel.refused()?;
-    // More than fit on the list: then all sockets of the agent, none of which has a process any more.
-    let overflow = governed.kernel.counters(AGENT)?.refused_overflow > 0;
-    Ok(host::destroy_sockets(&refused, overflow.then_some(&governed.cgroup))?)
+impl Agent {
+    /// Whether it was let go by hand, and its processes live on.
+    pub(super) fn is_attached(&self) -> bool {
+        self.phase == Phase::Attached
+    }
 }

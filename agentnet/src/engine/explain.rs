@@ -1,5 +1,7 @@
 //! The policy, as alerts ask it.
 
+use std::sync::Arc;
+
 use agentnet_common::{
     addr::Endpoint,
     verdict::{Reason, RuleId, Scope},
@@ -12,7 +14,7 @@ use crate::{
 
 /// A policy that explains itself.
 #[derive(Clone, Debug)]
-pub struct Explainer(pub Policy);
+pub struct Explainer(pub Arc<Policy>);
 
 impl Explain for Explainer {
     fn name(&self) -> &str {

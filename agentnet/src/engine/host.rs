@@ -14,16 +14,21 @@ use crate::{
     agent::{
         AgentName,
         cgroup::{Cgroup, CgroupError, Hierarchy},
-        registry::{Entry, Exclusive, Host, Meta, Registry, RegistryError},
+        registry::{EngineKind, Entry, Exclusive, Host, Meta, Registry, RegistryError},
     },
-    kernel::{self, pins, sockdiag},
+    kernel::{pins, sockdiag},
 };
 
-/// The pin directory of the agent `name` below the mount point of bpffs.
+/// The pin directory of the daemon below the mount point of bpffs.
 ///
 /// The version is part of it: two versions of agentnet never open each other's maps.
-pub fn pin_directory(bpffs: &Path, name: &AgentName) -> PathBuf {
-    bpffs.join("agentnet").join(format!("v{ABI_VERSION}")).join(name)
+pub fn daemon_pins(bpffs: &Path) -> PathBuf {
+    bpffs.join("agentnet").join(format!("v{ABI_VERSION}"))
+}
+
+/// The pin directory of the engine that `run` has started for the agent `name`.
+pub fn run_pins(bpffs: &Path, name: &AgentName) -> PathBuf {
+    daemon_pins(bpffs).join("run").join(name)
 }
 
 /// Clears what engines have left that died. To be done by every command about agents that is root.
@@ -43,29 +48,44 @@ pub fn collect() -> Result<Vec<(AgentName, io::Result<()>)>, RegistryError> {
 pub struct System;
 
 impl Host for System {
+    /// A cgroup that was found is given back by those who have it governed, and by nobody else while it exists:
+    /// its next process is to be governed as the last one was.
     fn is_populated(&self, meta: &Meta) -> io::Result<bool> {
+        if !meta.made {
+            return Ok(meta.cgroup.exists());
+        }
         Cgroup::at(&meta.cgroup).is_populated().map_err(io::Error::other)
     }
 
-    fn clear(&self, meta: &Meta) -> io::Result<()> {
+    fn clear(&self, name: &AgentName, meta: &Meta) -> io::Result<()> {
         let cgroup = Cgroup::at(&meta.cgroup);
         // Nobody knows any more whether all refused sockets are on the list, and no process is left that
         // another socket of this cgroup could serve.
-        destroy_sockets(&refused(&meta.pins)?, Some(&cgroup)).map_err(io::Error::other)?;
-        kernel::clear_pins(&meta.pins)?;
-        remove_cgroup(&cgroup).map_err(io::Error::other)?;
-        prune(&meta.pins);
+        destroy_sockets(&refused(meta)?, Some(&cgroup)).map_err(io::Error::other)?;
+        clear_pins(name, meta)?;
+        if meta.made {
+            remove_cgroup(&cgroup).map_err(io::Error::other)?;
+        }
         Ok(())
     }
 }
 
-/// The sockets that may hold refused data, as far as the pins tell; none if there are no pins.
-fn refused(pins: &Path) -> io::Result<HashSet<u64>> {
-    let map = pins.join("maps").join(agentnet_common::abi::maps::REFUSED);
-    match fs::symlink_metadata(map) {
-        Ok(_) => pins::refused_sockets(pins).map_err(io::Error::other),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(HashSet::new()),
-        Err(error) => Err(error),
+/// The agent's sockets that may hold refused data, as far as the pins tell; none if there are no pins.
+fn refused(meta: &Meta) -> io::Result<HashSet<u64>> {
+    let refused = pins::refused_sockets(&meta.pins).map_err(io::Error::other)?;
+    Ok(refused.into_iter().filter(|(_, agent)| *agent == meta.id).map(|(cookie, _)| cookie).collect())
+}
+
+/// Removes what the agent has pinned: **enforcement ends here**.
+fn clear_pins(name: &AgentName, meta: &Meta) -> io::Result<()> {
+    match meta.engine {
+        EngineKind::Run => {
+            pins::clear_pins(&meta.pins)?;
+            prune(&meta.pins);
+            Ok(())
+        }
+        // The maps are all agents'.
+        EngineKind::Daemon => pins::clear_agent(&meta.pins, name),
     }
 }
 
@@ -120,9 +140,9 @@ pub fn remove_cgroup(cgroup: &Cgroup) -> Result<(), CgroupError> {
     Ok(())
 }
 
-/// Removes the directories above an agent's pins that have become empty.
-pub fn prune(pins: &Path) {
-    for directory in pins.ancestors().skip(1).take(2) {
+/// Removes the directories above an engine's pins that have become empty.
+fn prune(pins: &Path) {
+    for directory in pins.ancestors().skip(1).take(3) {
         if fs::remove_dir(directory).is_err() {
             return;
         }
@@ -136,8 +156,8 @@ pub fn prune(pins: &Path) {
 #[derive(Debug)]
 pub struct Footprint {
     entry: Entry,
-    pins: PathBuf,
-    cgroup: Cgroup,
+    name: AgentName,
+    meta: Meta,
     exclusive: Option<Exclusive>,
     cgroup_made: bool,
     origin: Option<(Cgroup, i32)>,
@@ -167,16 +187,44 @@ pub enum RemoveError {
 
 impl Footprint {
     /// What `meta` names and `entry` stands for; none of it needs to be there yet.
-    pub fn new(exclusive: Exclusive, entry: Entry, meta: &Meta) -> Self {
+    pub fn new(exclusive: Exclusive, entry: Entry, name: &AgentName, meta: &Meta) -> Self {
         Self {
             entry,
-            pins: meta.pins.clone(),
-            cgroup: Cgroup::at(&meta.cgroup),
+            name: name.clone(),
+            meta: meta.clone(),
             exclusive: Some(exclusive),
             cgroup_made: false,
             origin: None,
             kept: false,
         }
+    }
+
+    /// Of an agent that is governed already.
+    pub fn adopted(entry: Entry, name: &AgentName, meta: &Meta) -> Self {
+        Self {
+            entry,
+            name: name.clone(),
+            meta: meta.clone(),
+            exclusive: None,
+            cgroup_made: meta.made,
+            origin: None,
+            kept: true,
+        }
+    }
+
+    /// What is written down about it.
+    pub const fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    /// Writes something else down.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn rewrite(&mut self, meta: Meta) -> Result<(), RegistryError> {
+        self.entry.write(&meta)?;
+        self.meta = meta;
+        Ok(())
     }
 
     /// The cgroup was made, so that it is to be removed.
@@ -210,11 +258,10 @@ impl Footprint {
             Some(exclusive) => exclusive,
             None => Registry::system().exclusive()?,
         };
-        kernel::clear_pins(&self.pins)
-            .map_err(|error| RemoveError::Pins { path: self.pins.clone(), error })?;
-        prune(&self.pins);
+        clear_pins(&self.name, &self.meta)
+            .map_err(|error| RemoveError::Pins { path: self.meta.pins.clone(), error })?;
         if self.cgroup_made {
-            remove_cgroup(&self.cgroup)?;
+            remove_cgroup(&Cgroup::at(&self.meta.cgroup))?;
         }
         self.entry.remove(&exclusive)?;
         self.kept = true;
@@ -243,11 +290,16 @@ impl Drop for Footprint {
 /// # Errors
 /// If bpffs cannot be read, as without root.
 pub fn unregistered(_: &Exclusive, bpffs: &Path, known: &[AgentName]) -> io::Result<Vec<AgentName>> {
-    let entries = match fs::read_dir(bpffs.join("agentnet").join(format!("v{ABI_VERSION}"))) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+    let daemon = daemon_pins(bpffs);
+    let mut names = pins::agents(&daemon)?;
+    match fs::read_dir(daemon.join("run")) {
+        Ok(entries) => {
+            names
+                .extend(entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()?.parse().ok()));
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
-    };
-    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()?.parse().ok());
-    Ok(names.filter(|name| !known.contains(name)).collect())
+    }
+    names.retain(|name| !known.contains(name));
+    Ok(names)
 }

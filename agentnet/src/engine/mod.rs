@@ -1,30 +1,36 @@
 //! The engine of a running agentnet: one task owns all mutable state.
 //!
-//! [`process`] makes the engine a process of its own, [`start`] puts an agent under its policy, [`state`] is
-//! what it knows, [`serve`] is the loop that feeds it, [`end`] takes everything down, [`host`] does that
-//! for engines that died.
+//! [`state`] is what it knows, [`serve`] the loop that feeds it, `answer` what clients may ask. An agent is put under
+//! its policy by [`start`] or [`attach`] and taken down by [`end`]; `reload` changes its policy. [`process`]
+//! makes an engine for one agent a process of its own, [`daemon`] is the one that stays. [`host`] clears
+//! up after engines that died.
 
 use std::{io, path::Path};
 
+pub mod adopt;
+mod agent;
+mod answer;
+pub mod attach;
+pub mod daemon;
 pub mod end;
 pub mod explain;
+mod follow;
 pub mod host;
+mod kept;
 pub mod netns;
-pub mod outbox;
+mod policies;
 pub mod process;
+mod reload;
+pub mod selection;
 pub mod serve;
+pub mod slots;
+mod sockets;
 pub mod sources;
 pub mod start;
 pub mod state;
 
 /// Where an engine keeps what outlives it: its own log and the alerts.
 pub const STATE_DIRECTORY: &str = "/var/lib/agentnet";
-
-/// The only agent of an engine of `run`. Its maps are its own, so the number need not tell agents apart.
-pub const AGENT: u32 = 1;
-
-/// The policy slot of [`AGENT`].
-const SLOT: u32 = 0;
 
 /// What stops an engine that has begun to serve. The agent stays under its policy.
 #[derive(Debug, thiserror::Error)]
@@ -48,9 +54,18 @@ pub enum EngineError {
         #[source]
         error: io::Error,
     },
+    /// A part of it has ended that should not.
+    #[error("the task of the {0} has ended, so the engine ends too; every agent stays under its policy")]
+    Task(&'static str),
     /// The agent cannot be taken down.
     #[error(transparent)]
     End(#[from] end::EndError),
+}
+
+/// What waits for everything.
+fn runtime() -> Result<tokio::runtime::Runtime, EngineError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| EngineError::Events { what: "the runtime", error })
 }
 
 /// Makes a directory of root's, and those above it.

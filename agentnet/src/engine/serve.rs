@@ -1,38 +1,42 @@
-//! The loop: waits for whatever happens next and hands it to the [`State`].
+//! The loop: waits for whatever happens next and hands it to the [`Engine`].
 
 use std::{
     io,
     os::{fd::AsFd as _, unix::net::UnixStream as StdStream},
+    path::Path,
     time::Duration,
 };
 
 use tokio::{
-    net::{
-        UnixListener, UnixStream,
-        unix::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    net::UnixListener,
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
+    task::JoinHandle,
     time::{MissedTickBehavior, interval},
 };
 
 use super::{
-    EngineError,
-    outbox::Outbox,
-    sources::{Population, Records},
-    start::{Governed, start},
-    state::State,
+    EngineError, STATE_DIRECTORY,
+    agent::{Phase, Session},
+    host,
+    policies::PolicyWatch,
+    selection::Selection,
+    slots::Slots,
+    sources::{Item, Records},
+    start::{self, Child, Claim, StartError},
+    state::{Engine, Settings},
 };
 use crate::{
-    agent::AgentName,
+    agent::{AgentName, cgroup::Hierarchy, registry::EngineKind},
     control::{
-        frame::{self, FrameError},
+        caller::Groups,
+        frame,
         peer::{self, Peer},
-        protocol::{Failure, Reply, Request},
-        server::{self, Call},
+        protocol::{Failure, Reply, Request, Run},
+        server::{self, Call, Server},
     },
     exit,
-    kernel::Kernel,
+    kernel::{Kernel, KernelError, addrs, mounts},
 };
 
 /// How often flows are read, which wake nobody, and folded repeats and losses looked at.
@@ -41,8 +45,80 @@ pub const TICK: Duration = Duration::from_millis(100);
 /// How long the client may take to say what it wants.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// After so many ticks the client is told that processes of the agent do not die.
-const TICKS_TO_DIE: u32 = 100;
+/// Requests that may wait for the engine. More wait where they are.
+const CALLS: usize = 16;
+
+/// The readers of both rings.
+pub(super) struct Rings {
+    alerts: Records,
+    samples: Records,
+}
+
+impl Rings {
+    /// Those of `kernel`.
+    ///
+    /// # Errors
+    /// If they cannot be polled, or were taken already.
+    pub(super) fn of(kernel: &mut Kernel) -> Result<Self, EngineError> {
+        let (alerts, samples) = kernel.rings()?;
+        Ok(Self {
+            alerts: Records::new(alerts).map_err(events("alert ring"))?,
+            samples: Records::new(samples).map_err(events("sample ring"))?,
+        })
+    }
+
+    /// Takes what is there now.
+    pub(super) fn rest(&mut self) -> Vec<Item> {
+        let mut items = self.alerts.rest();
+        items.extend(self.samples.rest());
+        items
+    }
+}
+
+/// Everything the loop waits for.
+pub(super) struct Inputs {
+    pub(super) rings: Rings,
+    pub(super) calls: mpsc::Receiver<Call>,
+    pub(super) watched: mpsc::Receiver<u32>,
+    pub(super) server: JoinHandle<()>,
+    pub(super) policies: Option<PolicyWatch>,
+    terminate: Signal,
+    hangup: Signal,
+    interrupt: Signal,
+}
+
+impl Inputs {
+    /// Begins to serve at `listener`, with what `server` has already.
+    ///
+    /// # Errors
+    /// If something cannot be waited for.
+    pub(super) fn new(
+        rings: Rings,
+        watched: mpsc::Receiver<u32>,
+        server: Server,
+        calls: mpsc::Receiver<Call>,
+        listener: std::os::unix::net::UnixListener,
+    ) -> Result<Self, EngineError> {
+        let signal = |kind| signal(kind).map_err(events("signals"));
+        let listener = UnixListener::from_std(listener).map_err(events("control socket"))?;
+        Ok(Self {
+            rings,
+            calls,
+            watched,
+            server: tokio::spawn(server.serve(listener)),
+            policies: None,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+}
+
+/// A server, and where what is asked of it arrives.
+pub(super) fn server() -> (Server, mpsc::Receiver<Call>) {
+    let (call, calls) = mpsc::channel(CALLS);
+    (Server::new(call), calls)
+}
 
 /// Serves the client at the other end of `client` until its agent, `agent`, is taken down.
 ///
@@ -54,27 +130,66 @@ pub fn serve(agent: &AgentName, client: &StdStream) -> Result<(), EngineError> {
     peer::set_timeout(client, Some(PATIENCE)).map_err(failed)?;
     let credentials = Peer::of(client).map_err(failed)?;
     let (run, pidfd) = match frame::read_with_fd(client)? {
-        Some((Request::Run(run), Some(pidfd))) => (run, pidfd),
+        Some((Request::Run(run), Some(pidfd))) if run.agent == *agent => (run, pidfd),
         Some(_) => return Err(EngineError::NotARun),
         // The client gave up, because its command was not found for example.
         None => return Ok(()),
     };
-    let mut governed = start(agent, &run, credentials, pidfd.as_fd())
+    let runtime = super::runtime()?;
+    let _entered = runtime.enter();
+    let child = Child::of(credentials, pidfd.as_fd());
+    let (mut engine, watched, id) = child
+        .and_then(|child| start_alone(&run, child))
         .inspect_err(|error| refuse(client, error.failure()))?;
     drop(pidfd);
 
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| EngineError::Events { what: "the runtime", error })?;
     runtime.block_on(async {
-        let refused = |error: &EngineError| {
-            refuse(client, Failure { message: error.to_string(), exit: exit::OWN_FAILURE });
-        };
-        let (inputs, writer) = Inputs::new(&mut governed, client).inspect_err(refused)?;
-        governed.footprint.keep();
-        let mut state = State::new(agent.clone(), governed, Outbox::new(writer));
-        state.begin();
-        run_loop(state, inputs).await
+        let refused =
+            |error: &EngineError| refuse(client, Failure::new(error.to_string()).exit(exit::OWN_FAILURE));
+        let begun = begin_alone(&mut engine, watched, id, client).inspect_err(refused);
+        let inputs = begun.inspect_err(|_| engine.abandon(id))?;
+        run_loop(engine, inputs).await
     })
+}
+
+/// Puts a child under a policy with an engine that is there for it alone.
+fn start_alone(run: &Run, child: Child<'_>) -> Result<(Engine, mpsc::Receiver<u32>, u32), StartError> {
+    let local = addrs::local_addresses().map_err(StartError::Addresses)?;
+    let selection = Selection::of(run.policy.as_ref(), run.audit, None, &local, &Slots::default());
+    let selection = selection.map_err(StartError::Policy)?;
+    let hierarchy = Hierarchy::find()?;
+    let pins = host::run_pins(&mounts::ensure_bpffs()?, &run.agent);
+    let claim = Claim::of(&run.agent)?;
+    let meta = match start::meta(run, child, &hierarchy, &claim, (EngineKind::Run, &pins), &selection) {
+        Ok(meta) => meta,
+        Err(error) => {
+            claim.give_back();
+            return Err(error);
+        }
+    };
+    let footprint = claim.footprint(&run.agent, &meta)?;
+    let kernel = Kernel::load(&pins)?;
+    let settings = Settings { state: STATE_DIRECTORY.into(), policies: None, groups: Groups::default() };
+    let (mut engine, watched) = Engine::new(EngineKind::Run, kernel, settings, local)?;
+    let id = engine.place(&run.agent, footprint, selection, child)?;
+    Ok((engine, watched, id))
+}
+
+fn begin_alone(
+    engine: &mut Engine,
+    watched: mpsc::Receiver<u32>,
+    id: u32,
+    client: &StdStream,
+) -> Result<Inputs, EngineError> {
+    let rings = Rings::of(&mut engine.kernel)?;
+    let listener = engine.listen_for(id).map_err(events("control socket"))?;
+    peer::set_timeout(client, None).map_err(events("client"))?;
+    let (mut server, calls) = server();
+    let (connection, outbox) =
+        client.try_clone().and_then(|client| server.adopt(client)).map_err(events("client"))?;
+    let inputs = Inputs::new(rings, watched, server, calls, listener)?;
+    engine.begin(id, Some(Session { connection, outbox }));
+    Ok(inputs)
 }
 
 fn refuse(client: &StdStream, failure: Failure) {
@@ -84,160 +199,129 @@ fn refuse(client: &StdStream, failure: Failure) {
     }
 }
 
-/// What the client does.
-#[derive(Debug)]
-enum Event {
-    Request(Request),
-    Gone,
+/// Listens for root and user `owner`.
+pub(super) fn listen(path: &Path, owner: u32, mode: u32) -> io::Result<std::os::unix::net::UnixListener> {
+    server::listen(path, owner, mode)
 }
 
-/// Everything the loop waits for.
-struct Inputs {
-    alerts: Records,
-    samples: Records,
-    population: Population,
-    calls: mpsc::Receiver<Call>,
-    client: mpsc::Receiver<Event>,
-    terminate: Signal,
-    /// Taken and passed over; their default is to end the process.
-    hangup: Signal,
-    interrupt: Signal,
-}
-
-impl Inputs {
-    fn new(governed: &mut Governed, client: &StdStream) -> Result<(Self, OwnedWriteHalf), EngineError> {
-        let rings = Kernel::rings(&mut governed.kernel).map_err(super::start::StartError::from)?;
-        let listen = || {
-            let listener = server::listen(&governed.footprint.socket(), governed.meta.uid)?;
-            UnixListener::from_std(listener)
-        };
-        let open = || -> io::Result<_> {
-            peer::set_timeout(client, None)?;
-            let client = client.try_clone()?;
-            client.set_nonblocking(true)?;
-            Ok(UnixStream::from_std(client)?.into_split())
-        };
-        let events = |what| move |error| EngineError::Events { what, error };
-        let listener = listen().map_err(events("control socket"))?;
-        let (reader, writer) = open().map_err(events("client"))?;
-        let signal = |kind| signal(kind).map_err(events("signals"));
-        let (call, calls) = mpsc::channel(1);
-        let (event, events_of_client) = mpsc::channel(1);
-        let inputs = Self {
-            alerts: Records::new(rings.0).map_err(events("alert ring"))?,
-            samples: Records::new(rings.1).map_err(events("sample ring"))?,
-            population: Population::new(governed.cgroup.clone()).map_err(events("cgroup"))?,
-            calls,
-            client: events_of_client,
-            terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        };
-        tokio::spawn(server::serve(listener, call));
-        tokio::spawn(listen_to(reader, event));
-        Ok((inputs, writer))
-    }
-}
-
-/// Reads what the client says until it is gone.
-async fn listen_to(mut client: OwnedReadHalf, events: mpsc::Sender<Event>) {
-    loop {
-        let event = match frame::read_async(&mut client).await {
-            Ok(Some(request)) => Event::Request(request),
-            Ok(None) => Event::Gone,
-            Err(error) => {
-                if !matches!(&error, FrameError::Io(_)) {
-                    tracing::warn!(%error, "the client is not understood");
-                }
-                Event::Gone
-            }
-        };
-        let last = matches!(event, Event::Gone);
-        if events.send(event).await.is_err() || last {
-            return;
-        }
-    }
-}
-
-/// How far the agent is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// The client's command runs.
-    Running,
-    /// The client is gone without having said that its command has ended.
-    Orphaned,
-    /// The command has ended.
-    Ending,
-}
-
-async fn run_loop(mut state: State, mut inputs: Inputs) -> Result<(), EngineError> {
-    let mut phase = Phase::Running;
-    let mut ticks_to_die = 0_u32;
+/// Serves until there is nothing left to do.
+pub(super) async fn run_loop(mut engine: Engine, mut inputs: Inputs) -> Result<(), EngineError> {
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut populated = true;
+    let alone = engine.kind == EngineKind::Run;
+    let mut result = Ok(());
     // The policy holds until the last process is gone, whatever the client says or does.
-    while phase == Phase::Running || populated {
+    while !(alone && engine.is_empty()) && engine.failed.is_none() {
+        let rings = &mut inputs.rings;
         tokio::select! {
-            items = inputs.alerts.next() => state.records(items.map_err(ring)?),
-            items = inputs.samples.next() => state.records(items.map_err(ring)?),
-            changed = inputs.population.changed() => {
-                populated = changed.map_err(|error| EngineError::Events { what: "cgroup", error })?;
-            }
-            Some(call) = inputs.calls.recv() => {
-                // Who asked and did not wait for the answer does not need it.
-                let _ = call.answer.send(state.answer(&call.request));
-            }
-            Some(event) = inputs.client.recv(), if phase == Phase::Running => {
-                phase = on_client(&mut state, event);
-                populated = inputs.population.now();
-            }
+            items = rings.alerts.next() => match items {
+                Ok(items) => engine.records(items),
+                Err(error) => { result = Err(events("alert ring")(error)); break }
+            },
+            items = rings.samples.next() => match items {
+                Ok(items) => engine.records(items),
+                Err(error) => { result = Err(events("sample ring")(error)); break }
+            },
+            Some(id) = inputs.watched.recv() => engine.end_if_over(id, rings),
+            Some(call) = inputs.calls.recv() => engine.handle(call, rings),
             _ = tick.tick() => {
-                state.records(inputs.alerts.rest());
-                state.records(inputs.samples.rest());
-                state.tick();
-                ticks_to_die += u32::from(phase == Phase::Ending);
-                if ticks_to_die == TICKS_TO_DIE {
-                    state.notice("the agent still has processes; agentnet waits until they are gone");
+                engine.records(rings.rest());
+                for id in engine.tick() {
+                    engine.end_if_over(id, rings);
                 }
             }
-            Some(()) = inputs.terminate.recv() => {
-                if inputs.population.now() {
+            ended = &mut inputs.server => {
+                tracing::error!(?ended, "the control socket is not served any more");
+                result = Err(EngineError::Task("control socket"));
+                break;
+            }
+            Some(()) = inputs.terminate.recv() => if engine.terminate(rings) { break },
+            // A run engine's terminal is its client's, and so is what is typed there.
+            Some(()) = inputs.interrupt.recv() => if !alone && engine.terminate(rings) { break },
+            Some(()) = inputs.hangup.recv() => engine.reload_and_log(),
+            changed = policies_changed(&mut inputs.policies) => match changed {
+                Ok(()) => engine.reload_and_log(),
+                Err(error) => engine.problem(format!(
+                    "the directory of policies is not watched any more ({error}); after a change run `agentnet reload`"
+                )),
+            },
+        }
+    }
+    let failed = engine.failed.take();
+    engine.records(inputs.rings.rest());
+    engine.leave();
+    // Nothing asks any more; the server ends when the last replies are written.
+    drop(inputs.calls);
+    if result.is_ok() && inputs.server.await.is_err() {
+        tracing::warn!("the last replies may not have been written");
+    }
+    failed.map_or(result, |error| Err(error.into()))
+}
+
+async fn policies_changed(policies: &mut Option<PolicyWatch>) -> io::Result<()> {
+    match policies {
+        Some(policies) => policies.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Engine {
+    /// Begins to listen where clients look for the engine of this agent alone.
+    fn listen_for(&self, id: u32) -> io::Result<std::os::unix::net::UnixListener> {
+        let agent = self.agents.get(&id).ok_or(io::ErrorKind::NotFound)?;
+        listen(&agent.footprint.socket(), agent.meta().uid, 0o600)
+    }
+
+    /// Ends the engine, and what it governs alone if that has no process. True if the loop is to end now.
+    fn terminate(&mut self, rings: &mut Rings) -> bool {
+        if self.kind == EngineKind::Daemon {
+            tracing::info!("terminated; every agent stays under its policy");
+            return true;
+        }
+        let ids: Vec<u32> = self.agents.keys().copied().collect();
+        for id in ids {
+            if let Some(agent) = self.agents.get_mut(&id) {
+                if agent.cgroup.is_populated().unwrap_or(true) {
                     tracing::warn!("terminated; the agent stays under its policy without an engine");
-                    return Ok(());
+                    return true;
                 }
-                phase = Phase::Ending;
-                populated = false;
+                agent.phase = Phase::Ending;
             }
-            Some(()) = inputs.hangup.recv() => {}
-            Some(()) = inputs.interrupt.recv() => {}
+            self.end_if_over(id, rings);
+        }
+        false
+    }
+
+    /// Notes something that is not as it should be with the engine itself.
+    pub(super) fn problem(&mut self, problem: String) {
+        tracing::error!(problem);
+        self.problems.push(problem);
+    }
+
+    fn reload_and_log(&mut self) {
+        if self.kind == EngineKind::Daemon {
+            match self.reload() {
+                Ok(what) => tracing::info!(what, "reloaded"),
+                Err(failure) => tracing::error!(%failure, "reloaded, and not everything"),
+            }
         }
     }
-    state.records(inputs.alerts.rest());
-    state.records(inputs.samples.rest());
-    Ok(super::end::end(state, &mut inputs.alerts, &mut inputs.samples).await?)
-}
 
-fn on_client(state: &mut State, event: Event) -> Phase {
-    match event {
-        Event::Request(Request::Finish { wait }) => {
-            if !wait && let Err(error) = state.governed.cgroup.kill() {
-                tracing::error!(%error, "cannot kill what is left of the agent");
-                state.notice(format!("{error}; agentnet waits until it is gone"));
-            }
-            Phase::Ending
-        }
-        Event::Request(request) => {
-            tracing::warn!(?request, "the client asked for something that is not its turn");
-            Phase::Running
-        }
-        Event::Gone => {
-            tracing::warn!("the client is gone; the policy holds until the agent has no process");
-            Phase::Orphaned
+    /// Writes what is left to be written; agents stay under their policies.
+    fn leave(&mut self) {
+        let now = jiff::Timestamp::now();
+        for (_, agent) in std::mem::take(&mut self.agents) {
+            drop(agent.close(now, &mut self.followers));
         }
     }
 }
 
-const fn ring(error: io::Error) -> EngineError {
-    EngineError::Events { what: "kernel records", error }
+fn events(what: &'static str) -> impl Fn(io::Error) -> EngineError {
+    move |error| EngineError::Events { what, error }
+}
+
+impl From<KernelError> for EngineError {
+    fn from(error: KernelError) -> Self {
+        Self::Start(error.into())
+    }
 }

@@ -94,7 +94,8 @@ impl Population {
     }
 }
 
-fn register<T: AsRawFd>(source: T, interest: Interest) -> io::Result<AsyncFd<T>> {
+/// Polls `source` for `interest`.
+pub(super) fn register<T: AsRawFd>(source: T, interest: Interest) -> io::Result<AsyncFd<T>> {
     // SAFETY: `source` owns its descriptor, which stays open until the `AsyncFd` that owns `source` is
     // dropped, and neither `Ring` nor `OwnedFd` ever answers `as_raw_fd` with another one.
     Ok(unsafe { AsyncFd::register_with_interest(source, interest) }?)

@@ -1,34 +1,37 @@
-//! Putting an agent under its policy: everything or nothing.
+//! Putting agents under their policies: everything or nothing.
 //!
-//! Owner lock, cgroup, programs and maps, policy, links and configuration, proof, and only then the process
-//! moves in: there is no moment at which it runs ungoverned in its cgroup. Whatever fails, what was done is
-//! undone in reverse.
+//! Owner lock, cgroup, policy, links and configuration, proof, and only then a process moves in: there is no
+//! moment at which it runs ungoverned in its cgroup. Whatever fails, what was done is undone in reverse.
 
-use std::{net::IpAddr, os::fd::BorrowedFd, path::PathBuf};
+use std::{
+    io,
+    os::fd::BorrowedFd,
+    path::{Path, PathBuf},
+};
 
-use agentnet_common::abi::{AgentCfg, MODE_AUDIT};
+use agentnet_common::abi::MAX_AGENTS;
 use jiff::Timestamp;
 
 use super::{
-    AGENT, SLOT,
+    agent::{Agent, Beginning, Phase, Session},
     host::{self, Footprint},
+    selection::Selection,
+    slots::SlotError,
+    state::Engine,
 };
 use crate::{
     agent::{
         AgentName,
         cgroup::{Cgroup, CgroupError, Hierarchy},
-        registry::{Listed, Meta, Registry, RegistryError},
+        registry::{EngineKind, Entry, Exclusive, Listed, Meta, Registry, RegistryError},
     },
+    alert::class::Enforcement,
     control::{
         peer::{self, ChildError, Peer},
-        protocol::{Failure, PolicySource, Run},
+        protocol::{Failure, PolicySource, Reply, Run},
     },
     exit,
-    kernel::{
-        Kernel, KernelError, addrs,
-        mounts::{self, MountError},
-    },
-    policy::Policy,
+    kernel::{KernelError, mounts::MountError, pins},
 };
 
 /// Why an agent was not put under its policy. Nothing of it is left.
@@ -43,7 +46,7 @@ pub enum StartError {
     Policy(String),
     /// The addresses of this host are not known.
     #[error("cannot list the addresses of this host: {0}")]
-    Addresses(#[source] std::io::Error),
+    Addresses(#[source] io::Error),
     /// bpffs is missing.
     #[error(transparent)]
     Mount(#[from] MountError),
@@ -53,17 +56,29 @@ pub enum StartError {
     /// The cgroup cannot be made or the process not be moved.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    /// There are too many policies.
+    #[error(transparent)]
+    Slot(#[from] SlotError),
+    /// There are too many agents.
+    #[error("this engine governs {} agents already, which is all it can", MAX_AGENTS - 1)]
+    Full,
+    /// There are too many agents below one.
+    #[error("agent `{0}` has {MAX_NESTED} agents below it already, which is all it may have")]
+    TooManyNested(AgentName),
     /// The kernel refuses.
     #[error(transparent)]
     Kernel(#[from] KernelError),
     /// There are pins that no entry of the registry accounts for.
     #[error(
         "{} exists, though no agent of that name is registered; it may enforce a policy still, so look with \
-         `agentnet status` before you remove it, or choose another name with --agent",
+         `agentnet status` and remove it when it is not needed",
         .0.display()
     )]
     Pinned(PathBuf),
 }
+
+/// Agents that may be made from within another one: it could have all that an engine can govern.
+const MAX_NESTED: usize = 16;
 
 impl StartError {
     /// What the client is told.
@@ -77,156 +92,261 @@ impl StartError {
             }
             _ => "",
         };
-        let exit = if matches!(self, Self::Policy(_)) { exit::WRONG_USAGE } else { exit::OWN_FAILURE };
-        Failure { message: format!("{self}{next}"), exit }
+        let code = if matches!(self, Self::Policy(_)) { exit::WRONG_USAGE } else { exit::OWN_FAILURE };
+        Failure::new(format!("{self}{next}")).exit(code)
     }
 }
 
 type Result<T, E = StartError> = std::result::Result<T, E>;
 
-/// An agent under its policy.
+/// A name that was taken, and who else there is.
 #[derive(Debug)]
-pub struct Governed {
-    /// The programs, maps and links.
-    pub kernel: Kernel,
-    /// The policy.
-    pub policy: Policy,
-    /// The configuration that is in force.
-    pub cfg: AgentCfg,
-    /// Its cgroup.
-    pub cgroup: Cgroup,
-    /// What the registry says.
-    pub meta: Meta,
-    /// What the agent has on this host.
-    pub footprint: Footprint,
+pub(super) struct Claim {
+    exclusive: Exclusive,
+    entry: Entry,
+    others: Vec<Listed>,
 }
 
-/// Puts the process behind `pidfd`, a child of `client`, under the policy that `run` asks for, as `agent`.
-///
-/// # Errors
-/// See [`StartError`]; everything is then as it was.
-pub fn start(agent: &AgentName, run: &Run, client: Peer, pidfd: BorrowedFd<'_>) -> Result<Governed> {
-    let pid = peer::child(client, pidfd)?;
-    let local = addrs::local_addresses().map_err(StartError::Addresses)?;
-    let policy = policy(run, &local)?;
-    let cfg = policy.compiled.agent_cfg(AGENT, SLOT, 1);
-    let hierarchy = Hierarchy::find()?;
-    let bpffs = mounts::ensure_bpffs()?;
+impl Claim {
+    /// Takes the name `agent`, after having cleared what dead engines have left.
+    ///
+    /// # Errors
+    /// If it is taken, or the registry cannot be used.
+    pub(super) fn of(agent: &AgentName) -> Result<Self> {
+        let registry = Registry::system();
+        let exclusive = registry.exclusive()?;
+        for (name, result) in registry.collect(&exclusive, &host::System)? {
+            match result {
+                Ok(()) => tracing::info!(agent = %name, "cleared what a dead engine had left"),
+                Err(error) => {
+                    tracing::warn!(agent = %name, %error, "cannot clear what a dead engine has left");
+                }
+            }
+        }
+        let others = registry.list()?;
+        let entry = registry.claim(&exclusive, agent)?;
+        Ok(Self { exclusive, entry, others })
+    }
 
-    let registry = Registry::system();
-    let exclusive = registry.exclusive()?;
-    for (name, result) in registry.collect(&exclusive, &host::System)? {
-        match result {
-            Ok(()) => tracing::info!(agent = %name, "cleared what a dead engine had left"),
-            Err(error) => tracing::warn!(agent = %name, %error, "cannot clear what a dead engine has left"),
+    /// Writes down what is about to be made. From then on an error takes down what there is.
+    ///
+    /// # Errors
+    /// If there are pins already, or it cannot be written.
+    pub(super) fn footprint(self, agent: &AgentName, meta: &Meta) -> Result<Footprint> {
+        let Self { exclusive, entry, others: _ } = self;
+        let pinned = match meta.engine {
+            EngineKind::Run => meta.pins.clone(),
+            EngineKind::Daemon => pins::links_of(&meta.pins, agent),
+        };
+        if pinned.exists() {
+            entry.remove(&exclusive)?;
+            return Err(StartError::Pinned(pinned));
+        }
+        if let Err(error) = entry.write(meta) {
+            entry.remove(&exclusive)?;
+            return Err(error.into());
+        }
+        Ok(Footprint::new(exclusive, entry, agent, meta))
+    }
+
+    /// Gives the name back.
+    pub(super) fn give_back(self) {
+        if let Err(error) = self.entry.remove(&self.exclusive) {
+            tracing::warn!(%error, "an entry of the registry is left");
         }
     }
-    let origin = hierarchy.of(pid);
-    let parent = parent(&hierarchy, origin.as_ref().ok(), &registry.list()?);
-    let entry = registry.claim(&exclusive, agent)?;
-    let meta = Meta {
-        cgroup: parent.join(agent),
-        pins: host::pin_directory(&bpffs, agent),
+}
+
+/// A process that is to be governed, and who asks for it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Child<'fd> {
+    pub(super) client: Peer,
+    pub(super) pid: i32,
+    pub(super) pidfd: BorrowedFd<'fd>,
+}
+
+impl<'fd> Child<'fd> {
+    /// The process behind `pidfd`, which must be a child of `client`.
+    ///
+    /// # Errors
+    /// If it is not.
+    pub(super) fn of(client: Peer, pidfd: BorrowedFd<'fd>) -> Result<Self> {
+        Ok(Self { client, pid: peer::child(client, pidfd)?, pidfd })
+    }
+}
+
+/// What an agent made for a process has on this host.
+pub(super) fn meta(
+    run: &Run,
+    child: Child<'_>,
+    hierarchy: &Hierarchy,
+    claim: &Claim,
+    engine: (EngineKind, &Path),
+    selection: &Selection,
+) -> Result<Meta> {
+    let (engine, pins) = engine;
+    let origin = hierarchy.of(child.pid).ok();
+    let above = origin.as_ref().and_then(|origin| innermost(origin, &claim.others));
+    if let Some((name, cgroup)) = above {
+        let is_below = |listed: &&Listed| {
+            listed.meta.as_ref().is_some_and(|meta| meta.cgroup != *cgroup && meta.cgroup.starts_with(cgroup))
+        };
+        if claim.others.iter().filter(is_below).count() >= MAX_NESTED {
+            return Err(StartError::TooManyNested(name.clone()));
+        }
+    }
+    let parent = parent(hierarchy, origin.as_ref(), above.map(|(_, cgroup)| cgroup));
+    Ok(Meta {
+        cgroup: parent.join(&run.agent),
+        pins: pins.to_owned(),
         started: Timestamp::now(),
-        policy: policy.compiled.name.clone(),
-        audit: cfg.mode == MODE_AUDIT,
-        client: client.pid,
-        uid: client.uid,
-    };
-    if meta.pins.exists() {
-        entry.remove(&exclusive)?;
-        return Err(StartError::Pinned(meta.pins));
-    }
-    entry.write(&meta)?;
-    // From here on an error takes down what there is.
-    let mut footprint = Footprint::new(exclusive, entry, &meta);
-    let cgroup = Cgroup::create(&parent, agent)?;
-    footprint.has_cgroup();
-    let mut kernel = Kernel::load(&meta.pins)?;
-    kernel.install(SLOT, &policy.compiled)?;
-    kernel.attach(cgroup.path(), cfg)?;
-
-    // The number is believed only as long as the pidfd names it.
-    if peer::pid(pidfd)? != pid {
-        return Err(ChildError::Gone.into());
-    }
-    if let Ok(origin) = origin {
-        footprint.takes_from(origin, pid);
-    }
-    cgroup.place(&hierarchy, pid)?;
-    Ok(Governed { kernel, policy, cfg, cgroup, meta, footprint })
+        policy: selection.policy.compiled.name.clone(),
+        audit: selection.is_audit(),
+        client: child.client.pid,
+        uid: child.client.uid,
+        id: 0,
+        engine,
+        made: true,
+    })
 }
 
-/// The policy that is asked for, parsed anew: what the client made of it is not believed.
-fn policy(run: &Run, local: &[IpAddr]) -> Result<Policy> {
-    let Some(PolicySource { file, text }) = &run.policy else { return Ok(Policy::audit()) };
-    let mut policy = Policy::from_text(file, text, local)
-        .map_err(|problems| StartError::Policy(problems.render(false)))?;
-    if run.audit {
-        policy.force_audit();
-    }
-    Ok(policy)
+/// The innermost agent that `cgroup` is in.
+fn innermost<'a>(cgroup: &Cgroup, agents: &'a [Listed]) -> Option<(&'a AgentName, &'a PathBuf)> {
+    agents
+        .iter()
+        .filter_map(|listed| Some((&listed.name, &listed.meta.as_ref()?.cgroup)))
+        .filter(|(_, above)| cgroup.path().starts_with(above))
+        .max_by_key(|(_, above)| above.components().count())
 }
 
-/// The directory below which the agent's cgroup is made, for a process that comes from `origin`.
+/// The directory below which the agent's cgroup is made, for a process that comes from `origin`, which is in
+/// that of the agent `above`.
 ///
 /// A process that is governed already stays below the agents it is in: all their policies apply to it. Its
 /// own cgroup is taken if it is root's, or else the innermost agent's: from below a cgroup that a user may
 /// write to, the agent could be moved away.
-fn parent(hierarchy: &Hierarchy, origin: Option<&Cgroup>, agents: &[Listed]) -> PathBuf {
-    let Some(origin) = origin else { return hierarchy.home() };
-    let above = agents
-        .iter()
-        .filter_map(|listed| listed.meta.as_ref())
-        .map(|meta| &meta.cgroup)
-        .filter(|cgroup| origin.path().starts_with(cgroup))
-        .max_by_key(|cgroup| cgroup.components().count());
-    match above {
-        None => hierarchy.home(),
-        Some(_) if origin.is_roots() => origin.path().to_owned(),
-        Some(agent) => agent.clone(),
+fn parent(hierarchy: &Hierarchy, origin: Option<&Cgroup>, above: Option<&PathBuf>) -> PathBuf {
+    match (origin, above) {
+        (Some(origin), Some(_)) if origin.is_roots() => origin.path().to_owned(),
+        (_, Some(agent)) => agent.clone(),
+        (_, None) => hierarchy.home(),
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::agent::registry::Owner;
-
-    fn listed(cgroup: &std::path::Path) -> Listed {
-        let meta = Meta {
-            cgroup: cgroup.to_owned(),
-            pins: "/pins".into(),
-            started: Timestamp::UNIX_EPOCH,
-            policy: "p".into(),
-            audit: false,
-            client: 1,
-            uid: 0,
+impl Engine {
+    /// Puts `child` under a policy; [`Engine::begin`] is to follow.
+    ///
+    /// # Errors
+    /// See [`StartError`]; everything is then as it was.
+    pub(super) fn run(&mut self, run: &Run, child: Child<'_>) -> Result<u32> {
+        let selection = self.select(run.policy.as_ref(), run.audit)?;
+        let claim = Claim::of(&run.agent)?;
+        let pins = self.kernel.pins().to_owned();
+        let meta = match meta(run, child, &self.hierarchy, &claim, (self.kind, &pins), &selection) {
+            Ok(meta) => meta,
+            Err(error) => {
+                claim.give_back();
+                return Err(error);
+            }
         };
-        Listed { name: "a".parse().unwrap(), owner: Owner::Alive, meta: Some(meta), socket: "/s".into() }
+        let footprint = claim.footprint(&run.agent, &meta)?;
+        self.place(&run.agent, footprint, selection, child)
     }
 
-    #[test]
-    fn who_is_governed_stays_below() {
-        let root = tempfile::tempdir().unwrap();
-        let hierarchy = Hierarchy::at(root.path());
-        let home = hierarchy.home();
-        let outer = home.join("outer");
-        let own = outer.join("own");
-        std::fs::create_dir_all(&own).unwrap();
-        std::fs::write(own.join("cgroup.procs"), "").unwrap();
-        let agents = [listed(&outer), listed(&home.join("other"))];
-        let parent = |cgroup: &std::path::Path, agents: &[Listed]| {
-            super::parent(&hierarchy, Some(&Cgroup::at(cgroup)), agents)
-        };
-        assert_eq!(parent(root.path(), &agents), home);
-        assert_eq!(parent(&own, &[]), home, "an unregistered directory governs nobody");
-        assert_eq!(parent(&home.join("outer-2"), &agents), home, "a name that begins alike is another");
-        assert_eq!(super::parent(&hierarchy, None, &agents), home);
-        let roots = rustix::process::geteuid().is_root();
-        assert_eq!(parent(&own, &agents), if roots { own.clone() } else { outer.clone() });
-        use std::os::unix::fs::PermissionsExt as _;
-        std::fs::set_permissions(&own, std::fs::Permissions::from_mode(0o777)).unwrap();
-        assert_eq!(parent(&own, &agents), outer, "others may write there");
+    /// The policy that a client asks for.
+    pub(super) fn select(&self, source: Option<&PolicySource>, audit: bool) -> Result<Selection> {
+        Selection::of(source, audit, self.settings.policies.as_deref(), &self.local, &self.slots)
+            .map_err(StartError::Policy)
+    }
+
+    /// Makes the agent's cgroup, governs it and moves the child there.
+    ///
+    /// # Errors
+    /// See [`StartError`]; everything is then as it was.
+    pub(super) fn place(
+        &mut self,
+        name: &AgentName,
+        mut footprint: Footprint,
+        selection: Selection,
+        child: Child<'_>,
+    ) -> Result<u32> {
+        let target = footprint.meta().cgroup.clone();
+        let made = target.parent().unwrap_or(&target).to_owned();
+        Cgroup::create(&made, name)?;
+        footprint.has_cgroup();
+        let id = self.govern(name, footprint, selection, Phase::Running)?;
+        let moved = self.move_in(id, child);
+        if let Err(error) = moved {
+            self.abandon(id);
+            return Err(error);
+        }
+        Ok(id)
+    }
+
+    fn move_in(&mut self, id: u32, child: Child<'_>) -> Result<()> {
+        let Some(agent) = self.agents.get_mut(&id) else { return Ok(()) };
+        // The number is believed only as long as the pidfd names it.
+        if peer::pid(child.pidfd)? != child.pid {
+            return Err(ChildError::Gone.into());
+        }
+        if let Ok(origin) = self.hierarchy.of(child.pid) {
+            agent.footprint.takes_from(origin, child.pid);
+        }
+        Ok(agent.cgroup.place(&self.hierarchy, child.pid)?)
+    }
+
+    /// Governs a cgroup that exists. What it has on this host may still be undone by [`Engine::abandon`].
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing governs it then.
+    pub(super) fn govern(
+        &mut self,
+        name: &AgentName,
+        mut footprint: Footprint,
+        selection: Selection,
+        phase: Phase,
+    ) -> Result<u32> {
+        let id = self.free_id().ok_or(StartError::Full)?;
+        let mut meta = footprint.meta().clone();
+        meta.id = id;
+        footprint.rewrite(meta)?;
+        let meta = footprint.meta();
+        let slot = self.slots.lease(&mut self.kernel, &selection.policy)?;
+        let cfg = selection.cfg(id, slot, 1);
+        if let Err(error) = self.kernel.attach(name, &meta.cgroup, cfg) {
+            self.slots.release(&mut self.kernel, slot);
+            return Err(error.into());
+        }
+        let beginning = Beginning { name: name.clone(), cfg, selection, footprint, phase };
+        self.agents.insert(id, Agent::new(beginning, &self.settings.state, self.clock));
+        Ok(id)
+    }
+
+    /// Lets go of an agent that was not put under its policy after all.
+    pub(super) fn abandon(&mut self, id: u32) {
+        let Some(agent) = self.agents.remove(&id) else { return };
+        if let Err(error) = self.kernel.detach(&agent.name, agent.cgroup.path()) {
+            tracing::error!(agent = %agent.name, %error, "something of the agent is left");
+        }
+        self.slots.release(&mut self.kernel, agent.cfg.slot);
+    }
+
+    /// The agent is governed: it stays so whatever becomes of this engine. Tells everybody, the client behind
+    /// `session` first.
+    pub(super) fn begin(&mut self, id: u32, session: Option<Session>) {
+        self.watch(id);
+        self.keep(id);
+        let Self { agents, followers, .. } = self;
+        let Some(agent) = agents.get_mut(&id) else { return };
+        agent.footprint.keep();
+        agent.session = session;
+        let (meta, audit) = (agent.meta(), agent.is_audit());
+        tracing::info!(agent = %agent.name, policy = meta.policy, audit, uid = meta.uid, "governed");
+        let ready = agent.ready();
+        if let Some(session) = &mut agent.session {
+            session.outbox.send(Reply::Ready(ready));
+        }
+        let change = if audit { Enforcement::Auditing } else { Enforcement::Started };
+        agent.change(&change, Timestamp::now(), followers);
     }
 }

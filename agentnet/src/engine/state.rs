@@ -1,221 +1,229 @@
-//! What the engine of one agent knows, and what it does about an event. No waiting here.
+//! What an engine knows of all its agents, and what it does about events. No waiting here.
 
-use std::{collections::VecDeque, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
-use agentnet_common::abi::MODE_AUDIT;
+use agentnet_common::{abi::MAX_AGENTS, user::Record};
 use jiff::Timestamp;
+use tokio::sync::mpsc;
 
 use super::{
-    AGENT, STATE_DIRECTORY, explain::Explainer, make_directory, outbox::Outbox, sources::Item,
-    start::Governed,
+    agent::{Agent, Phase},
+    end::EndError,
+    follow::Followers,
+    slots::Slots,
+    sources::{Item, Population},
 };
 use crate::{
-    agent::AgentName,
-    alert::{
-        class::Enforcement,
-        clock::Clock,
-        log::{Log, Options},
-        model::Output,
-        pipeline::Pipeline,
-        summary::Summary,
+    agent::{
+        AgentName,
+        cgroup::{CgroupError, Hierarchy},
+        registry::EngineKind,
     },
-    control::protocol::{Failure, Ready, Reply, Request, Status},
+    alert::clock::Clock,
+    control::caller::Groups,
+    kernel::Kernel,
 };
 
-/// Ticks between two looks at the counters; a tick is [`super::serve::TICK`].
-const TICKS_PER_COUNT: u32 = 10;
+/// Ticks between two looks at an agent's counters and links; a tick is [`super::serve::TICK`].
+const TICKS_PER_CHECK: u32 = 10;
 
 /// Ticks between two comparisons of the clocks.
 const TICKS_PER_CLOCK: u32 = 600;
 
-/// The state of an engine.
-pub struct State {
-    name: AgentName,
-    pub(super) governed: Governed,
-    pipeline: Pipeline,
-    log: Option<Log>,
-    log_path: PathBuf,
-    outbox: Outbox,
-    ticks: u32,
-    /// Whether it was told that the policy is not in force.
-    inactive: bool,
-    warnings: Vec<String>,
+/// After so many ticks a client is told that processes of its agent do not die.
+const TICKS_TO_DIE: u32 = 100;
+
+/// After so many ticks it is tried again to take down what could not be taken down.
+const TICKS_PER_RETRY: u32 = 100;
+
+/// What differs between engines.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where it keeps what outlives it.
+    pub state: PathBuf,
+    /// Where policies are looked up by name; `None` if it takes them as clients send them.
+    pub policies: Option<PathBuf>,
+    /// Who may ask what, besides root.
+    pub groups: Groups,
 }
 
-impl State {
-    /// The state of an engine that has just put `governed` under its policy.
-    pub fn new(name: AgentName, governed: Governed, mut outbox: Outbox) -> Self {
-        let log_path = PathBuf::from(STATE_DIRECTORY).join("alerts").join(format!("{name}.jsonl"));
-        let mut warnings = Vec::new();
-        // A disk that is full or read-only is no reason to leave an agent ungoverned.
-        let made = log_path.parent().map_or(Ok(()), |parent| make_directory(parent, 0o755));
-        let opened = made
-            .map_err(|error| error.to_string())
-            .and_then(|()| Log::open(&log_path, Options::default()).map_err(|error| error.to_string()));
-        let log = opened
-            .map_err(|error| {
-                warnings.push(format!("alerts are not written to {}: {error}", log_path.display()));
-            })
-            .ok();
-        outbox.set_logged(log.is_some());
-        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        let policy = Arc::new(Explainer(governed.policy.clone()));
-        let pipeline = Pipeline::new(name.as_str(), &host, policy, Clock::measure());
-        Self { name, governed, pipeline, log, log_path, outbox, ticks: 0, inactive: false, warnings }
+/// The state of an engine.
+pub struct Engine {
+    pub(super) kind: EngineKind,
+    pub(super) kernel: Kernel,
+    pub(super) agents: BTreeMap<u32, Agent>,
+    pub(super) slots: Slots,
+    pub(super) followers: Followers,
+    pub(super) settings: Settings,
+    pub(super) hierarchy: Hierarchy,
+    /// The addresses of this host.
+    pub(super) local: Vec<IpAddr>,
+    pub(super) clock: Clock,
+    pub(super) started: Timestamp,
+    /// What is not as it should be with the engine itself.
+    pub(super) problems: Vec<String>,
+    /// Numbers of agents of which nothing else is known.
+    pub(super) reserved: Vec<u32>,
+    /// Why the agent that it governs alone cannot be taken down.
+    pub(super) failed: Option<EndError>,
+    /// Where the end of an agent's last process is told.
+    watches: mpsc::Sender<u32>,
+    ticks: u32,
+}
+
+impl Engine {
+    /// An engine without agents. The receiver is told of agents whose cgroups have emptied or filled.
+    ///
+    /// # Errors
+    /// If there is no hierarchy of cgroups.
+    pub fn new(
+        kind: EngineKind,
+        kernel: Kernel,
+        settings: Settings,
+        local: Vec<IpAddr>,
+    ) -> Result<(Self, mpsc::Receiver<u32>), CgroupError> {
+        let (watches, watched) = mpsc::channel(64);
+        let engine = Self {
+            kind,
+            kernel,
+            agents: BTreeMap::new(),
+            slots: Slots::default(),
+            followers: Followers::default(),
+            settings,
+            hierarchy: Hierarchy::find()?,
+            local,
+            clock: Clock::measure(),
+            started: Timestamp::now(),
+            problems: Vec::new(),
+            reserved: Vec::new(),
+            failed: None,
+            watches,
+            ticks: 0,
+        };
+        Ok((engine, watched))
     }
 
-    /// Tells the client that its process may go on.
-    pub fn begin(&mut self) {
-        let audit = self.is_audit();
-        let meta = &self.governed.meta;
-        tracing::info!(agent = %self.name, policy = meta.policy, audit, uid = meta.uid, "governed");
-        self.outbox.send(Reply::Ready(Ready {
-            agent: self.name.clone(),
-            cgroup: meta.cgroup.display().to_string(),
-            policy: meta.policy.clone(),
-            audit,
-            log: self.log.as_ref().map(|_| self.log_path.display().to_string()),
-            hooks: self.hooks(),
-            warnings: std::mem::take(&mut self.warnings),
-        }));
-        let change = if audit { Enforcement::Auditing } else { Enforcement::Started };
-        self.change(&change);
+    /// A number for another agent: one that no agent has, so that its counters can begin at zero.
+    pub(super) fn free_id(&self) -> Option<u32> {
+        (1..MAX_AGENTS).find(|id| !self.agents.contains_key(id) && !self.reserved.contains(id))
+    }
+
+    /// The number of the agent called `name`.
+    pub(super) fn id_of(&self, name: &AgentName) -> Option<u32> {
+        self.agents.values().find(|agent| agent.name == *name).map(Agent::id)
     }
 
     /// Takes records of the kernel.
     pub fn records(&mut self, items: Vec<Item>) {
         let now = Timestamp::now();
         for item in items {
-            let outputs = match item {
-                Ok(record) => self.pipeline.on_record(&record, now),
-                Err(error) => self.pipeline.on_decode_error(&error, now),
-            };
-            self.publish(outputs, now);
+            match &item {
+                Ok(record) => match self.agents.get_mut(&agent_of(record)) {
+                    Some(agent) => agent.record(Ok(record), now, &mut self.followers),
+                    // Of an agent that was taken down since.
+                    None => tracing::debug!(?record, "a record of no agent"),
+                },
+                // It does not say whose it is: everybody may have lost something.
+                Err(error) => {
+                    for agent in self.agents.values_mut() {
+                        agent.record(Err(error), now, &mut self.followers);
+                    }
+                }
+            }
         }
     }
 
-    /// Lets time pass; to be called with the rings drained.
-    pub fn tick(&mut self) {
+    /// Lets time pass; to be called with the rings drained. Says which agents have nothing left.
+    pub fn tick(&mut self) -> Vec<u32> {
         let now = Timestamp::now();
         self.ticks = self.ticks.wrapping_add(1);
+        let Self { agents, kernel, followers, .. } = self;
         if self.ticks.is_multiple_of(TICKS_PER_CLOCK) {
-            self.pipeline.set_clock(Clock::measure());
+            self.clock = Clock::measure();
+            agents.values_mut().for_each(|agent| agent.set_clock(self.clock));
         }
-        if self.ticks.is_multiple_of(TICKS_PER_COUNT) {
-            self.count(now);
-            self.check();
-        }
-        let outputs = self.pipeline.tick(now);
-        self.publish(outputs, now);
-    }
-
-    /// Asks the kernel whether the policy is still in force, and tells once if it is not.
-    fn check(&mut self) {
-        let problems = self.problems();
-        if !problems.is_empty() && !self.inactive {
-            tracing::error!(?problems, "the policy is not in force");
-            self.change(&Enforcement::Inactive(problems.join("; ")));
-        }
-        self.inactive = !problems.is_empty();
-    }
-
-    /// Looks at the counters.
-    fn count(&mut self, now: Timestamp) {
-        match self.governed.kernel.counters(AGENT) {
-            Ok(counters) => {
-                let outputs = self.pipeline.on_counters(&counters, now);
-                self.publish(outputs, now);
+        let mut ended = Vec::new();
+        for (&id, agent) in agents {
+            // Not all at once.
+            if (self.ticks.wrapping_add(id)).is_multiple_of(TICKS_PER_CHECK) {
+                agent.count(kernel, now, followers);
+                if has_ended(agent) {
+                    ended.push(id);
+                } else {
+                    agent.check(kernel, now, followers);
+                }
             }
-            Err(error) => tracing::warn!(%error, "cannot read the counters"),
-        }
-    }
-
-    /// Says that enforcement changed.
-    pub fn change(&mut self, change: &Enforcement) {
-        let now = Timestamp::now();
-        let outputs = self.pipeline.on_enforcement(change, now);
-        self.publish(outputs, now);
-    }
-
-    /// Tells the client something in one sentence.
-    pub fn notice(&mut self, text: impl Into<String>) {
-        self.outbox.send(Reply::Notice(text.into()));
-    }
-
-    /// Answers a request that came by the engine's own socket.
-    pub fn answer(&self, request: &Request) -> Reply {
-        match request {
-            Request::Status => match self.status() {
-                Ok(status) => Reply::Status(Box::new(status)),
-                Err(message) => Reply::Error(Failure { message, exit: 1 }),
-            },
-            Request::Run(_) | Request::Finish { .. } => Reply::Error(Failure {
-                message: "only the client that started this engine can ask that".to_owned(),
-                exit: 1,
-            }),
-        }
-    }
-
-    fn status(&self) -> Result<Status, String> {
-        let Governed { kernel, cgroup, meta, .. } = &self.governed;
-        let counters = kernel.counters(AGENT).map_err(|error| error.to_string())?;
-        Ok(Status {
-            agent: self.name.clone(),
-            policy: meta.policy.clone(),
-            audit: self.is_audit(),
-            cgroup: meta.cgroup.display().to_string(),
-            started: meta.started,
-            hooks: self.hooks(),
-            problems: self.problems(),
-            processes: cgroup.processes().map_err(|error| error.to_string())?,
-            allowed_packets: counters.allowed_packets,
-            allowed_bytes: counters.allowed_bytes,
-            denied: counters.denied.iter().sum(),
-            lost: counters.alerts_lost + counters.samples_lost,
-            engine: std::process::id(),
-        })
-    }
-
-    /// Why the policy may not be in force as it should be.
-    fn problems(&self) -> Vec<String> {
-        let Governed { kernel, cgroup, cfg, .. } = &self.governed;
-        kernel.problems(cgroup.path(), cfg)
-    }
-
-    fn hooks(&self) -> Vec<String> {
-        self.governed.kernel.attached().into_iter().map(str::to_owned).collect()
-    }
-
-    fn is_audit(&self) -> bool {
-        self.governed.cfg.mode == MODE_AUDIT
-    }
-
-    /// Writes to the log, then shows. What the log does not take becomes an output itself.
-    fn publish(&mut self, outputs: Vec<Output>, now: Timestamp) {
-        let mut queue = VecDeque::from(outputs);
-        while let Some(output) = queue.pop_front() {
-            if let Some(trouble) = self.log.as_mut().and_then(|log| log.append(&output, now)) {
-                queue.extend(self.pipeline.on_unwritten(trouble.lost, &trouble.error, now));
+            agent.tick(now, followers);
+            if agent.phase == Phase::Ending {
+                agent.waited = agent.waited.saturating_add(1);
+                if agent.waited == TICKS_TO_DIE {
+                    agent.notice("the agent still has processes; agentnet waits until they are gone");
+                }
             }
-            self.outbox.send(Reply::Output(output));
         }
+        // What could not be taken down is not tried again with every tick.
+        ended.retain(|id| {
+            self.agents
+                .get(id)
+                .is_some_and(|agent| agent.stuck.is_none() || self.ticks.is_multiple_of(TICKS_PER_RETRY))
+        });
+        ended
     }
 
-    /// Everything that is left to be written and shown, and the parts that outlive the reporting.
-    pub(super) fn close(mut self) -> (Governed, Outbox, Summary) {
-        let now = Timestamp::now();
-        self.count(now);
-        let Self { governed, pipeline, mut log, mut outbox, .. } = self;
-        let (outputs, summary) = pipeline.finish(now);
-        for output in outputs {
-            if let Some(log) = &mut log {
-                log.append(&output, now);
+    /// Whether the agent has nothing left that could be governed.
+    pub fn has_ended(&self, id: u32) -> bool {
+        self.agents.get(&id).is_some_and(has_ended)
+    }
+
+    /// Whether there is no agent.
+    pub fn is_empty(&self) -> bool {
+        self.agents.is_empty()
+    }
+
+    /// Waits, in a task, for the end of the agent's last process.
+    pub(super) fn watch(&mut self, id: u32) {
+        let Some(agent) = self.agents.get_mut(&id) else { return };
+        let mut population = match Population::new(agent.cgroup.clone()) {
+            Ok(population) => population,
+            // It is looked at every second as well.
+            Err(error) => return tracing::warn!(agent = %agent.name, %error, "cannot watch its processes"),
+        };
+        let watches = self.watches.clone();
+        let task = tokio::spawn(async move {
+            while population.changed().await.is_ok() {
+                if watches.send(id).await.is_err() {
+                    return;
+                }
             }
-            outbox.send(Reply::Output(output));
-        }
-        if let Some(trouble) = log.and_then(|log| log.close(now)) {
-            tracing::error!(lost = trouble.lost, error = trouble.error, "alerts were not written");
-        }
-        (governed, outbox, summary)
+        });
+        agent.watch = Some(task.abort_handle());
+    }
+
+    /// The file in which the engine keeps something about an agent.
+    pub(super) fn state_file(&self, name: &AgentName, extension: &str) -> PathBuf {
+        state_file(&self.settings.state, name, extension)
+    }
+}
+
+/// The file below `state` in which an engine keeps something about an agent.
+pub(super) fn state_file(state: &Path, name: &AgentName, extension: &str) -> PathBuf {
+    state.join("agents").join(format!("{name}.{extension}"))
+}
+
+fn agent_of(record: &Record) -> u32 {
+    record.header().agent
+}
+
+/// An agent whose cgroup was found ends with the cgroup; one whose cgroup was made ends when its client is
+/// through with it and its last process is gone. As long as the kernel does not say, there are processes.
+fn has_ended(agent: &Agent) -> bool {
+    match agent.phase {
+        Phase::Attached => !agent.cgroup.path().exists(),
+        Phase::Running => false,
+        Phase::Orphaned | Phase::Ending => !agent.cgroup.is_populated().unwrap_or(true),
     }
 }

@@ -1,15 +1,20 @@
-//! Which program goes to which attach point, and attaching them all.
+//! Which program goes to which attach point, attaching them all, and moving links to newer programs.
 
 use std::{
     fs::File,
+    io,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     path::Path,
 };
 
-use aya::{Ebpf, programs::Program};
+use aya::{
+    Ebpf,
+    programs::{Program, ProgramFd},
+};
 use aya_obj::generated::bpf_attach_type;
 
 use super::{KernelError, object::cgroup_id, pins, sys};
+use crate::agent::AgentName;
 
 /// A program of the object and where it belongs.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +43,11 @@ const fn hook(program: &'static str, door: &'static str, attach_type: bpf_attach
     Hook { program, door, attach_type }
 }
 
+/// What is guarded when all hooks are attached, in words.
+pub fn doors() -> Vec<String> {
+    HOOKS.iter().map(|hook| hook.door.to_owned()).collect()
+}
+
 /// Loads every program into the kernel. Nothing is attached.
 pub(super) fn load_programs(object: &mut Ebpf) -> Result<(), KernelError> {
     for hook in &HOOKS {
@@ -56,18 +66,18 @@ pub(super) fn load_programs(object: &mut Ebpf) -> Result<(), KernelError> {
     Ok(())
 }
 
-/// Why the links pinned in `pins` do not guard `cgroup`, a hook each, as the kernel tells it; empty if they
-/// all do.
-pub fn unguarded(pins: &Path, cgroup: &Path) -> Vec<String> {
+/// Why the links that the engine at `pins` has pinned for `agent` do not guard `cgroup`, a hook each, as the
+/// kernel tells it; empty if they do.
+pub fn unguarded(pins: &Path, agent: &AgentName, cgroup: &Path) -> Vec<String> {
     match cgroup_id(cgroup) {
-        Ok(id) => problems(pins, id),
+        Ok(id) => problems(pins, agent, id),
         Err(error) => vec![error.to_string()],
     }
 }
 
-/// As [`unguarded`], for the cgroup with the number `id`.
-pub(super) fn problems(pins: &Path, id: u64) -> Vec<String> {
-    HOOKS.iter().filter_map(|&hook| problem(hook, &pins::link_path(pins, hook.program), id)).collect()
+/// The same of the cgroup with this id.
+pub(super) fn problems(pins: &Path, agent: &AgentName, id: u64) -> Vec<String> {
+    HOOKS.iter().filter_map(|&hook| problem(hook, &pins::link_path(pins, agent, hook.program), id)).collect()
 }
 
 /// Why a hook does not guard cgroup `id` as the pin says it does, if so.
@@ -80,28 +90,97 @@ fn problem(hook: Hook, pin: &Path, id: u64) -> Option<String> {
     }
 }
 
-/// A link and the program behind it.
-#[derive(Debug)]
-pub(super) struct Attached {
-    pub(super) hook: Hook,
-    pub(super) link: OwnedFd,
+fn loaded<'a>(object: &'a Ebpf, hook: &Hook) -> Result<&'a ProgramFd, KernelError> {
+    let program = object.program(hook.program).and_then(|program| program.fd().ok());
+    program.ok_or(KernelError::NoProgram { program: hook.program })
 }
 
-/// Attaches every program to the cgroup. On an error what was attached is let go again.
-pub(super) fn attach_all(object: &Ebpf, cgroup: &Path) -> Result<Vec<Attached>, KernelError> {
+/// Attaches every program to the cgroup and pins the links. On an error what was attached is let go again.
+pub(super) fn attach_all(
+    object: &Ebpf,
+    root: &Path,
+    agent: &AgentName,
+    cgroup: &Path,
+) -> Result<(), KernelError> {
     let directory =
         File::open(cgroup).map_err(|source| KernelError::Cgroup { cgroup: cgroup.to_owned(), source })?;
-    HOOKS
+    pins::directory(&pins::links_of(root, agent))?;
+    let attach = |hook: &Hook| -> Result<OwnedFd, KernelError> {
+        let program = loaded(object, hook)?;
+        let attach_type = hook.attach_type as u32;
+        let link = sys::link_create(program.as_fd(), directory.as_raw_fd(), attach_type)
+            .map_err(|source| KernelError::Attach { program: hook.program, source })?;
+        let path = pins::link_path(root, agent, hook.program);
+        sys::obj_pin(link.as_fd(), &path).map_err(|source| KernelError::Pin { path, source })?;
+        Ok(link)
+    };
+    // The descriptors go when all are pinned: a pin alone keeps its link.
+    let attached: Result<Vec<OwnedFd>, KernelError> = HOOKS.iter().map(attach).collect();
+    attached.map(drop).inspect_err(|_| {
+        // The first error is the one to tell; what is left is removed by the next clean-up too.
+        let _ = pins::clear_agent(root, agent);
+    })
+}
+
+/// Moves the pinned links of an agent to the programs of `object`, each in one step: there is no packet that
+/// none of the two judges. A hook that is not attached, because an older version did not have it, is
+/// attached now.
+///
+/// # Errors
+/// When a link is not moved; those before it are. The old program then judges as it did.
+pub(super) fn update_all(
+    object: &Ebpf,
+    root: &Path,
+    agent: &AgentName,
+    cgroup: &Path,
+) -> Result<(), KernelError> {
+    let directory =
+        File::open(cgroup).map_err(|source| KernelError::Cgroup { cgroup: cgroup.to_owned(), source })?;
+    for hook in &HOOKS {
+        let path = pins::link_path(root, agent, hook.program);
+        let program = loaded(object, hook)?;
+        let wrong = |source| KernelError::Relink { path: path.clone(), source };
+        match sys::obj_get(&path) {
+            Ok(link) => {
+                sys::link_update(link.as_fd(), program.as_fd()).map_err(wrong)?;
+                let now = sys::cgroup_link(link.as_fd()).map_err(wrong)?;
+                let wanted = sys::program_id(program.as_fd()).map_err(wrong)?;
+                if now.program != wanted {
+                    let what = format!("it runs program {} instead of {wanted}", now.program);
+                    return Err(wrong(io::Error::other(what)));
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let link = sys::link_create(program.as_fd(), directory.as_raw_fd(), hook.attach_type as u32)
+                    .map_err(|source| KernelError::Attach { program: hook.program, source })?;
+                sys::obj_pin(link.as_fd(), &path)
+                    .map_err(|source| KernelError::Pin { path: path.clone(), source })?;
+            }
+            Err(error) => return Err(wrong(error)),
+        }
+    }
+    Ok(())
+}
+
+/// Removes the pinned links of an agent: **enforcement ends here**, and has ended when this returns.
+///
+/// # Errors
+/// When a pin cannot be removed; then enforcement may go on.
+pub(super) fn detach_all(root: &Path, agent: &AgentName) -> io::Result<()> {
+    // The last reference to a link is dropped here and now, not by the kernel's worker behind the pin.
+    let links: Vec<_> = HOOKS
         .iter()
-        .map(|&hook| {
-            let program = object
-                .program(hook.program)
-                .and_then(|program| program.fd().ok())
-                .ok_or(KernelError::NoProgram { program: hook.program })?;
-            let attach_type = hook.attach_type as u32;
-            let link = sys::link_create(program.as_fd(), directory.as_raw_fd(), attach_type)
-                .map_err(|source| KernelError::Attach { program: hook.program, source })?;
-            Ok(Attached { hook, link })
-        })
-        .collect()
+        .filter_map(|hook| sys::obj_get(&pins::link_path(root, agent, hook.program)).ok())
+        .collect();
+    pins::clear_agent(root, agent)?;
+    drop(links);
+    Ok(())
+}
+
+/// The cgroup that an agent's links guard: its id, 0 if it is gone; `None` if there is no link.
+pub(super) fn guarded(root: &Path, agent: &AgentName) -> Option<u64> {
+    HOOKS.iter().find_map(|hook| {
+        let link = sys::obj_get(&pins::link_path(root, agent, hook.program)).ok()?;
+        Some(sys::cgroup_link(link.as_fd()).ok()?.cgroup)
+    })
 }

@@ -4,6 +4,7 @@
 //! programs report.
 
 pub mod addrs;
+mod error;
 pub mod features;
 pub mod links;
 pub mod mountinfo;
@@ -15,6 +16,7 @@ pub mod sockdiag;
 mod sys;
 pub mod verify;
 
-pub use object::{Kernel, KernelError};
+pub use error::KernelError;
+pub use object::Kernel;
 pub use pins::clear_pins;
 pub use ring::Ring;

@@ -1,7 +1,7 @@
 //! The object in the kernel: loading, policies, agents, counters.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     fs, io,
     os::{fd::AsFd as _, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
@@ -16,9 +16,10 @@ use aya::{
     maps::{ArrayOfMaps, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf, lpm_trie::Key},
     programs::ProgramInfo,
 };
+use aya_obj::Object;
 
-use super::{links, pins, ring::Ring, sys};
-use crate::policy::compile::Compiled;
+use super::{KernelError, links, pins, ring::Ring, sys};
+use crate::{agent::AgentName, policy::compile::Compiled};
 
 /// The object as built, or nothing in builds without an eBPF toolchain.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/agentnet.bpf.o"));
@@ -26,96 +27,14 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ag
 /// Flag of LPM tries, which have no other way of allocation (kernel/bpf/lpm_trie.c).
 const BPF_F_NO_PREALLOC: u32 = 1;
 
-/// What can go wrong between the user side and the kernel. Each message names the object it is about.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum KernelError {
-    /// Built without the kernel object.
-    #[error(
-        "this build has no kernel programs in it: build with `cargo xtask build`, or set AGENTNET_EBPF_OBJECT"
-    )]
-    Stub,
-    /// The object cannot be read or its maps cannot be made.
-    #[error("cannot load the kernel object: {0}")]
-    Object(#[source] Box<aya::EbpfError>),
-    /// The object lacks a program, or has it with another type.
-    #[error("the kernel object has no program {program} of the right type")]
-    NoProgram {
-        /// Its name.
-        program: &'static str,
-    },
-    /// The kernel refused a program.
-    #[error("the kernel refused program {program}: {source}")]
-    Load {
-        /// Its name.
-        program: &'static str,
-        /// Why, with the verifier's log.
-        source: Box<aya::programs::ProgramError>,
-    },
-    /// A program cannot be attached.
-    #[error("cannot attach program {program} to the cgroup: {source}")]
-    Attach {
-        /// Its name.
-        program: &'static str,
-        /// Why.
-        source: io::Error,
-    },
-    /// The cgroup cannot be opened.
-    #[error("cannot open cgroup {}: {source}", cgroup.display())]
-    Cgroup {
-        /// Its directory.
-        cgroup: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// A map is missing, of another shape, or an operation on it failed.
-    #[error("map {map}: {source}")]
-    Map {
-        /// Its name.
-        map: &'static str,
-        /// Why.
-        source: MapError,
-    },
-    /// The agent's configuration cannot be written.
-    #[error("cannot write the agent's configuration: {0}")]
-    Configure(#[source] io::Error),
-    /// What was read back is not what was written.
-    #[error("the kernel holds another configuration than the one written: enforcement is not certain")]
-    NotInForce,
-    /// The pin directory cannot be made.
-    #[error("cannot make {}: {source} (is bpffs mounted?)", path.display())]
-    PinDirectory {
-        /// Its path.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Something cannot be pinned.
-    #[error("cannot pin to {}: {source}", path.display())]
-    Pin {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Pins cannot be removed.
-    #[error("cannot remove the pins below {}: {source}", path.display())]
-    Unpin {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-}
-
-/// The loaded object and what is attached.
+/// The loaded object: programs for any number of agents, and the maps they share.
 ///
-/// Dropping it ends nothing: links and maps are pinned. [`Kernel::detach`] ends enforcement.
+/// Dropping it ends nothing: links and maps are pinned. [`Kernel::detach`] ends the enforcement of one agent,
+/// [`Kernel::close`] removes everything.
 #[derive(Debug)]
 pub struct Kernel {
     object: Ebpf,
     pins: PathBuf,
-    attached: Vec<links::Attached>,
 }
 
 /// The object.
@@ -123,36 +42,52 @@ pub(super) fn bytes() -> Result<&'static [u8], KernelError> {
     if OBJECT.is_empty() { Err(KernelError::Stub) } else { Ok(OBJECT) }
 }
 
+fn parse() -> Result<Object, KernelError> {
+    Object::parse(bytes()?).map_err(|error| KernelError::Object(Box::new(error.into())))
+}
+
 impl Kernel {
-    /// Loads the object and pins its maps below `pins`. Nothing is attached yet.
+    /// Loads the object with maps of its own and pins them below `pins`. Nothing is attached yet.
     ///
     /// # Errors
     /// When this build holds no object, the kernel refuses it, or bpffs cannot be written. Nothing is left
     /// behind then.
     pub fn load(pins: &Path) -> Result<Self, KernelError> {
-        let mut object = EbpfLoader::new()
-            .verifier_log_level(VerifierLogLevel::DISABLE)
-            .load(bytes()?)
-            .map_err(|error| KernelError::Object(Box::new(error)))?;
-        links::load_programs(&mut object)?;
-        let kernel = Self { object, pins: pins.to_owned(), attached: Vec::new() };
-        let pinned = pins::create(pins).and_then(|()| kernel.pin_maps());
-        if let Err(error) = pinned {
+        Self::load_on(pins).inspect_err(|_| {
             // The first error is the one to tell; what is left is removed by the next clean-up too.
             let _ = pins::clear_pins(pins);
-            return Err(error);
-        }
-        Ok(kernel)
+        })
     }
 
-    fn pin_maps(&self) -> Result<(), KernelError> {
-        for name in pins::PINNED_MAPS {
-            let path = pins::map_path(&self.pins, name);
-            let data = map_data(self.map(name)?)
-                .ok_or(KernelError::Map { map: name, source: MapError::InvalidMapType { map_type: 0 } })?;
-            sys::obj_pin(data.fd().as_fd(), &path).map_err(|source| KernelError::Pin { path, source })?;
+    /// Loads the object on the maps that are pinned below `pins`, so that the new programs know everything the
+    /// old ones knew. A map that an older version did not have is made. What is attached stays as it is until
+    /// [`Kernel::relink`].
+    ///
+    /// # Errors
+    /// As [`Kernel::load`], and when a pinned map has another shape. Whatever is pinned stays.
+    pub fn adopt(pins: &Path) -> Result<Self, KernelError> {
+        pins::check_shapes(pins, &parse()?)?;
+        Self::load_on(pins)
+    }
+
+    fn load_on(pins: &Path) -> Result<Self, KernelError> {
+        pins::create(pins)?;
+        let mut loader = EbpfLoader::new();
+        // Nothing in the object is relocated against the kernel's types.
+        loader.btf(None).verifier_log_level(VerifierLogLevel::DISABLE);
+        // Every map: whoever comes next finds all that the programs know.
+        let names: Vec<String> = parse()?.maps.into_keys().filter(|name| !name.starts_with('.')).collect();
+        for name in &names {
+            loader.map_pin_path(name, pins::map_path(pins, name));
         }
-        Ok(())
+        let mut object = loader.load(bytes()?).map_err(|error| KernelError::Object(Box::new(error)))?;
+        links::load_programs(&mut object)?;
+        Ok(Self { object, pins: pins.to_owned() })
+    }
+
+    /// The directory of its pins.
+    pub fn pins(&self) -> &Path {
+        &self.pins
     }
 
     fn map(&self, name: &'static str) -> Result<&Map, KernelError> {
@@ -182,20 +117,63 @@ impl Kernel {
         slots.set(slot, &trie, 0).map_err(failed)
     }
 
+    /// Frees policy slot `slot`. An agent that is still in it may send nothing.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub fn uninstall(&mut self, slot: u32) -> Result<(), KernelError> {
+        let data = map_data(self.map(maps::NETS)?).ok_or_else(|| missing(maps::NETS))?;
+        match sys::map_delete(data.fd().as_fd(), &slot) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(KernelError::Map { map: maps::NETS, source: MapError::IoError(error) })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Puts a cgroup under a policy: attaches and pins every program, then writes the configuration and
     /// reads it back. Until that write the cgroup sends nothing.
     ///
     /// # Errors
     /// When anything fails; then nothing is attached.
-    pub fn attach(&mut self, cgroup: &Path, cfg: AgentCfg) -> Result<(), KernelError> {
+    pub fn attach(&mut self, agent: &AgentName, cgroup: &Path, cfg: AgentCfg) -> Result<(), KernelError> {
         self.register(cfg.agent)?;
-        let attached = links::attach_all(&self.object, cgroup)?;
-        for link in &attached {
-            let path = pins::link_path(&self.pins, link.hook.program);
-            sys::obj_pin(link.link.as_fd(), &path).map_err(|source| KernelError::Pin { path, source })?;
+        self.disarm(cgroup_id(cgroup)?)?;
+        links::attach_all(&self.object, &self.pins, agent, cgroup)?;
+        self.configure(cgroup, cfg).inspect_err(|_| {
+            let _ = links::detach_all(&self.pins, agent);
+        })
+    }
+
+    /// Moves the agent's links to the programs of this object, with no packet in between that nobody judges.
+    ///
+    /// # Errors
+    /// When a link stays with its old program, which goes on judging.
+    pub fn relink(&self, agent: &AgentName, cgroup: &Path) -> Result<(), KernelError> {
+        links::update_all(&self.object, &self.pins, agent, cgroup)
+    }
+
+    /// Ends the enforcement of one agent whose cgroup is or was `cgroup`: nothing judges it when this returns.
+    ///
+    /// # Errors
+    /// When a pin cannot be removed; then enforcement may go on.
+    pub fn detach(&mut self, agent: &AgentName, cgroup: &Path) -> Result<(), KernelError> {
+        links::detach_all(&self.pins, agent)
+            .map_err(|source| KernelError::Unpin { path: pins::links_of(&self.pins, agent), source })?;
+        match cgroup_id(cgroup) {
+            Ok(id) => self.disarm(id),
+            // With the cgroup its storage is gone.
+            Err(_) => Ok(()),
         }
-        self.attached = attached;
-        self.configure(cgroup, cfg)
+    }
+
+    /// Makes sure that nothing an earlier agent left with the cgroup speaks for the next one.
+    fn disarm(&self, id: u64) -> Result<(), KernelError> {
+        let data = map_data(self.map(maps::CFG)?).ok_or_else(|| missing(maps::CFG))?;
+        match sys::map_update(data.fd().as_fd(), &id, &AgentCfg::default()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(KernelError::Configure(error)),
+            _ => Ok(()),
+        }
     }
 
     /// Starts the agent's counters at zero.
@@ -221,7 +199,19 @@ impl Kernel {
         if self.held(id)? == cfg { Ok(()) } else { Err(KernelError::NotInForce) }
     }
 
-    /// The configuration that the kernel holds for a cgroup.
+    /// The configuration that the kernel holds for `cgroup`.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be read.
+    pub fn configuration(&self, cgroup: &Path) -> Result<AgentCfg, KernelError> {
+        self.held(cgroup_id(cgroup)?)
+    }
+
+    /// The configuration of an agent that is known by its links alone; `None` if its cgroup is gone.
+    pub fn configuration_of(&self, agent: &AgentName) -> Option<AgentCfg> {
+        links::guarded(&self.pins, agent).and_then(|id| self.held(id).ok())
+    }
+
     fn held(&self, id: u64) -> Result<AgentCfg, KernelError> {
         let data = map_data(self.map(maps::CFG)?).ok_or_else(|| missing(maps::CFG))?;
         sys::map_lookup(data.fd().as_fd(), &id).map_err(KernelError::Configure)
@@ -229,7 +219,7 @@ impl Kernel {
 
     /// Everything that stands between `cgroup` and being governed by `cfg` now, as the kernel tells it, not as
     /// this process remembers it; empty if it is enforced and stays so without this process.
-    pub fn problems(&self, cgroup: &Path, cfg: &AgentCfg) -> Vec<String> {
+    pub fn problems(&self, agent: &AgentName, cgroup: &Path, cfg: &AgentCfg) -> Vec<String> {
         let id = match cgroup_id(cgroup) {
             Ok(id) => id,
             Err(error) => return vec![error.to_string()],
@@ -239,7 +229,7 @@ impl Kernel {
             Ok(_) => Some(KernelError::NotInForce.to_string()),
             Err(error) => Some(error.to_string()),
         };
-        links::problems(&self.pins, id).into_iter().chain(policy).collect()
+        links::problems(&self.pins, agent, id).into_iter().chain(policy).collect()
     }
 
     /// The agent's counters, summed over the CPUs.
@@ -255,13 +245,30 @@ impl Kernel {
         Ok(values.iter().fold(AgentCounters::default(), AgentCounters::plus))
     }
 
-    /// Cookies of the TCP sockets that may hold refused data. Destroy them before [`Kernel::detach`]:
-    /// the kernel would deliver it.
+    /// Cookies of the TCP sockets that may hold refused data, with the number of the agent. Destroy an agent's
+    /// before [`Kernel::detach`]: the kernel would deliver it.
     ///
     /// # Errors
     /// When the map cannot be read.
-    pub fn refused(&self) -> Result<HashSet<u64>, KernelError> {
+    pub fn refused(&self) -> Result<HashMap<u64, u32>, KernelError> {
         pins::read_refused(self.map(maps::REFUSED)?)
+    }
+
+    /// Forgets sockets that are gone, so that there is room for others.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub fn forget_refused(&self, cookies: impl IntoIterator<Item = u64>) -> Result<(), KernelError> {
+        let data = map_data(self.map(maps::REFUSED)?).ok_or_else(|| missing(maps::REFUSED))?;
+        for cookie in cookies {
+            match sys::map_delete(data.fd().as_fd(), &cookie) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(KernelError::Map { map: maps::REFUSED, source: MapError::IoError(error) });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Readers of the alert ring and of the sample ring. To be called once.
@@ -288,19 +295,17 @@ impl Kernel {
             .map_err(|source| KernelError::Load { program, source: Box::new(source) })
     }
 
-    /// What is guarded now, in words.
-    pub fn attached(&self) -> Vec<&'static str> {
-        self.attached.iter().map(|attached| attached.hook.door).collect()
-    }
-
-    /// Ends enforcement: removes links and pins. Call it last.
+    /// Removes everything that is pinned: **all enforcement by this object ends**. Call it last.
     ///
     /// # Errors
     /// When a pin cannot be removed; then enforcement may go on.
-    pub fn detach(self) -> Result<(), KernelError> {
-        let Self { object, pins, attached } = self;
+    pub fn close(self) -> Result<(), KernelError> {
+        let Self { object, pins } = self;
+        for agent in pins::agents(&pins).unwrap_or_default() {
+            links::detach_all(&pins, &agent)
+                .map_err(|source| KernelError::Unpin { path: pins.clone(), source })?;
+        }
         pins::clear_pins(&pins).map_err(|source| KernelError::Unpin { path: pins, source })?;
-        drop(attached);
         drop(object);
         Ok(())
     }

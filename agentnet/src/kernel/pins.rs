@@ -1,57 +1,99 @@
-//! What outlives this process: pinned links keep enforcing, pinned maps can be read by whoever cleans up.
+//! What outlives this process: pinned links keep enforcing, pinned maps can be read by whoever comes next.
 //!
-//! Below the pin directory of an agent, `maps/NAME` and `links/PROGRAM`.
+//! Below the pin directory of an engine, `maps/NAME` and `links/AGENT/PROGRAM`.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap as StdMap,
     fs, io,
     path::{Path, PathBuf},
 };
 
 use agentnet_common::abi::maps;
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{HashMap, Map, MapData, MapInfo};
+use aya_obj::Object;
 
 use super::KernelError;
+use crate::agent::AgentName;
 
-/// Maps that whoever cleans up after a dead owner needs.
-pub(super) const PINNED_MAPS: [&str; 4] = [maps::CFG, maps::NETS, maps::COUNTERS, maps::REFUSED];
-
+/// Where a map of the engine at `pins` is.
 pub(super) fn map_path(pins: &Path, map: &str) -> PathBuf {
     pins.join("maps").join(map)
 }
 
-pub(super) fn link_path(pins: &Path, program: &str) -> PathBuf {
-    pins.join("links").join(program)
+/// Where the links of an agent are.
+pub fn links_of(pins: &Path, agent: &AgentName) -> PathBuf {
+    pins.join("links").join(agent)
 }
 
-/// Makes the empty directories of one agent's pins.
+/// Where the link of one program of an agent is.
+pub(super) fn link_path(pins: &Path, agent: &AgentName, program: &str) -> PathBuf {
+    links_of(pins, agent).join(program)
+}
+
+/// Makes the empty directories of an engine's pins.
 pub(super) fn create(pins: &Path) -> Result<(), KernelError> {
-    for directory in ["maps", "links"] {
-        let path = pins.join(directory);
-        fs::create_dir_all(&path).map_err(|source| KernelError::PinDirectory { path, source })?;
-    }
-    Ok(())
+    ["maps", "links"].into_iter().try_for_each(|name| directory(&pins.join(name)))
 }
 
-/// Removes an agent's pins, links first: **enforcement ends here**. What is not there is no error.
+/// Makes a directory and those above it.
+pub(super) fn directory(path: &Path) -> Result<(), KernelError> {
+    fs::create_dir_all(path).map_err(|source| KernelError::PinDirectory { path: path.to_owned(), source })
+}
+
+/// The agents that have links, in no order.
+///
+/// # Errors
+/// When the directory exists and cannot be read.
+pub fn agents(pins: &Path) -> io::Result<Vec<AgentName>> {
+    let names = names(&pins.join("links"))?;
+    Ok(names.into_iter().filter_map(|name| name.parse().ok()).collect())
+}
+
+/// Removes the links of one agent: **enforcement ends here**. What is not there is no error.
+///
+/// # Errors
+/// When an entry exists and cannot be removed.
+pub fn clear_agent(pins: &Path, agent: &AgentName) -> io::Result<()> {
+    clear_directory(&links_of(pins, agent))
+}
+
+/// Removes everything an engine has pinned, links first: **enforcement ends here**. What is not there is no error.
 ///
 /// # Errors
 /// When an entry exists and cannot be removed.
 pub fn clear_pins(pins: &Path) -> io::Result<()> {
-    for directory in ["links", "maps"] {
-        let directory = pins.join(directory);
-        match fs::read_dir(&directory) {
-            Ok(entries) => {
-                for entry in entries {
-                    absent_is_fine(fs::remove_file(entry?.path()))?;
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-        absent_is_fine(fs::remove_dir(&directory))?;
+    let links = pins.join("links");
+    for name in names(&links)? {
+        clear_directory(&links.join(name))?;
     }
+    clear_directory(&links)?;
+    clear_directory(&pins.join("maps"))?;
     absent_is_fine(fs::remove_dir(pins))
+}
+
+/// Removes the maps that the agents of an engine share. No agent may have links.
+///
+/// # Errors
+/// When an entry exists and cannot be removed.
+pub fn clear_shared(pins: &Path) -> io::Result<()> {
+    clear_directory(&pins.join("maps"))
+}
+
+/// Removes a directory and the files in it.
+fn clear_directory(directory: &Path) -> io::Result<()> {
+    for name in names(directory)? {
+        absent_is_fine(fs::remove_file(directory.join(name)))?;
+    }
+    absent_is_fine(fs::remove_dir(directory))
+}
+
+/// What is in a directory; nothing if there is none.
+fn names(directory: &Path) -> io::Result<Vec<String>> {
+    match fs::read_dir(directory) {
+        Ok(entries) => entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
 }
 
 fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
@@ -61,18 +103,46 @@ fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Cookies of the TCP sockets that may hold refused data, read from an agent's pins: they are to be
-/// destroyed before [`clear_pins`], or the kernel delivers what the hooks held back.
+/// Cookies of the TCP sockets that may hold refused data, each with its agent's number, read from an engine's
+/// pins: they are to be destroyed before the links go, or the kernel delivers what the hooks held back.
+/// Nothing if the engine has no pins any more.
 ///
 /// # Errors
-/// When the pinned map cannot be opened or read.
-pub fn refused_sockets(pins: &Path) -> Result<HashSet<u64>, KernelError> {
-    let data = MapData::from_pin(map_path(pins, maps::REFUSED))
-        .map_err(|source| KernelError::Map { map: maps::REFUSED, source })?;
+/// When the pinned map exists and cannot be opened or read.
+pub fn refused_sockets(pins: &Path) -> Result<StdMap<u64, u32>, KernelError> {
+    let path = map_path(pins, maps::REFUSED);
+    if !path.exists() {
+        return Ok(StdMap::new());
+    }
+    let data = MapData::from_pin(path).map_err(|source| KernelError::Map { map: maps::REFUSED, source })?;
     read_refused(&Map::HashMap(data))
 }
 
-pub(super) fn read_refused(map: &Map) -> Result<HashSet<u64>, KernelError> {
+pub(super) fn read_refused(map: &Map) -> Result<StdMap<u64, u32>, KernelError> {
     let failed = |source| KernelError::Map { map: maps::REFUSED, source };
-    HashMap::<_, u64, u32>::try_from(map).map_err(failed)?.keys().map(|key| key.map_err(failed)).collect()
+    let map = HashMap::<_, u64, u32>::try_from(map).map_err(failed)?;
+    map.iter().map(|entry| entry.map_err(failed)).collect()
+}
+
+/// Compares the maps that are pinned with those of `object`: the loader takes a pinned map as it finds it.
+/// A map that is not pinned yet is no error, it will be made.
+pub(super) fn check_shapes(pins: &Path, object: &Object) -> Result<(), KernelError> {
+    for (name, map) in &object.maps {
+        let path = map_path(pins, name);
+        if !path.exists() {
+            continue;
+        }
+        let wrong = |what: String| KernelError::Shape { path: path.clone(), what };
+        let info = MapInfo::from_pin(&path).map_err(|error| wrong(error.to_string()))?;
+        let kind = info.map_type().map_err(|error| wrong(error.to_string()))? as u32;
+        let found = [kind, info.key_size(), info.value_size(), info.max_entries(), info.map_flags()];
+        let expected = [map.map_type(), map.key_size(), map.value_size(), map.max_entries(), map.map_flags()];
+        let parts = ["type", "key size", "value size", "size", "flags"];
+        for ((part, found), expected) in parts.into_iter().zip(found).zip(expected) {
+            if found != expected {
+                return Err(wrong(format!("its {part} is {found} and should be {expected}")));
+            }
+        }
+    }
+    Ok(())
 }

@@ -93,7 +93,8 @@ pub(super) fn obj_get(path: &Path) -> io::Result<OwnedFd> {
 pub(super) struct CgroupLink {
     kind: u32,
     id: u32,
-    program: u32,
+    /// The program it runs now.
+    pub(super) program: u32,
     pad: u32,
     /// The cgroup it is attached to; 0 when that is gone.
     pub(super) cgroup: u64,
@@ -122,6 +123,33 @@ pub(super) fn cgroup_link(link: BorrowedFd<'_>) -> io::Result<CgroupLink> {
 
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
+struct LinkUpdate {
+    link: i32,
+    program: i32,
+    flags: u32,
+    old: u32,
+}
+
+/// Puts `program` in the place of the one that `link` runs, in one step (since Linux 5.8).
+pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let (link, program) = (link.as_raw_fd(), program.as_raw_fd());
+    bpf(bpf_cmd::BPF_LINK_UPDATE, &LinkUpdate { link, program, flags: 0, old: 0 })?;
+    Ok(())
+}
+
+/// The kernel's number of a program: the second word of `struct bpf_prog_info`.
+pub(super) fn program_id(program: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut info = [0_u32; 2];
+    let target = info.as_mut_bytes();
+    let len = u32::try_from(target.len()).map_err(io::Error::other)?;
+    let attributes = GetInfo { fd: program.as_raw_fd().cast_unsigned(), len, info: address_mut(target) };
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &attributes)?;
+    let [_kind, id] = info;
+    Ok(id)
+}
+
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
 struct Element {
     map: i32,
     pad: u32,
@@ -138,6 +166,13 @@ pub(super) fn map_update<K: IntoBytes + Immutable, V: IntoBytes + Immutable>(
 ) -> io::Result<()> {
     let (key, value) = (address(key.as_bytes()), address(value.as_bytes()));
     bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &Element { map: map.as_raw_fd(), pad: 0, key, value, flags: 0 })?;
+    Ok(())
+}
+
+/// Deletes one element.
+pub(super) fn map_delete<K: IntoBytes + Immutable>(map: BorrowedFd<'_>, key: &K) -> io::Result<()> {
+    let key = address(key.as_bytes());
+    bpf(bpf_cmd::BPF_MAP_DELETE_ELEM, &Element { map: map.as_raw_fd(), pad: 0, key, value: 0, flags: 0 })?;
     Ok(())
 }
 

@@ -42,6 +42,9 @@ pub const BUILT_IN: &[(&str, &str)] = &[
     ("offline", include_str!("../../../policies/offline.toml")),
 ];
 
+/// The file of a policy that cannot be read any more.
+const UNKNOWN: &str = "<unknown>";
+
 /// Bytes of the largest file that is read: room for twenty thousand rules.
 const LARGEST: u64 = 1 << 20;
 
@@ -67,30 +70,44 @@ impl Policy {
         Self::load_from(Path::new(DIRECTORY), path_or_name, local)
     }
 
-    fn load_from(directory: &Path, path_or_name: &str, local: &[IpAddr]) -> Result<Self, Diagnostics> {
-        if path_or_name.contains('/') || path_or_name.ends_with(".toml") {
+    /// The same with another directory of policies.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn load_from(directory: &Path, path_or_name: &str, local: &[IpAddr]) -> Result<Self, Diagnostics> {
+        let (file, text) = if is_path(path_or_name) {
             let text = read(Path::new(path_or_name)).map_err(|error| unreadable(path_or_name, &error))?;
-            return Self::from_text(path_or_name, &text, local);
-        }
-        if validate::is_policy_name(path_or_name) {
-            let path = directory.join(format!("{path_or_name}.toml"));
+            (path_or_name.to_owned(), text)
+        } else {
+            Self::look_up(directory, path_or_name)?
+        };
+        Self::from_text(&file, &text, local)
+    }
+
+    /// The file and the text of the policy called `name`, in `directory` or built in.
+    ///
+    /// # Errors
+    /// If there is none, or it cannot be read.
+    pub fn look_up(directory: &Path, name: &str) -> Result<(String, String), Diagnostics> {
+        if validate::is_policy_name(name) {
+            let path = directory.join(format!("{name}.toml"));
             let file = path.display().to_string();
             match read(&path) {
-                Ok(text) => return Self::from_text(&file, &text, local),
+                Ok(text) => return Ok((file, text)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(unreadable(&file, &error)),
             }
-            if let Some((name, text)) = BUILT_IN.iter().find(|(name, _)| *name == path_or_name) {
-                return Self::from_text(&format!("<{name}>"), text, local);
+            if let Some((name, text)) = BUILT_IN.iter().find(|(built_in, _)| *built_in == name) {
+                return Ok((format!("<{name}>"), (*text).to_owned()));
             }
         }
         let built_in: Vec<_> = BUILT_IN.iter().map(|(name, _)| *name).collect();
         let problem = Diagnostic::of_file(
             Code::NotFound,
-            format!("there is no policy {} in {} or built in", quote(path_or_name), directory.display()),
+            format!("there is no policy {} in {} or built in", quote(name), directory.display()),
         )
         .help(format!("built in are {}; a path has a slash in it or ends in .toml", built_in.join(", ")));
-        Err(Diagnostics::new(Arc::new(Source::new(path_or_name, "")), vec![problem]))
+        Err(Diagnostics::new(Arc::new(Source::new(name, "")), vec![problem]))
     }
 
     /// Makes a policy of `text`, which `file` has in messages, for a host that has the addresses `local`.
@@ -129,10 +146,28 @@ impl Policy {
         Self { compiled, warnings, source, valid, local: Vec::new() }
     }
 
+    /// A policy of which only the name is known: what it allows, the kernel alone knows.
+    pub fn unknown(name: &str) -> Self {
+        let mut policy = Self::audit();
+        policy.source = Arc::new(Source::new(UNKNOWN, ""));
+        name.clone_into(&mut policy.compiled.name);
+        policy
+    }
+
+    /// Whether it is such a policy.
+    pub fn is_unknown(&self) -> bool {
+        self.file() == UNKNOWN
+    }
+
     /// Makes it report only, whatever the file says.
     pub const fn force_audit(&mut self) {
         self.valid.mode = MODE_AUDIT;
         self.compiled.mode = MODE_AUDIT;
+    }
+
+    /// Whether it is what [`Policy::from_text`] makes of these.
+    pub fn is_of(&self, file: &str, text: &str, local: &[IpAddr]) -> bool {
+        self.file() == file && self.text() == text && self.local == local
     }
 
     /// The file it was read from, or the name of a built-in policy in angle brackets.
@@ -149,6 +184,11 @@ impl Policy {
     pub fn is_built_in(&self) -> bool {
         self.source.file.starts_with('<')
     }
+}
+
+/// Whether a policy is asked for by the path of its file and not by a name.
+pub fn is_path(policy: &str) -> bool {
+    policy.contains('/') || policy.ends_with(".toml")
 }
 
 /// The text of a policy file.

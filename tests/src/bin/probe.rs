@@ -43,6 +43,23 @@ enum Command {
         #[arg(long)]
         udp: Vec<SocketAddr>,
     },
+    /// Connects to each address, then writes lines `INDEX TEXT` of its input to the connections.
+    Talk {
+        /// The addresses.
+        to: Vec<SocketAddr>,
+    },
+    /// Sends to an allowed and to a denied endpoint until its input ends, and says what came of it.
+    Traffic {
+        /// What the policy allows.
+        #[arg(long)]
+        allowed: SocketAddr,
+        /// What it does not.
+        #[arg(long)]
+        denied: SocketAddr,
+        /// What is sent there.
+        #[arg(long)]
+        marker: String,
+    },
     /// Holds a UDP socket of each family until its input ends.
     Hold,
 }
@@ -68,6 +85,8 @@ fn main() -> Result<()> {
             ready_until_input_ends()
         }
         Command::Serve { tcp, udp } => serve(&tcp, &udp),
+        Command::Talk { to } => Ok(probe::talk::talk(&to)?),
+        Command::Traffic { allowed, denied, marker } => Ok(probe::talk::traffic(allowed, denied, &marker)?),
         Command::Hold => {
             let _v4 = UdpSocket::bind("0.0.0.0:0")?;
             let _v6 = UdpSocket::bind("[::]:0")?;

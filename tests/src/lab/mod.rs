@@ -6,7 +6,9 @@ pub mod bpf;
 pub mod cgroup;
 pub mod child;
 pub mod client;
+pub mod daemon;
 pub mod expect;
+pub mod found;
 pub mod hosts;
 pub mod net;
 pub mod netlink;
@@ -61,7 +63,14 @@ impl Lab {
     /// # Errors
     /// Without root, or if the kernel has no veth interfaces.
     pub fn new() -> Result<Self> {
-        let hosts = Hosts::new()?;
+        Self::on(Hosts::new()?)
+    }
+
+    /// Builds a lab on hosts that are there.
+    ///
+    /// # Errors
+    /// If the servers or the sniffer cannot be started.
+    pub fn on(hosts: Hosts) -> Result<Self> {
         let sniffer = Sniffer::start(&hosts.server)?;
         let servers = Servers::start(&hosts.server, &endpoints())?;
         Ok(Self { hosts, servers, sniffer })

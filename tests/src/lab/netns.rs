@@ -13,9 +13,12 @@ use std::{
 use anyhow::{Context as _, Result, anyhow};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
-/// A network namespace.
+/// A network namespace, and the mount namespace of what is started in it.
 #[derive(Clone)]
-pub struct Namespace(Arc<OwnedFd>);
+pub struct Namespace {
+    net: Arc<OwnedFd>,
+    mounts: Option<Arc<OwnedFd>>,
+}
 
 impl Namespace {
     /// Makes one.
@@ -30,12 +33,17 @@ impl Namespace {
         });
         let fd = joined(maker)?
             .context("a network namespace needs root: start the tests by `cargo xtask test`")?;
-        Ok(Self(Arc::new(fd)))
+        Ok(Self { net: Arc::new(fd), mounts: None })
+    }
+
+    /// Lets commands that are started in it have these mounts.
+    pub fn set_mounts(&mut self, mounts: OwnedFd) {
+        self.mounts = Some(Arc::new(mounts));
     }
 
     /// The descriptor that keeps it.
     pub fn fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.net.as_fd()
     }
 
     fn enter(&self) -> io::Result<()> {
@@ -70,12 +78,27 @@ impl Namespace {
         Ok(thread)
     }
 
-    /// Makes `command` start in the namespace. Mounts stay as they are: cgroups and bpffs can be seen.
+    /// Makes `command` start in the namespace, with its mounts: cgroups and bpffs can be seen.
     pub fn attach(&self, command: &mut Command) {
         let namespace = self.clone();
+        let enter = move || {
+            namespace.enter()?;
+            match &namespace.mounts {
+                Some(mounts) => enter_mounts(mounts.as_fd()),
+                None => Ok(()),
+            }
+        };
         // SAFETY: setns(2) is async-signal-safe, and nothing is allocated after the fork.
-        unsafe { command.pre_exec(move || namespace.enter()) };
+        unsafe { command.pre_exec(enter) };
     }
+}
+
+/// Enters a mount namespace, with the working directory at its top.
+///
+/// # Errors
+/// Without `CAP_SYS_ADMIN`, or with a second thread.
+pub fn enter_mounts(mounts: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(move_into_link_name_space(mounts, Some(LinkNameSpaceType::Mount))?)
 }
 
 fn joined<T>(thread: JoinHandle<T>) -> Result<T> {

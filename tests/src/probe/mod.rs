@@ -12,6 +12,7 @@ pub mod process;
 pub mod raw;
 pub mod report;
 pub mod run;
+pub mod talk;
 pub mod tcp;
 pub mod udp;
 pub mod uring;

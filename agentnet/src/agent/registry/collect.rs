@@ -17,7 +17,7 @@ pub trait Host {
     ///
     /// # Errors
     /// If something stays; the entry is then kept.
-    fn clear(&self, meta: &Meta) -> io::Result<()>;
+    fn clear(&self, name: &AgentName, meta: &Meta) -> io::Result<()>;
 }
 
 impl Registry {
@@ -51,7 +51,7 @@ impl Registry {
             let cleared = match &listed.meta {
                 Some(meta) => match host.is_populated(meta) {
                     Ok(true) => continue,
-                    Ok(false) => host.clear(meta),
+                    Ok(false) => host.clear(&listed.name, meta),
                     Err(error) => Err(error),
                 },
                 // Written before the cgroup and the pins are made: none of it, nothing to take down.

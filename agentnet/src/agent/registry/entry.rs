@@ -30,6 +30,22 @@ pub struct Meta {
     pub client: i32,
     /// The client's user.
     pub uid: u32,
+    /// Its number in the maps of its engine.
+    pub id: u32,
+    /// The kind of its engine.
+    pub engine: EngineKind,
+    /// Whether the cgroup was made for it, and goes with it; else it was found.
+    pub made: bool,
+}
+
+/// What looks after an agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EngineKind {
+    /// An engine for this agent alone, started by `agentnet run`.
+    Run,
+    /// The daemon.
+    Daemon,
 }
 
 /// An entry with its owner lock. Dropping it releases the lock and leaves everything else as it is.

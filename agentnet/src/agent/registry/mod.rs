@@ -19,12 +19,14 @@ use std::{
 use super::AgentName;
 
 mod collect;
+mod daemon;
 mod entry;
 #[cfg(test)]
 mod tests;
 
 pub use collect::Host;
-pub use entry::{Entry, Meta};
+pub use daemon::DaemonLock;
+pub use entry::{EngineKind, Entry, Meta};
 
 /// Where the registry is. Cleared by the kernel's own hand at a reboot, like cgroups and pins.
 const SYSTEM: &str = "/run/agentnet";
@@ -49,6 +51,9 @@ pub enum RegistryError {
     /// The name belongs to a running agent.
     #[error("an agent called `{0}` is running already")]
     InUse(AgentName),
+    /// There is a daemon.
+    #[error("the agentnet daemon runs already; see it with `agentnet status`")]
+    DaemonRuns,
     /// The name belongs to an agent whose engine died.
     #[error(
         "an agent called `{0}` still has processes, though its engine is gone; it stays under its policy"
@@ -134,6 +139,21 @@ impl Registry {
         match lock.try_lock() {
             // What is left of an entry that `collect` could not clear is not to be written over.
             Ok(()) if !made && directory.join(META).exists() => Err(RegistryError::Ownerless(name.clone())),
+            Ok(()) => Ok(Entry { directory, _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(RegistryError::InUse(name.clone())),
+            Err(TryLockError::Error(error)) => Err(failed(&path)(error)),
+        }
+    }
+
+    /// Takes over the entry of an agent whose engine is gone.
+    ///
+    /// # Errors
+    /// If somebody else has it, or there is none.
+    pub fn adopt(&self, _: &Exclusive, name: &AgentName) -> Result<Entry> {
+        let directory = self.agents().join(name);
+        let path = directory.join(LOCK);
+        let lock = lock_file(false, &path)?;
+        match lock.try_lock() {
             Ok(()) => Ok(Entry { directory, _lock: lock }),
             Err(TryLockError::WouldBlock) => Err(RegistryError::InUse(name.clone())),
             Err(TryLockError::Error(error)) => Err(failed(&path)(error)),

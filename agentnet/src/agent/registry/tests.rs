@@ -17,7 +17,7 @@ impl Host for Fake {
         Ok(self.populated.contains(&meta.cgroup))
     }
 
-    fn clear(&self, meta: &Meta) -> io::Result<()> {
+    fn clear(&self, _: &AgentName, meta: &Meta) -> io::Result<()> {
         if self.stuck {
             return Err(io::ErrorKind::ResourceBusy.into());
         }
@@ -45,6 +45,9 @@ fn meta(cgroup: &str) -> Meta {
         audit: false,
         client: 7,
         uid: 1000,
+        id: 1,
+        engine: EngineKind::Run,
+        made: true,
     }
 }
 
@@ -121,4 +124,26 @@ fn collectors_take_turns() {
     });
     assert_eq!(counts, 20);
     assert!(registry.list().unwrap().is_empty());
+}
+
+#[test]
+fn there_is_one_daemon() {
+    let (_root, registry) = registry();
+    let daemon = registry.daemon().unwrap();
+    assert!(matches!(registry.daemon(), Err(RegistryError::DaemonRuns)));
+    drop(daemon);
+    assert!(registry.daemon().is_ok());
+}
+
+#[test]
+fn an_entry_is_adopted_when_its_owner_is_gone() {
+    let (_root, registry) = registry();
+    let owner = claim(&registry, "a").unwrap();
+    let adopt = |agent| registry.adopt(&registry.exclusive().unwrap(), &name(agent));
+    assert!(matches!(adopt("a"), Err(RegistryError::InUse(_))));
+    drop(owner);
+    let entry = adopt("a").unwrap();
+    assert_eq!(registry.list().unwrap()[0].owner, Owner::Alive);
+    drop(entry);
+    assert!(adopt("nobody").is_err());
 }

@@ -70,6 +70,15 @@ impl Pipeline {
         }
     }
 
+    /// For an agent that another engine has watched until now: what `counters` say was lost then has been
+    /// reported, and numbering goes on where it is.
+    #[must_use]
+    pub fn resumed(mut self, counters: &AgentCounters) -> Self {
+        self.losses.baseline(counters);
+        self.sequences = Sequences::resumed();
+        self
+    }
+
     /// Finds executables elsewhere than in `/proc`, and numbers identifiers for `source`.
     #[must_use]
     pub fn with_sources(mut self, executables: Box<dyn Executables>, source: u32) -> Self {

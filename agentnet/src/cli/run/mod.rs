@@ -7,7 +7,7 @@ use std::{
     process::ExitCode,
 };
 
-use super::complain;
+use super::{complain, policies};
 use crate::{
     agent::{
         AgentName,
@@ -15,11 +15,9 @@ use crate::{
     },
     control::{
         client::{ClientError, Session},
-        protocol::{Failure, PolicySource, Ready, Run},
+        protocol::{Failure, Ready, Run},
     },
     exit::{OWN_FAILURE, WRONG_USAGE},
-    kernel::addrs,
-    policy::Policy,
     programs,
 };
 
@@ -77,13 +75,13 @@ enum Stop {
 
 impl Stop {
     fn own(error: impl std::fmt::Display) -> Self {
-        Self::Because(Failure { message: error.to_string(), exit: OWN_FAILURE })
+        Self::Because(Failure::new(error.to_string()).exit(OWN_FAILURE))
     }
 }
 
 impl From<LaunchError> for Stop {
     fn from(error: LaunchError) -> Self {
-        Self::Because(Failure { message: error.to_string(), exit: error.exit_code() })
+        Self::Because(Failure::new(error.to_string()).exit(error.exit_code()))
     }
 }
 
@@ -101,7 +99,12 @@ fn execute(args: &RunArgs) -> Result<u8, Stop> {
         return Err(Stop::Told(WRONG_USAGE));
     };
     // Everything that can be wrong without root is found before anybody is asked for a password.
-    let policy = args.policy.as_deref().map(|policy| load(policy, args.json)).transpose()?;
+    let policy = args
+        .policy
+        .as_deref()
+        .map(|policy| policies::source(policy, args.json))
+        .transpose()
+        .map_err(Stop::Told)?;
     find(command, env::var_os("PATH").as_deref())?;
     let agent = match &args.agent {
         Some(agent) => agent.clone(),
@@ -112,12 +115,8 @@ fn execute(args: &RunArgs) -> Result<u8, Stop> {
     let launch = Launch { command: command.clone(), args: arguments.to_vec(), confinement };
     let pending = prepare(&launch)?;
 
-    let session = Session::start(&agent)?;
-    let source = policy
-        .as_ref()
-        .map(|policy| PolicySource { file: policy.file().to_owned(), text: policy.text().to_owned() });
-    let run = Run { policy: source, audit: args.audit };
-    let ready = session.run(run, pending.pidfd())?;
+    let run = Run { agent, policy, audit: args.audit };
+    let (session, ready) = Session::begin(&run, pending.pidfd())?;
     announce(&mut screen, &ready, &launch.confinement, &pending);
 
     let running = match pending.release() {
@@ -142,25 +141,6 @@ fn execute(args: &RunArgs) -> Result<u8, Stop> {
     screen.close(&ready, learn);
     exit.map(crate::agent::launch::Exit::code)
         .map_err(|error| Stop::own(format!("cannot wait for the command: {error}")))
-}
-
-fn load(policy: &str, json: bool) -> Result<Policy, Stop> {
-    let local = addrs::local_addresses()
-        .map_err(|error| Stop::own(format!("cannot list the addresses of this host: {error}")))?;
-    let show = |problems: &crate::policy::diagnostic::Diagnostics| {
-        use std::io::Write as _;
-        let text = if json { problems.json_lines() } else { format!("{}\n", problems.render(true)) };
-        // Without a standard error there is nobody to tell; anstream takes colours away where they do not fit.
-        let _ = anstream::stderr().write_all(text.as_bytes());
-    };
-    let policy = Policy::load(policy, &local).map_err(|problems| {
-        show(&problems);
-        Stop::Told(WRONG_USAGE)
-    })?;
-    if !policy.warnings.is_empty() {
-        show(&policy.warnings);
-    }
-    Ok(policy)
 }
 
 /// Looks whether there is such a command at all; whether it can be executed is for the kernel to say.

@@ -139,7 +139,8 @@ impl Screen {
             Reply::Notice(text) => self.note(&text),
             Reply::Error(failure) => self.note(&failure.message),
             Reply::Summary(summary) => self.summary = Some(*summary),
-            Reply::Ready(_) | Reply::Status(_) | Reply::Finished => {}
+            Reply::Missed(count) => self.note(&too_fast(count, self.logged)),
+            Reply::Ready(_) | Reply::Status(_) | Reply::Done(_) | Reply::Finished => {}
         }
     }
 

@@ -22,7 +22,10 @@ use super::{
     mounts::{MountError, cgroup2_mount, ensure_bpffs},
     object,
 };
-use crate::policy::compile::{Compiled, NetEntry};
+use crate::{
+    agent::AgentName,
+    policy::compile::{Compiled, NetEntry},
+};
 
 /// One program as the kernel holds it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -94,12 +97,13 @@ pub fn verify_all(exerciser: Command) -> Result<Vec<ProgramReport>, VerifyError>
             })
         })
         .collect();
-    kernel.detach()?;
+    kernel.close()?;
     reports
 }
 
 /// A throw-away cgroup and pin directory, removed when dropped.
 struct Bench {
+    agent: AgentName,
     cgroup: PathBuf,
     pins: PathBuf,
 }
@@ -107,7 +111,9 @@ struct Bench {
 impl Bench {
     fn new() -> Result<Self, VerifyError> {
         let name = format!("agentnet-verify-{}", std::process::id());
-        let bench = Self { cgroup: cgroup2_mount()?.join(&name), pins: ensure_bpffs()?.join(&name) };
+        let agent: AgentName =
+            name.parse().map_err(|error| measuring("name the agent")(io::Error::other(error)))?;
+        let bench = Self { agent, cgroup: cgroup2_mount()?.join(&name), pins: ensure_bpffs()?.join(&name) };
         fs::create_dir(&bench.cgroup).map_err(measuring("make a cgroup"))?;
         Ok(bench)
     }
@@ -126,7 +132,7 @@ impl Bench {
             flags: 0,
         };
         kernel.install(cfg.slot, &loopback_only(cfg))?;
-        kernel.attach(&self.cgroup, cfg)?;
+        kernel.attach(&self.agent, &self.cgroup, cfg)?;
         enter_cgroup(&mut exerciser, &self.cgroup);
         let status = exerciser.stdin(Stdio::null()).status().map_err(measuring("make traffic"))?;
         if !status.success() {

@@ -1,0 +1,323 @@
+//! One agent as its engine knows it.
+
+use std::{
+    collections::VecDeque,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use agentnet_common::{
+    abi::{AgentCfg, AgentCounters, MODE_AUDIT},
+    user::{DecodeError, Record},
+};
+use jiff::Timestamp;
+use tokio::task::AbortHandle;
+
+use super::{
+    explain::Explainer,
+    follow::Followers,
+    host::Footprint,
+    make_directory,
+    selection::{Origin, Selection},
+};
+use crate::{
+    agent::{AgentName, cgroup::Cgroup, registry::Meta},
+    alert::{
+        class::Enforcement,
+        clock::Clock,
+        log::{Log, Options},
+        model::Output,
+        pipeline::Pipeline,
+        summary::Summary,
+    },
+    control::{
+        outbox::Outbox,
+        protocol::{Ready, Reply, Status},
+    },
+    kernel::{Kernel, links},
+    policy::Policy,
+};
+
+/// How far an agent is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Its cgroup was found, and stays.
+    Attached,
+    /// The command of a client runs.
+    Running,
+    /// Its client is gone without having said that the command has ended.
+    Orphaned,
+    /// The command has ended.
+    Ending,
+}
+
+/// The client that waits for the end of its command.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) connection: u64,
+    pub(super) outbox: Outbox,
+}
+
+/// An agent under its policy.
+pub(super) struct Agent {
+    pub(super) name: AgentName,
+    /// What the kernel was told.
+    pub(super) cfg: AgentCfg,
+    pub(super) policy: Arc<Policy>,
+    pub(super) origin: Origin,
+    /// Whether it was asked only to report, whatever the policy says.
+    pub(super) only_audit: bool,
+    pub(super) cgroup: Cgroup,
+    pub(super) footprint: Footprint,
+    pub(super) phase: Phase,
+    pub(super) session: Option<Session>,
+    /// What is not as it should be although the policy is in force: told by `status`.
+    pub(super) notes: Vec<String>,
+    /// Why a newer policy is not in force.
+    pub(super) outdated: Option<String>,
+    /// Why it was not taken down.
+    pub(super) stuck: Option<String>,
+    /// Ticks since its command ended, or since it could not be taken down.
+    pub(super) waited: u32,
+    /// The task that waits for its last process.
+    pub(super) watch: Option<AbortHandle>,
+    pipeline: Pipeline,
+    log: Option<Log>,
+    log_path: PathBuf,
+    warnings: Vec<String>,
+    /// Whether it was told that the policy is not in force.
+    inactive: bool,
+}
+
+/// What an agent begins with.
+pub(super) struct Beginning {
+    pub(super) name: AgentName,
+    pub(super) cfg: AgentCfg,
+    pub(super) selection: Selection,
+    pub(super) footprint: Footprint,
+    pub(super) phase: Phase,
+}
+
+impl Agent {
+    /// An agent whose alerts are logged below the directory `state`.
+    pub(super) fn new(beginning: Beginning, state: &Path, clock: Clock) -> Self {
+        let Beginning { name, cfg, selection, footprint, phase } = beginning;
+        let Selection { policy, origin, audit } = selection;
+        let log_path = state.join("alerts").join(format!("{name}.jsonl"));
+        let mut warnings = Vec::new();
+        // A disk that is full or read-only is no reason to leave an agent ungoverned.
+        let made = log_path.parent().map_or(Ok(()), |parent| make_directory(parent, 0o755));
+        let opened = made
+            .map_err(|error| error.to_string())
+            .and_then(|()| Log::open(&log_path, Options::default()).map_err(|error| error.to_string()));
+        let log = opened
+            .map_err(|error| {
+                warnings.push(format!("alerts are not written to {}: {error}", log_path.display()));
+            })
+            .ok();
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let pipeline = Pipeline::new(name.as_str(), &host, Arc::new(Explainer(Arc::clone(&policy))), clock);
+        let cgroup = Cgroup::at(&footprint.meta().cgroup);
+        Self {
+            name,
+            cfg,
+            policy,
+            origin,
+            only_audit: audit,
+            cgroup,
+            footprint,
+            phase,
+            session: None,
+            notes: Vec::new(),
+            outdated: None,
+            stuck: None,
+            waited: 0,
+            watch: None,
+            pipeline,
+            log,
+            log_path,
+            warnings,
+            inactive: false,
+        }
+    }
+
+    /// For an agent that another engine has watched until now, and whose counters stand there.
+    pub(super) fn resumed(mut self, counters: &AgentCounters) -> Self {
+        self.pipeline = self.pipeline.resumed(counters);
+        self
+    }
+
+    /// Explains what happens from now on by another policy.
+    pub(super) fn explain_by(&mut self, policy: &Arc<Policy>, now: Timestamp, followers: &mut Followers) {
+        self.policy = Arc::clone(policy);
+        let outputs = self.pipeline.set_policy(Arc::new(Explainer(Arc::clone(policy))), now);
+        self.publish(outputs, now, followers);
+    }
+
+    /// What is written down about it.
+    pub(super) const fn meta(&self) -> &Meta {
+        self.footprint.meta()
+    }
+
+    /// Its number in the maps.
+    pub(super) const fn id(&self) -> u32 {
+        self.cfg.agent
+    }
+
+    /// Whether nothing is refused.
+    pub(super) const fn is_audit(&self) -> bool {
+        self.cfg.mode == MODE_AUDIT
+    }
+
+    /// What was set up, for the client that asked for it.
+    pub(super) fn ready(&mut self) -> Ready {
+        let meta = self.meta();
+        Ready {
+            agent: self.name.clone(),
+            cgroup: meta.cgroup.display().to_string(),
+            policy: meta.policy.clone(),
+            audit: self.is_audit(),
+            log: self.log.as_ref().map(|_| self.log_path.display().to_string()),
+            hooks: links::doors(),
+            warnings: std::mem::take(&mut self.warnings),
+        }
+    }
+
+    /// What `status` says of it.
+    pub(super) fn status(&self, kernel: &Kernel) -> Status {
+        let meta = self.meta();
+        let mut problems = kernel.problems(&self.name, self.cgroup.path(), &self.cfg);
+        let counters = kernel.counters(self.id()).unwrap_or_else(|error| {
+            problems.push(error.to_string());
+            Default::default()
+        });
+        Status {
+            agent: self.name.clone(),
+            policy: meta.policy.clone(),
+            audit: self.is_audit(),
+            cgroup: meta.cgroup.display().to_string(),
+            attached: !meta.made,
+            uid: meta.uid,
+            started: meta.started,
+            hooks: links::doors(),
+            problems,
+            notes: self.notes.iter().chain(&self.outdated).chain(&self.stuck).cloned().collect(),
+            processes: self.cgroup.processes().unwrap_or(0),
+            allowed_packets: counters.allowed_packets,
+            allowed_bytes: counters.allowed_bytes,
+            denied: counters.denied.iter().sum(),
+            lost: counters.alerts_lost + counters.samples_lost,
+        }
+    }
+
+    /// Takes a record of the kernel.
+    pub(super) fn record(
+        &mut self,
+        record: Result<&Record, &DecodeError>,
+        now: Timestamp,
+        followers: &mut Followers,
+    ) {
+        let outputs = match record {
+            Ok(record) => self.pipeline.on_record(record, now),
+            Err(error) => self.pipeline.on_decode_error(error, now),
+        };
+        self.publish(outputs, now, followers);
+    }
+
+    /// Lets time pass; to be called with the rings drained.
+    pub(super) fn tick(&mut self, now: Timestamp, followers: &mut Followers) {
+        let outputs = self.pipeline.tick(now);
+        self.publish(outputs, now, followers);
+    }
+
+    /// Replaces the offset between the clocks.
+    pub(super) fn set_clock(&mut self, clock: Clock) {
+        self.pipeline.set_clock(clock);
+    }
+
+    /// Looks at the counters.
+    pub(super) fn count(&mut self, kernel: &Kernel, now: Timestamp, followers: &mut Followers) {
+        match kernel.counters(self.id()) {
+            Ok(counters) => {
+                let outputs = self.pipeline.on_counters(&counters, now);
+                self.publish(outputs, now, followers);
+            }
+            Err(error) => tracing::warn!(agent = %self.name, %error, "cannot read the counters"),
+        }
+    }
+
+    /// Asks the kernel whether the policy is still in force, and tells once if it is not.
+    pub(super) fn check(&mut self, kernel: &Kernel, now: Timestamp, followers: &mut Followers) {
+        let problems = kernel.problems(&self.name, self.cgroup.path(), &self.cfg);
+        if !problems.is_empty() && !self.inactive {
+            tracing::error!(agent = %self.name, ?problems, "the policy is not in force");
+            self.change(&Enforcement::Inactive(problems.join("; ")), now, followers);
+        }
+        self.inactive = !problems.is_empty();
+    }
+
+    /// Says that enforcement changed.
+    pub(super) fn change(&mut self, change: &Enforcement, now: Timestamp, followers: &mut Followers) {
+        let outputs = self.pipeline.on_enforcement(change, now);
+        self.publish(outputs, now, followers);
+    }
+
+    /// Tells the client something in one sentence.
+    pub(super) fn notice(&mut self, text: impl Into<String>) {
+        if let Some(session) = &mut self.session {
+            session.outbox.send(Reply::Notice(text.into()));
+        }
+    }
+
+    /// Writes to the log, then shows. What the log does not take becomes an output itself.
+    fn publish(&mut self, outputs: Vec<Output>, now: Timestamp, followers: &mut Followers) {
+        let mut queue = VecDeque::from(outputs);
+        while let Some(output) = queue.pop_front() {
+            if let Some(trouble) = self.log.as_mut().and_then(|log| log.append(&output, now)) {
+                queue.extend(self.pipeline.on_unwritten(trouble.lost, &trouble.error, now));
+            }
+            followers.tell(&self.name, self.footprint.meta().uid, &output);
+            if let Some(session) = &mut self.session {
+                session.outbox.send(Reply::Output(output));
+            }
+        }
+    }
+
+    /// Everything that is left to be written and shown; and what there was altogether, for whoever waits for it.
+    pub(super) fn close(self, now: Timestamp, followers: &mut Followers) -> (Footprint, Closing) {
+        let uid = self.meta().uid;
+        let Self { name, pipeline, mut log, mut session, footprint, watch, .. } = self;
+        if let Some(watch) = watch {
+            watch.abort();
+        }
+        let (outputs, summary) = pipeline.finish(now);
+        for output in outputs {
+            if let Some(log) = &mut log {
+                log.append(&output, now);
+            }
+            followers.tell(&name, uid, &output);
+            if let Some(session) = &mut session {
+                session.outbox.send(Reply::Output(output));
+            }
+        }
+        if let Some(trouble) = log.and_then(|log| log.close(now)) {
+            tracing::error!(lost = trouble.lost, error = trouble.error, "alerts were not written");
+        }
+        (footprint, Closing { session, summary })
+    }
+}
+
+/// What a client is told at the very end.
+pub(super) struct Closing {
+    session: Option<Session>,
+    summary: Summary,
+}
+
+impl Closing {
+    /// Tells it, with `last` after everything else.
+    pub(super) fn tell(self, last: Reply) {
+        if let Some(Session { outbox, .. }) = self.session {
+            outbox.close([Reply::Summary(Box::new(self.summary)), last]);
+        }
+    }
+}

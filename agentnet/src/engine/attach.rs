@@ -1,0 +1,137 @@
+//! Governing cgroups that exist, and letting them go.
+
+use jiff::Timestamp;
+
+use super::{
+    agent::Phase,
+    host::SocketsError,
+    serve::Rings,
+    sockets,
+    start::{Claim, StartError},
+    state::Engine,
+};
+use crate::{
+    agent::{
+        AgentName,
+        cgroup::Cgroup,
+        registry::{EngineKind, Meta},
+        target::{self, TargetError},
+    },
+    control::{
+        peer::Peer,
+        protocol::{Attach, Failure},
+    },
+};
+
+/// Why a cgroup was not put under a policy. It is as it was.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AttachError {
+    /// It cannot be told which is meant.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// Only the daemon stays for long enough.
+    #[error("only the daemon attaches agents; start it with `systemctl start agentnet` or `agentnet daemon`")]
+    NoDaemon,
+    /// It has a policy.
+    #[error("the cgroup {} is governed as agent `{agent}` already", cgroup.path().display())]
+    Governed {
+        /// The cgroup.
+        cgroup: Cgroup,
+        /// Its agent.
+        agent: AgentName,
+    },
+    /// The daemon would govern itself.
+    #[error("the daemon itself lives in the cgroup {}", .0.path().display())]
+    Own(Cgroup),
+    /// It could not be put under its policy.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// Connections that the policy does not allow are there still.
+    #[error("connections that the policy does not allow cannot be closed: {0}")]
+    Sockets(#[from] SocketsError),
+}
+
+impl Engine {
+    /// Puts a cgroup under a policy and says so.
+    ///
+    /// # Errors
+    /// See [`AttachError`]; nothing is changed then.
+    pub(super) fn attach(&mut self, attach: &Attach, client: Peer) -> Result<String, AttachError> {
+        if self.kind != EngineKind::Daemon {
+            return Err(AttachError::NoDaemon);
+        }
+        let cgroup = target::resolve(&attach.target, &self.hierarchy)?;
+        self.may_be_governed(&cgroup)?;
+        let selection = self.select(attach.policy.as_ref(), attach.audit)?;
+        let claim = Claim::of(&attach.agent).map_err(AttachError::from)?;
+        let meta = Meta {
+            cgroup: cgroup.path().to_owned(),
+            pins: self.kernel.pins().to_owned(),
+            started: Timestamp::now(),
+            policy: selection.policy.compiled.name.clone(),
+            audit: selection.is_audit(),
+            client: client.pid,
+            uid: client.uid,
+            id: 0,
+            engine: self.kind,
+            made: false,
+        };
+        let footprint = claim.footprint(&attach.agent, &meta)?;
+        let id = self.govern(&attach.agent, footprint, selection, Phase::Attached)?;
+        let closed = if attach.keep_established { Ok(0) } else { self.close_forbidden(id) };
+        let closed = closed.inspect_err(|_| self.abandon(id))?;
+        self.begin(id, None);
+        let Some(agent) = self.agents.get(&id) else { return Ok(String::new()) };
+        let (name, policy, place) = (&agent.name, &agent.meta().policy, cgroup.path().display());
+        let what = if agent.is_audit() { "audited" } else { "governed" };
+        let count = match closed {
+            0 => String::new(),
+            1 => "; 1 connection that it does not allow was closed".to_owned(),
+            more => format!("; {more} connections that it does not allow were closed"),
+        };
+        Ok(format!("agent {name} is {what} by policy {policy} at {place}{count}"))
+    }
+
+    fn may_be_governed(&self, cgroup: &Cgroup) -> Result<(), AttachError> {
+        let own = self.hierarchy.of(rustix::process::getpid().as_raw_nonzero().get());
+        if own.is_ok_and(|own| own.path().starts_with(cgroup.path())) {
+            return Err(AttachError::Own(cgroup.clone()));
+        }
+        match self.agents.values().find(|agent| agent.cgroup == *cgroup) {
+            Some(agent) => Err(AttachError::Governed { cgroup: cgroup.clone(), agent: agent.name.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Destroys the agent's connections that its policy does not allow, and says how many.
+    ///
+    /// # Errors
+    /// If one of them may still be there.
+    pub(super) fn close_forbidden(&self, id: u32) -> Result<usize, SocketsError> {
+        match self.agents.get(&id) {
+            Some(agent) if !agent.is_audit() && !agent.policy.is_unknown() => {
+                sockets::destroy_forbidden(&agent.cgroup, &agent.policy.compiled, &agent.cfg)
+            }
+            _ => Ok(0),
+        }
+    }
+
+    /// Takes an attached agent out of its policy and says so.
+    ///
+    /// # Errors
+    /// If there is no such agent, or it stays governed because what it holds back cannot be destroyed.
+    pub(super) fn detach(&mut self, name: &AgentName, rings: &mut Rings) -> Result<String, Failure> {
+        let Some(id) = self.id_of(name) else {
+            return Err(Failure::new(format!("the daemon has no agent `{name}`; see `agentnet status`")));
+        };
+        if !self.agents.get(&id).is_some_and(super::agent::Agent::is_attached) {
+            return Err(Failure::new(format!(
+                "agent `{name}` was started by `agentnet run` and ends with its command; end that instead"
+            )));
+        }
+        self.end(id, rings)
+            .map_err(|error| Failure::new(format!("agent `{name}` stays under its policy: {error}")))?;
+        Ok(format!("agent {name} is not governed any more"))
+    }
+}

@@ -1,0 +1,194 @@
+//! The daemon: one engine for this host that stays.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::Mode,
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+};
+
+use super::{
+    EngineError, STATE_DIRECTORY, host, make_directory,
+    policies::PolicyWatch,
+    serve::{Inputs, Rings, listen, run_loop, server},
+    start::StartError,
+    state::{Engine, Settings},
+};
+use crate::{
+    agent::registry::{EngineKind, Registry, RegistryError},
+    control::caller::Groups,
+    kernel::{Kernel, KernelError, addrs, mounts, pins},
+    policy,
+};
+
+/// What a daemon is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DaemonConfig {
+    /// Where policies are looked up by name.
+    pub policies: PathBuf,
+    /// Where it keeps what outlives it.
+    pub state: PathBuf,
+    /// The group whose members may read everything; `None` if there is none.
+    pub read_group: Option<String>,
+    /// The group whose members may have their own commands governed; `None` if there is none.
+    pub run_group: Option<String>,
+}
+
+impl Default for DaemonConfig {
+    fn default() -> Self {
+        Self {
+            policies: policy::DIRECTORY.into(),
+            state: STATE_DIRECTORY.into(),
+            read_group: Some("agentnet".to_owned()),
+            run_group: Some("agentnet-run".to_owned()),
+        }
+    }
+}
+
+/// Why the daemon did not start. What it found governed stays so.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DaemonError {
+    /// Not root.
+    #[error("the daemon needs root; start it with `systemctl start agentnet` or `sudo agentnet daemon`")]
+    NotRoot,
+    /// There is one, or the registry cannot be used.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The state directory cannot be made.
+    #[error("cannot make {}: {error}", path.display())]
+    State {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        error: io::Error,
+    },
+    /// The control socket cannot be made.
+    #[error("cannot listen at {}: {error}", path.display())]
+    Listen {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        error: io::Error,
+    },
+    /// It cannot govern.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+impl From<StartError> for DaemonError {
+    fn from(error: StartError) -> Self {
+        Self::Engine(error.into())
+    }
+}
+
+impl From<KernelError> for DaemonError {
+    fn from(error: KernelError) -> Self {
+        Self::Engine(error.into())
+    }
+}
+
+/// Runs the daemon until it is told to end. `ready` is called when it serves.
+///
+/// # Errors
+/// See [`DaemonError`].
+pub fn run(config: &DaemonConfig, ready: impl FnOnce()) -> Result<(), DaemonError> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(DaemonError::NotRoot);
+    }
+    // Directories are made with a mode that is meant, whatever the mask of whoever starts it.
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    raise_descriptors();
+    std::panic::set_hook(Box::new(
+        |info| tracing::error!(%info, "panicked; every agent stays under its policy"),
+    ));
+    let place = Registry::system().daemon()?;
+    make_directory(&config.state, 0o755)
+        .map_err(|error| DaemonError::State { path: config.state.clone(), error })?;
+    let local = addrs::local_addresses().map_err(StartError::Addresses)?;
+    let pins = host::daemon_pins(&mounts::ensure_bpffs().map_err(StartError::from)?);
+    let kernel = open_kernel(&pins)?;
+    let settings = Settings {
+        state: config.state.clone(),
+        policies: Some(config.policies.clone()),
+        groups: Groups { read: group(config.read_group.as_deref()), run: group(config.run_group.as_deref()) },
+    };
+    let runtime = super::runtime()?;
+    let _entered = runtime.enter();
+    let (mut engine, watched) =
+        Engine::new(EngineKind::Daemon, kernel, settings, local).map_err(StartError::from)?;
+    let mut rings = Rings::of(&mut engine.kernel)?;
+    engine.adopt(&mut rings)?;
+    let path = place.socket();
+    // Everybody may connect, and is told what is not for them: who it is, the kernel says.
+    let listener =
+        listen(&path, 0, 0o666).map_err(|error| DaemonError::Listen { path: path.clone(), error })?;
+    let (server, calls) = server();
+    let mut inputs = Inputs::new(rings, watched, server, calls, listener)?;
+    inputs.policies = watch(&config.policies, &mut engine);
+    tracing::info!(agents = engine.agents.len(), socket = %path.display(), "serving");
+    ready();
+    runtime.block_on(run_loop(engine, inputs))?;
+    // Nobody connects to a daemon that is gone; a killed one leaves its socket to the next.
+    let _ = std::fs::remove_file(&path);
+    drop(place);
+    Ok(())
+}
+
+/// Watches the directory of policies, which is made if it is not there.
+fn watch(directory: &Path, engine: &mut Engine) -> Option<PolicyWatch> {
+    let watch = make_directory(directory, 0o755).and_then(|()| PolicyWatch::new(directory));
+    watch
+        .map_err(|error| {
+            engine.problem(format!(
+                "{} cannot be watched ({error}); after a change run `agentnet reload`",
+                directory.display()
+            ));
+        })
+        .ok()
+}
+
+/// The programs, on the maps of the daemon before this one if it has left any.
+fn open_kernel(pins: &Path) -> Result<Kernel, KernelError> {
+    let governs = pins::agents(pins).is_ok_and(|agents| !agents.is_empty());
+    match Kernel::adopt(pins) {
+        // Nothing rests on what does not fit.
+        Err(KernelError::Shape { .. }) if !governs => {
+            tracing::info!("the maps of another build are made anew; nothing was governed by them");
+            pins::clear_shared(pins)
+                .map_err(|source| KernelError::Unpin { path: pins.to_owned(), source })?;
+            Kernel::adopt(pins)
+        }
+        adopted => adopted,
+    }
+}
+
+/// The number of a group; `None` if there is none of that name.
+fn group(name: Option<&str>) -> Option<u32> {
+    let name = name?;
+    match nix::unistd::Group::from_name(name) {
+        Ok(Some(group)) => Some(group.gid.as_raw()),
+        Ok(None) => {
+            tracing::info!(group = name, "there is no such group; nobody but root has its rights");
+            None
+        }
+        Err(error) => {
+            tracing::warn!(group = name, %error, "the group cannot be looked up");
+            None
+        }
+    }
+}
+
+/// Every agent takes three descriptors, and every client one.
+fn raise_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+}

@@ -1,0 +1,144 @@
+//! Reading policies anew while agents run.
+//!
+//! The new policy goes to a free slot, one write per agent switches it over and makes what is remembered of
+//! connections void, and the connections that the new policy does not allow are closed. A policy that
+//! is invalid changes nothing. Nobody else notices.
+
+use std::{path::Path, sync::Arc};
+
+use agentnet_common::abi::MODE_AUDIT;
+use jiff::Timestamp;
+
+use super::{selection::Selection, start::StartError, state::Engine};
+use crate::{alert::class::Enforcement, control::protocol::Failure, kernel::addrs, policy::Policy};
+
+impl Engine {
+    /// Reads every policy anew, and says what came of it.
+    ///
+    /// # Errors
+    /// With everything that is wrong; agents of invalid policies keep what they have.
+    pub(super) fn reload(&mut self) -> Result<String, Failure> {
+        let mut wrong = Vec::new();
+        match addrs::local_addresses() {
+            Ok(local) => self.local = local,
+            Err(error) => wrong.push(format!("the addresses of this host are those of before: {error}")),
+        }
+        let (mut changed, mut closed) = (0, 0);
+        for id in self.agents.keys().copied().collect::<Vec<_>>() {
+            match self.reload_one(id) {
+                Ok(None) => {}
+                Ok(Some(count)) => {
+                    changed += 1;
+                    closed += count;
+                }
+                Err(why) => {
+                    if !wrong.contains(&why) {
+                        wrong.push(why);
+                    }
+                }
+            }
+        }
+        let all = self.agents.len();
+        let done =
+            format!("{changed} of {all} agents have another policy now; {closed} connections were closed");
+        if wrong.is_empty() {
+            Ok(done)
+        } else {
+            Err(Failure::new(format!("{}\n{done}", wrong.join("\n"))).exit(2))
+        }
+    }
+
+    /// Reads one agent's policy anew; how many connections were closed, if it is another one.
+    fn reload_one(&mut self, id: u32) -> Result<Option<usize>, String> {
+        let Some(agent) = self.agents.get(&id) else { return Ok(None) };
+        // Of a text that came with the request there is no newer one, but this host's addresses may be others.
+        let text = (!agent.policy.is_unknown()).then(|| agent.policy.text().to_owned());
+        let text = text.or_else(|| super::kept::Kept::read(&self.settings.state, &agent.name).ok()?.text);
+        let read = self.reread(&agent.origin.clone(), text.as_deref());
+        let selection = match read {
+            Ok(selection) => selection,
+            Err(why) => {
+                self.stays_as_it_was(id, &why);
+                return Err(why);
+            }
+        };
+        let Some(agent) = self.agents.get(&id) else { return Ok(None) };
+        if Arc::ptr_eq(&selection.policy, &agent.policy) {
+            self.is_as_written(id);
+            return Ok(None);
+        }
+        if let Err(error) = self.switch(id, &selection.policy) {
+            let why = error.to_string();
+            self.stays_as_it_was(id, &why);
+            return Err(why);
+        }
+        self.is_as_written(id);
+        self.keep(id);
+        let now = Timestamp::now();
+        let Self { agents, followers, .. } = self;
+        if let Some(agent) = agents.get_mut(&id) {
+            tracing::info!(agent = %agent.name, "under its policy as it was read anew");
+            agent.change(&Enforcement::Changed, now, followers);
+        }
+        match self.close_forbidden(id) {
+            Ok(closed) => Ok(Some(closed)),
+            Err(error) => {
+                // Their packets are refused all the same.
+                tracing::warn!(%error, "connections that are not allowed any more were not closed");
+                Ok(Some(0))
+            }
+        }
+    }
+
+    /// The policy that an agent has from `origin`, read anew.
+    pub(super) fn reread(
+        &self,
+        origin: &super::selection::Origin,
+        text: Option<&str>,
+    ) -> Result<Selection, String> {
+        let directory = self.settings.policies.as_deref().unwrap_or(Path::new(""));
+        Selection::again(origin, text, directory, &self.local, &self.slots)
+    }
+
+    /// Puts another policy in force on an agent, by one write.
+    ///
+    /// # Errors
+    /// If the kernel does not take it; what was in force still is.
+    pub(super) fn switch(&mut self, id: u32, policy: &Arc<Policy>) -> Result<(), StartError> {
+        let slot = self.slots.lease(&mut self.kernel, policy)?;
+        let Some(agent) = self.agents.get_mut(&id) else { return Ok(()) };
+        let before = agent.cfg;
+        let mut cfg = policy.compiled.agent_cfg(id, slot, before.generation.wrapping_add(1));
+        if agent.only_audit {
+            cfg.mode = MODE_AUDIT;
+        }
+        if let Err(error) = self.kernel.configure(agent.cgroup.path(), cfg) {
+            self.slots.release(&mut self.kernel, slot);
+            return Err(error.into());
+        }
+        agent.cfg = cfg;
+        let mut meta = agent.meta().clone();
+        meta.policy.clone_from(&policy.compiled.name);
+        meta.audit = agent.is_audit();
+        if let Err(error) = agent.footprint.rewrite(meta) {
+            tracing::warn!(agent = %agent.name, %error, "the registry has its policy of before");
+        }
+        agent.explain_by(policy, Timestamp::now(), &mut self.followers);
+        self.slots.release(&mut self.kernel, before.slot);
+        Ok(())
+    }
+
+    fn stays_as_it_was(&mut self, id: u32, why: &str) {
+        let Self { agents, followers, .. } = self;
+        let Some(agent) = agents.get_mut(&id) else { return };
+        tracing::error!(agent = %agent.name, why, "its policy stays as it was");
+        agent.change(&Enforcement::Kept(why.to_owned()), Timestamp::now(), followers);
+        agent.outdated = Some(format!("its policy stays as it was before it was changed: {why}"));
+    }
+
+    fn is_as_written(&mut self, id: u32) {
+        if let Some(agent) = self.agents.get_mut(&id) {
+            agent.outdated = None;
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Processes that go on for as long as a test wants: connections that are talked over on demand, and traffic
+//! that never stops.
+
+use std::{
+    io::{self, BufRead as _, Read as _, Write as _},
+    net::{SocketAddr, TcpStream, UdpSocket},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::lab::net::Family;
+
+/// How long a connection may take to be made.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What one line of [`talk`] came to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Said {
+    /// What `write` said; 0 if it took all.
+    pub errno: i32,
+    /// Whether the connection was found broken before.
+    pub broken: bool,
+}
+
+/// Connects to each of `to`, says so, then writes every line `INDEX TEXT` of its input to the connection with
+/// that number and prints a [`Said`] for it.
+///
+/// # Errors
+/// If a connection cannot be made, or output not be written.
+pub fn talk(to: &[SocketAddr]) -> io::Result<()> {
+    let streams: Vec<TcpStream> =
+        to.iter().map(|to| TcpStream::connect_timeout(to, PATIENCE)).collect::<io::Result<_>>()?;
+    let mut output = io::stdout();
+    writeln!(output, "{{\"ready\":{}}}", std::process::id())?;
+    output.flush()?;
+    for line in io::stdin().lock().lines() {
+        let line = line?;
+        let (index, text) = line.split_once(' ').unwrap_or((&line, ""));
+        let Some(mut stream) = index.parse().ok().and_then(|index: usize| streams.get(index)) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let broken = stream.take_error()?.is_some();
+        let written = stream.write_all(text.as_bytes());
+        let errno = written.err().map_or(0, |error| error.raw_os_error().unwrap_or(-1));
+        serde_json::to_writer(&mut output, &Said { errno, broken })?;
+        writeln!(output)?;
+        output.flush()?;
+    }
+    Ok(())
+}
+
+/// What came of [`traffic`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Attempts to reach what is allowed.
+    pub allowed: u64,
+    /// Those that were refused or failed, each in words, the first few of them.
+    pub failures: Vec<String>,
+    /// Attempts to reach what is denied.
+    pub denied: u64,
+    /// Those that the system calls let through.
+    pub let_through: u64,
+}
+
+/// Connects and sends to an allowed endpoint and to a denied one, over TCP and UDP, until its input ends; then
+/// prints a [`Traffic`].
+///
+/// # Errors
+/// If output cannot be written.
+pub fn traffic(allowed: SocketAddr, denied: SocketAddr, marker: &str) -> io::Result<()> {
+    let over = AtomicBool::new(false);
+    let counted = thread::scope(|scope| {
+        let work = scope.spawn(|| {
+            let mut traffic = Traffic::default();
+            while !over.load(Ordering::Relaxed) {
+                for attempt in [over_tcp, over_udp] {
+                    traffic.allowed += 1;
+                    if let Err(error) = attempt(allowed, b"allowed")
+                        && traffic.failures.len() < 10
+                    {
+                        traffic.failures.push(error.to_string());
+                    }
+                    traffic.denied += 1;
+                    traffic.let_through += u64::from(attempt(denied, marker.as_bytes()).is_ok());
+                }
+            }
+            traffic
+        });
+        writeln!(io::stdout(), "{{\"ready\":{}}}", std::process::id())?;
+        io::stdin().read_to_end(&mut Vec::new())?;
+        over.store(true, Ordering::Relaxed);
+        work.join().map_err(|_| io::Error::other("the traffic panicked"))
+    })?;
+    serde_json::to_writer(io::stdout(), &counted)?;
+    writeln!(io::stdout())
+}
+
+fn over_tcp(to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
+    TcpStream::connect_timeout(&to, PATIENCE)?.write_all(bytes)
+}
+
+fn over_udp(to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
+    UdpSocket::bind((Family::of(to.ip()).unspecified(), 0))?.send_to(bytes, to).map(drop)
+}
