@@ -56,7 +56,7 @@ impl Packet {
 /// Straight from the packet where it is linear there, as headers nearly always are; by helper, five times
 /// as slow, where it is not.
 #[inline(always)]
-fn load<T: Copy>(ctx: &SkBuffContext, offset: u32) -> Result<T, Reason> {
+pub fn load<T: Copy>(ctx: &SkBuffContext, offset: u32) -> Result<T, Reason> {
     // SAFETY: the context is the kernel's.
     let (data, end) = unsafe { ((*ctx.skb.skb).data as usize, (*ctx.skb.skb).data_end as usize) };
     if data + offset as usize + size_of::<T>() <= end {
@@ -84,8 +84,8 @@ struct Network {
 ///
 /// In either direction: the kernel echoes the options of an incoming SYN in its answer.
 #[inline(always)]
-fn ipv4(ctx: &SkBuffContext) -> Result<Network, Reason> {
-    let header: [u32; 5] = load(ctx, 0)?;
+fn ipv4(ctx: &SkBuffContext, start: u32) -> Result<Network, Reason> {
+    let header: [u32; 5] = load(ctx, start)?;
     let header_bytes = (u32::from_be(header[0]) >> 24 & 0x0f) * 4;
     if header_bytes < 20 {
         return Err(Reason::Malformed);
@@ -101,14 +101,14 @@ fn ipv4(ctx: &SkBuffContext) -> Result<Network, Reason> {
         protocol: (u32::from_be(header[2]) >> 16) as u8,
         source: Addr::from_v4_word(header[3]),
         destination: Addr::from_v4_word(header[4]),
-        transport: 20,
+        transport: start + 20,
     })
 }
 
 /// An IPv6 header (RFC 8200, 3) directly followed by the transport header.
 #[inline(always)]
-fn ipv6(ctx: &SkBuffContext) -> Result<Network, Reason> {
-    let header: [u32; 10] = load(ctx, 0)?;
+fn ipv6(ctx: &SkBuffContext, start: u32) -> Result<Network, Reason> {
+    let header: [u32; 10] = load(ctx, start)?;
     let protocol = (u32::from_be(header[1]) >> 8) as u8;
     // Hop-by-hop, routing, fragment, ESP, AH, destination options, mobility, HIP, shim6 (IANA "IPv6
     // Extension Header Types").
@@ -119,22 +119,31 @@ fn ipv6(ctx: &SkBuffContext) -> Result<Network, Reason> {
         protocol,
         source: Addr { words: [header[2], header[3], header[4], header[5]] },
         destination: Addr { words: [header[6], header[7], header[8], header[9]] },
-        transport: 40,
+        transport: start + 40,
     })
 }
 
-/// Reads a packet.
+/// Reads a packet that begins with its IP header, as cgroup_skb has them.
 ///
 /// # Errors
 /// The reason to drop it.
 #[inline(always)]
 pub fn parse(ctx: &SkBuffContext, direction: Direction) -> Result<Packet, Reason> {
+    parse_at(ctx, 0, direction)
+}
+
+/// Reads a packet whose IP header is `start` bytes in.
+///
+/// # Errors
+/// The reason to drop it.
+#[inline(always)]
+pub fn parse_at(ctx: &SkBuffContext, start: u32, direction: Direction) -> Result<Packet, Reason> {
     // A word, where a nibble is wanted: LLVM turns the bounds check of a single byte into a comparison of
     // 32-bit registers, which the verifier does not take for one.
-    let first: u32 = load(ctx, 0)?;
+    let first: u32 = load(ctx, start)?;
     let network = match u32::from_be(first) >> 28 {
-        4 => ipv4(ctx)?,
-        6 => ipv6(ctx)?,
+        4 => ipv4(ctx, start)?,
+        6 => ipv6(ctx, start)?,
         _ => return Err(Reason::Malformed),
     };
     let (source_port, destination_port, tcp_flags) = match network.protocol {
@@ -166,5 +175,5 @@ pub fn parse(ctx: &SkBuffContext, direction: Direction) -> Result<Packet, Reason
     };
     // SAFETY: the context is the kernel's.
     let on_loopback = unsafe { (*ctx.skb.skb).ifindex } == LOOPBACK_IFINDEX;
-    Ok(Packet { remote, local, tcp_flags, on_loopback, len: ctx.len() })
+    Ok(Packet { remote, local, tcp_flags, on_loopback, len: ctx.len().saturating_sub(start) })
 }
