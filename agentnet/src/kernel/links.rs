@@ -9,7 +9,7 @@ use std::{
 use aya::{Ebpf, programs::Program};
 use aya_obj::generated::bpf_attach_type;
 
-use super::{KernelError, object::cgroup_id, pins, sys};
+use super::{KernelError, object::cgroup_id, pins, sys, tcx};
 
 /// A program of the object and where it belongs.
 #[derive(Clone, Copy, Debug)]
@@ -53,7 +53,7 @@ pub(super) fn load_programs(object: &mut Ebpf) -> Result<(), KernelError> {
         };
         loaded.map_err(|source| KernelError::Load { program: hook.program, source: Box::new(source) })?;
     }
-    Ok(())
+    tcx::load_programs(object)
 }
 
 /// Why the links pinned in `pins` do not guard `cgroup`, a hook each, as the kernel tells it; empty if they

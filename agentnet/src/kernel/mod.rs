@@ -5,6 +5,7 @@
 
 pub mod addrs;
 pub mod features;
+pub mod interfaces;
 pub mod links;
 pub mod mountinfo;
 pub mod mounts;
@@ -13,6 +14,7 @@ pub mod pins;
 pub mod ring;
 pub mod sockdiag;
 mod sys;
+pub mod tcx;
 pub mod verify;
 
 pub use object::{Kernel, KernelError};
