@@ -6,6 +6,7 @@ pub mod bpf;
 pub mod cgroup;
 pub mod child;
 pub mod client;
+pub mod container;
 pub mod expect;
 pub mod hosts;
 pub mod net;
@@ -61,7 +62,11 @@ impl Lab {
     /// # Errors
     /// Without root, or if the kernel has no veth interfaces.
     pub fn new() -> Result<Self> {
-        let hosts = Hosts::new()?;
+        Self::between(Hosts::new()?)
+    }
+
+    /// Sets up servers and witness between these.
+    pub(crate) fn between(hosts: Hosts) -> Result<Self> {
         let sniffer = Sniffer::start(&hosts.server)?;
         let servers = Servers::start(&hosts.server, &endpoints())?;
         Ok(Self { hosts, servers, sniffer })
