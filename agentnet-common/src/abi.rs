@@ -29,6 +29,15 @@ pub mod maps {
     pub const COUNTERS: &str = "COUNTERS";
     /// Hash by socket cookie of TCP sockets that may hold refused data, value: the agent.
     pub const REFUSED: &str = "REFUSED";
+    /// Hash by interface index of host sides of containers' interfaces, value: the agent.
+    pub const IFACE: &str = "IFACE";
+    /// Hash by cgroup id of agents in the host's network namespace, value: the agent.
+    pub const HOSTCG: &str = "HOSTCG";
+    /// Array by agent of those that IFACE and HOSTCG name, value [`super::AgentCfg`].
+    pub const AGENTS: &str = "AGENTS";
+    /// LRU hash by [`super::Visitor`] of who came to a container, value: when that ends, nanoseconds of
+    /// `CLOCK_MONOTONIC`.
+    pub const VISITORS: &str = "VISITORS";
     /// Ring buffer of refusals.
     pub const ALERTS: &str = "ALERTS";
     /// Ring buffer of everything else.
@@ -208,6 +217,35 @@ wire! {
     }
 }
 
+wire! {
+    /// Somebody who came to an agent's container and may be answered.
+    #[derive(Default, Hash, PartialOrd, Ord)]
+    pub struct Visitor {
+        /// Its address, see [`Addr`].
+        pub addr: [u32; 4],
+        /// The agent it came to.
+        pub agent: u32,
+        /// Its port, host byte order; 0 for ICMP.
+        pub port: u16,
+        /// The port it came to, host byte order; for ICMPv6 [`VISITOR_SOLICITED`] or 0.
+        pub local_port: u16,
+        /// IANA number of the protocol.
+        pub protocol: u32,
+    }
+}
+
+/// `local_port` of a neighbour that asked for the container's link-layer address: the type of the question
+/// (RFC 4861, 4.3).
+pub const VISITOR_SOLICITED: u16 = 135;
+
+/// Interfaces that one set of maps can guard.
+pub const IFACE_ENTRIES: u32 = 4096;
+/// Visitors that are remembered; of more, those that were silent longest are no longer answered.
+pub const VISITOR_ENTRIES: u32 = 1 << 14;
+/// How deep in the tree the cgroup of an agent in the host's network namespace may be; the root is 0. Its
+/// descendants may be as deep as they like.
+pub const HOSTCG_DEPTH: u32 = 32;
+
 /// Nothing is remembered.
 pub const CACHED_NONE: u8 = 0;
 /// The remembered peer was allowed, and still is under the same generation.
@@ -340,5 +378,6 @@ const _: () = {
     assert!(size_of::<UdpPeers>() == 128);
     assert!(size_of::<Owner>() == 32);
     assert!(OWNERS.is_power_of_two());
+    assert!(size_of::<Visitor>() == 28);
     assert!(size_of::<AgentCounters>() == 8 * (11 + REASON_SLOTS));
 };

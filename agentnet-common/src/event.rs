@@ -51,6 +51,12 @@ codes! {
         Egress = 5 => "skb_egress",
         /// cgroup_skb/ingress.
         Ingress = 6 => "skb_ingress",
+        /// tcx on the host's side of a container's interface, on what the container sends.
+        TcxFrom = 7 => "tcx_from",
+        /// The same on what is sent to the container.
+        TcxTo = 8 => "tcx_to",
+        /// tcx on the host's interfaces, on frames of packet sockets.
+        TcxFrame = 9 => "tcx_frame",
     }
 }
 
@@ -73,7 +79,7 @@ wire! {
         pub header: Header,
         /// Who did it; for packets, who made or connected the socket.
         pub process: Process,
-        /// The far end: the destination, or for [`Hook::Ingress`] the source.
+        /// The far end: the destination, or for [`Hook::Ingress`] and [`Hook::TcxTo`] the source.
         pub endpoint: Endpoint,
         /// The local address, zero where it is not known yet.
         pub local: Addr,

@@ -9,6 +9,7 @@ pub mod abi;
 pub mod addr;
 pub mod event;
 pub mod name;
+pub mod neighbour;
 pub mod verdict;
 
 #[cfg(feature = "user")]

@@ -78,7 +78,8 @@ codes! {
         NoPolicy = 18 => "no_policy",
         /// An ICMP message other than an echo request or reply.
         IcmpType = 19 => "icmp_type",
-        /// An address family that the hooks cannot read.
+        /// An address family that the hooks cannot read, or a frame that is neither IP nor what a link needs:
+        /// another EtherType, a VLAN tag.
         Family = 20 => "family",
         /// The agent is in quarantine.
         Quarantined = 21 => "quarantined",

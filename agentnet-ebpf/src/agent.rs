@@ -14,7 +14,7 @@ use aya_ebpf::{
 use crate::maps::{CFG, OWNERS, PEERS, SOCK};
 
 /// No process is known.
-const NOBODY: Process = Process { pid: 0, uid: 0, comm: [0; COMM_BYTES] };
+pub const NOBODY: Process = Process { pid: 0, uid: 0, comm: [0; COMM_BYTES] };
 
 /// The configuration of the cgroup this program is attached to, whatever child cgroup the socket is in.
 ///

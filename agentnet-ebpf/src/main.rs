@@ -9,6 +9,7 @@
 //! | sockops | `hooks/sockops.rs` | marks accepted sockets, forgets closed ones |
 //! | cgroup_skb/egress | `hooks/skb_egress.rs` | the last word on every packet out |
 //! | cgroup_skb/ingress | `hooks/skb_ingress.rs` | who may connect into the agent |
+//! | tcx | `hooks/tcx.rs` | containers from outside, packet sockets |
 //!
 //! Every hook is a shim around one `try_*` function; what a failure means is written once, in [`emit`].
 #![no_std]
@@ -21,8 +22,10 @@ mod emit;
 mod hooks;
 mod local;
 mod maps;
+mod neighbour;
 mod packet;
 mod tables;
+mod visitors;
 
 /// A panic that the compiler could not remove becomes an endless loop, which the verifier refuses to load:
 /// loud, where `unreachable_unchecked` would silently delete checks.

@@ -2,15 +2,15 @@
 
 use agentnet_common::{
     abi::{
-        ALERT_RING_BYTES, AgentCfg, AgentCounters, MAX_AGENTS, OWNERS as OWNER_PLACES, Owner,
-        REFUSED_ENTRIES, Ruleset, SAMPLE_RING_BYTES, SLOTS, SockState, UdpPeers,
+        ALERT_RING_BYTES, AgentCfg, AgentCounters, IFACE_ENTRIES, MAX_AGENTS, OWNERS as OWNER_PLACES, Owner,
+        REFUSED_ENTRIES, Ruleset, SAMPLE_RING_BYTES, SLOTS, SockState, UdpPeers, VISITOR_ENTRIES, Visitor,
     },
     addr::Addr,
     event::VerdictEvent,
 };
 use aya_ebpf::{
     bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, bpf_map_type},
-    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, PerCpuArray, RingBuf},
+    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
 
@@ -78,6 +78,14 @@ pub static OWNERS: Array<Owner, { OWNER_PLACES as usize }> = Array::new();
 pub static COUNTERS: PerCpuArray<AgentCounters, { MAX_AGENTS as usize }> = PerCpuArray::new();
 #[btf_map]
 pub static REFUSED: HashMap<u64, u32, { REFUSED_ENTRIES as usize }> = HashMap::new();
+#[btf_map]
+pub static IFACE: HashMap<u32, u32, { IFACE_ENTRIES as usize }> = HashMap::new();
+#[btf_map]
+pub static HOSTCG: HashMap<u64, u32, { MAX_AGENTS as usize }> = HashMap::new();
+#[btf_map]
+pub static AGENTS: Array<AgentCfg, { MAX_AGENTS as usize }> = Array::new();
+#[btf_map]
+pub static VISITORS: LruHashMap<Visitor, u64, { VISITOR_ENTRIES as usize }> = LruHashMap::new();
 #[btf_map]
 pub static ALERTS: RingBuf<VerdictEvent, { ALERT_RING_BYTES as usize }> = RingBuf::new();
 #[btf_map]

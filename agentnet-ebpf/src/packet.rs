@@ -68,7 +68,7 @@ impl Packet {
 /// By helper, whether the packet is linear there or not: each read that has two ways doubles the paths that the
 /// verifier walks. What comes often is a [`Segment`].
 #[inline(always)]
-fn load<T: Copy>(ctx: &SkBuffContext, offset: u32) -> Result<T, Reason> {
+pub fn load<T: Copy>(ctx: &SkBuffContext, offset: u32) -> Result<T, Reason> {
     let mut value = core::mem::MaybeUninit::<T>::uninit();
     // SAFETY: the buffer has the size given; the helper fills all of it or fails.
     let result = unsafe {
@@ -90,8 +90,8 @@ struct Network {
 ///
 /// In either direction: the kernel echoes the options of an incoming SYN in its answer.
 #[inline(always)]
-fn ipv4(ctx: &SkBuffContext) -> Result<Network, Reason> {
-    let header: [u32; 5] = load(ctx, 0)?;
+fn ipv4(ctx: &SkBuffContext, start: u32) -> Result<Network, Reason> {
+    let header: [u32; 5] = load(ctx, start)?;
     let header_bytes = (u32::from_be(header[0]) >> 24 & 0x0f) * 4;
     if header_bytes < 20 {
         return Err(Reason::Malformed);
@@ -107,14 +107,14 @@ fn ipv4(ctx: &SkBuffContext) -> Result<Network, Reason> {
         protocol: (u32::from_be(header[2]) >> 16) as u8,
         source: Addr::from_v4_word(header[3]),
         destination: Addr::from_v4_word(header[4]),
-        transport: 20,
+        transport: start + 20,
     })
 }
 
 /// An IPv6 header (RFC 8200, 3) directly followed by the transport header.
 #[inline(always)]
-fn ipv6(ctx: &SkBuffContext) -> Result<Network, Reason> {
-    let header: [u32; 10] = load(ctx, 0)?;
+fn ipv6(ctx: &SkBuffContext, start: u32) -> Result<Network, Reason> {
+    let header: [u32; 10] = load(ctx, start)?;
     let protocol = (u32::from_be(header[1]) >> 8) as u8;
     // Hop-by-hop, routing, fragment, ESP, AH, destination options, mobility, HIP, shim6 (IANA "IPv6
     // Extension Header Types").
@@ -125,27 +125,32 @@ fn ipv6(ctx: &SkBuffContext) -> Result<Network, Reason> {
         protocol,
         source: Addr { words: [header[2], header[3], header[4], header[5]] },
         destination: Addr { words: [header[6], header[7], header[8], header[9]] },
-        transport: 40,
+        transport: start + 40,
     })
 }
 
-/// Reads a packet. With what cannot be read comes the reason to drop it.
+/// Reads a packet that begins with its IP header, as cgroup_skb has them. With what cannot be read comes the
+/// reason to drop it.
 #[inline(always)]
 pub fn parse(ctx: &SkBuffContext, direction: Direction) -> (Packet, Option<Reason>) {
-    match try_parse(ctx, direction) {
+    match parse_at(ctx, 0, direction) {
         Ok(packet) => (packet, None),
         Err(reason) => (Packet::UNREADABLE, Some(reason)),
     }
 }
 
+/// Reads a packet whose IP header is `start` bytes in.
+///
+/// # Errors
+/// The reason to drop it.
 #[inline(always)]
-fn try_parse(ctx: &SkBuffContext, direction: Direction) -> Result<Packet, Reason> {
+pub fn parse_at(ctx: &SkBuffContext, start: u32, direction: Direction) -> Result<Packet, Reason> {
     // A word, where a nibble is wanted: LLVM turns the bounds check of a single byte into a comparison of
     // 32-bit registers, which the verifier does not take for one.
-    let first: u32 = load(ctx, 0)?;
+    let first: u32 = load(ctx, start)?;
     let network = match u32::from_be(first) >> 28 {
-        4 => ipv4(ctx)?,
-        6 => ipv6(ctx)?,
+        4 => ipv4(ctx, start)?,
+        6 => ipv6(ctx, start)?,
         _ => return Err(Reason::Malformed),
     };
     let mut has_data = true;

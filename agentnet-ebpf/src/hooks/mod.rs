@@ -9,6 +9,7 @@ mod skb_ingress;
 mod sock_addr;
 mod sock_create;
 mod sockops;
+mod tcx;
 
 /// Let the operation through.
 const ALLOW: i32 = 1;

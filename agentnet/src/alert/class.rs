@@ -92,7 +92,7 @@ impl Class {
                 "packet without a socket", "a packet without a socket has no owner that a policy could speak for",
                 Instead("send it from a socket")),
             Reason::Family => Self::new(EgressDenied, Medium, Some("T1095"),
-                "unreadable address family", "it is in an address family that agentnet cannot read",
+                "unreadable address family", "it is in an address family or a kind of frame that agentnet cannot read",
                 Instead("use IPv4 or IPv6")),
             Reason::Quarantined => Self::new(EgressDenied, Medium, None,
                 "the agent is in quarantine", "the agent is in quarantine and may send nothing at all",

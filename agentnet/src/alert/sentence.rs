@@ -72,8 +72,13 @@ fn attempt(facts: &Facts<'_>) -> String {
             Some(option) => format!("{who} tried to set the socket option {option}"),
             None => format!("{who} tried to set a socket option"),
         },
-        Hook::Egress => format!("{who} tried to send a packet of {} bytes to {far}", facts.bytes),
-        Hook::Ingress => format!("{far} tried to reach {who} with a packet of {} bytes", facts.bytes),
+        Hook::Egress | Hook::TcxFrom => {
+            format!("{who} tried to send a packet of {} bytes to {far}", facts.bytes)
+        }
+        Hook::TcxFrame => format!("{who} tried to send a frame of {} bytes past IP", facts.bytes),
+        Hook::Ingress | Hook::TcxTo => {
+            format!("{far} tried to reach {who} with a packet of {} bytes", facts.bytes)
+        }
     }
 }
 

@@ -70,10 +70,14 @@ pub(super) fn evidence(verdict: &VerdictRecord, reason: Option<Reason>) -> Verdi
         hook: verdict.hook.label().into(),
         reason: reason.map(|reason| reason.label().into()),
         direction: match verdict.hook {
-            Hook::Ingress => Direction::Ingress,
-            Hook::Connect | Hook::Sendmsg | Hook::SockCreate | Hook::Setsockopt | Hook::Egress => {
-                Direction::Egress
-            }
+            Hook::Ingress | Hook::TcxTo => Direction::Ingress,
+            Hook::Connect
+            | Hook::Sendmsg
+            | Hook::SockCreate
+            | Hook::Setsockopt
+            | Hook::Egress
+            | Hook::TcxFrom
+            | Hook::TcxFrame => Direction::Egress,
         },
         bytes: event.bytes,
         // What this socket had sent to whomever, when it was stopped.

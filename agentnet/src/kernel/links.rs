@@ -13,7 +13,7 @@ use aya::{
 };
 use aya_obj::generated::bpf_attach_type;
 
-use super::{KernelError, object::cgroup_id, pins, sys};
+use super::{KernelError, object::cgroup_id, pins, sys, tcx};
 use crate::agent::AgentName;
 
 /// A program of the object and where it belongs.
@@ -63,7 +63,7 @@ pub(super) fn load_programs(object: &mut Ebpf) -> Result<(), KernelError> {
         };
         loaded.map_err(|source| KernelError::Load { program: hook.program, source: Box::new(source) })?;
     }
-    Ok(())
+    tcx::load_programs(object)
 }
 
 /// Why the links that the engine at `pins` has pinned for `agent` do not guard `cgroup`, a hook each, as the

@@ -6,6 +6,7 @@
 pub mod addrs;
 mod error;
 pub mod features;
+pub mod interfaces;
 pub mod links;
 pub mod mountinfo;
 pub mod mounts;
@@ -14,6 +15,7 @@ pub mod pins;
 pub mod ring;
 pub mod sockdiag;
 mod sys;
+pub mod tcx;
 pub mod verify;
 
 pub use error::KernelError;

@@ -3,7 +3,10 @@
 use std::{
     collections::HashMap,
     fs, io,
-    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
+    os::{
+        fd::{AsFd as _, BorrowedFd},
+        unix::fs::MetadataExt as _,
+    },
     path::{Path, PathBuf},
 };
 
@@ -90,7 +93,7 @@ impl Kernel {
         &self.pins
     }
 
-    fn map(&self, name: &'static str) -> Result<&Map, KernelError> {
+    pub(super) fn map(&self, name: &'static str) -> Result<&Map, KernelError> {
         self.object.map(name).ok_or_else(|| missing(name))
     }
 
@@ -295,6 +298,17 @@ impl Kernel {
             .map_err(|source| KernelError::Load { program, source: Box::new(source) })
     }
 
+    /// A loaded program.
+    pub(super) fn program(&self, program: &'static str) -> Result<BorrowedFd<'_>, KernelError> {
+        let loaded = self.object.program(program).and_then(|program| program.fd().ok());
+        loaded.map(|fd| fd.as_fd()).ok_or(KernelError::NoProgram { program })
+    }
+
+    /// The descriptor of a map.
+    pub(super) fn map_fd(&self, name: &'static str) -> Result<BorrowedFd<'_>, KernelError> {
+        Ok(map_data(self.map(name)?).ok_or_else(|| missing(name))?.fd().as_fd())
+    }
+
     /// Removes everything that is pinned: **all enforcement by this object ends**. Call it last.
     ///
     /// # Errors
@@ -324,9 +338,12 @@ const fn missing(map: &'static str) -> KernelError {
 /// The map's descriptor, for the kinds that are pinned or written by hand.
 const fn map_data(map: &Map) -> Option<&MapData> {
     match map {
-        Map::CgroupStorage(data) | Map::HashMap(data) | Map::PerCpuArray(data) | Map::ArrayOfMaps(data) => {
-            Some(data)
-        }
+        Map::CgroupStorage(data)
+        | Map::HashMap(data)
+        | Map::LruHashMap(data)
+        | Map::Array(data)
+        | Map::PerCpuArray(data)
+        | Map::ArrayOfMaps(data) => Some(data),
         _ => None,
     }
 }

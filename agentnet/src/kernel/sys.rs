@@ -56,6 +56,56 @@ pub(super) fn link_create(program: BorrowedFd<'_>, target: i32, attach_type: u32
     bpf_fd(bpf_cmd::BPF_LINK_CREATE, &attributes)
 }
 
+/// The beginning of the list of programs of an interface (`BPF_F_BEFORE` of nothing).
+const BPF_F_BEFORE: u32 = 1 << 3;
+
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+struct TcxLinkCreate {
+    program: i32,
+    interface: u32,
+    attach_type: u32,
+    flags: u32,
+    relative: u32,
+    pad: u32,
+    revision: u64,
+}
+
+/// Attaches a program to an interface of the calling thread's network namespace (since Linux 6.6), before all
+/// that are there.
+pub(super) fn tcx_link_create(
+    program: BorrowedFd<'_>,
+    interface: u32,
+    attach_type: u32,
+) -> io::Result<OwnedFd> {
+    let attributes = TcxLinkCreate {
+        program: program.as_raw_fd(),
+        interface,
+        attach_type,
+        flags: BPF_F_BEFORE,
+        relative: 0,
+        pad: 0,
+        revision: 0,
+    };
+    bpf_fd(bpf_cmd::BPF_LINK_CREATE, &attributes)
+}
+
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+struct LinkUpdate {
+    link: i32,
+    program: i32,
+    flags: u32,
+    old: u32,
+}
+
+/// Puts `program` in the place of the one that `link` runs, in one step (since Linux 5.8).
+pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let (link, program) = (link.as_raw_fd(), program.as_raw_fd());
+    bpf(bpf_cmd::BPF_LINK_UPDATE, &LinkUpdate { link, program, flags: 0, old: 0 })?;
+    Ok(())
+}
+
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
 struct ObjPin {
@@ -103,6 +153,22 @@ pub(super) struct CgroupLink {
     pad2: u32,
 }
 
+/// What the kernel says of a link to an interface: the beginning of `struct bpf_link_info`.
+#[derive(Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(super) struct TcxLink {
+    /// `BPF_LINK_TYPE_*`.
+    pub(super) kind: u32,
+    id: u32,
+    /// The program it runs now.
+    pub(super) program: u32,
+    pad: u32,
+    /// The index of the interface; 0 when that is gone.
+    pub(super) interface: u32,
+    /// `BPF_TCX_*`.
+    pub(super) attach_type: u32,
+}
+
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
 struct GetInfo {
@@ -113,39 +179,28 @@ struct GetInfo {
 
 /// Asks the kernel about a link that was made for a cgroup.
 pub(super) fn cgroup_link(link: BorrowedFd<'_>) -> io::Result<CgroupLink> {
-    let mut info = CgroupLink::default();
-    let target = info.as_mut_bytes();
-    let len = u32::try_from(target.len()).map_err(io::Error::other)?;
-    let attributes = GetInfo { fd: link.as_raw_fd().cast_unsigned(), len, info: address_mut(target) };
-    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &attributes)?;
-    Ok(info)
+    info(link)
 }
 
-#[derive(IntoBytes, Immutable)]
-#[repr(C)]
-struct LinkUpdate {
-    link: i32,
-    program: i32,
-    flags: u32,
-    old: u32,
-}
-
-/// Puts `program` in the place of the one that `link` runs, in one step (since Linux 5.8).
-pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
-    let (link, program) = (link.as_raw_fd(), program.as_raw_fd());
-    bpf(bpf_cmd::BPF_LINK_UPDATE, &LinkUpdate { link, program, flags: 0, old: 0 })?;
-    Ok(())
+/// Asks the kernel about a link that was made for an interface.
+pub(super) fn tcx_link(link: BorrowedFd<'_>) -> io::Result<TcxLink> {
+    info(link)
 }
 
 /// The kernel's number of a program: the second word of `struct bpf_prog_info`.
 pub(super) fn program_id(program: BorrowedFd<'_>) -> io::Result<u32> {
-    let mut info = [0_u32; 2];
+    let [_kind, id] = info::<[u32; 2]>(program)?;
+    Ok(id)
+}
+
+/// The beginning of what the kernel says of an object.
+fn info<T: FromBytes + IntoBytes>(object: BorrowedFd<'_>) -> io::Result<T> {
+    let mut info = T::new_zeroed();
     let target = info.as_mut_bytes();
     let len = u32::try_from(target.len()).map_err(io::Error::other)?;
-    let attributes = GetInfo { fd: program.as_raw_fd().cast_unsigned(), len, info: address_mut(target) };
+    let attributes = GetInfo { fd: object.as_raw_fd().cast_unsigned(), len, info: address_mut(target) };
     bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &attributes)?;
-    let [_kind, id] = info;
-    Ok(id)
+    Ok(info)
 }
 
 #[derive(IntoBytes, Immutable)]

@@ -43,6 +43,42 @@ impl Hosts {
                 ((net::AGENT_INTERFACE, net::AGENT_MAC), (net::SERVER_INTERFACE, net::SERVER_MAC));
             netlink.add_veth(near, far, server.fd())
         })?;
+        Self::between(agent, server)
+    }
+
+    /// The same with a host between the two: the agent is in a container, whose interface and the wire are ports of
+    /// the host's bridge. Returns the host.
+    ///
+    /// # Errors
+    /// Without root, or if the kernel has no veth interfaces or bridges.
+    pub fn bridged() -> Result<(Self, Namespace)> {
+        let (agent, host, server) = (Namespace::new()?, Namespace::new()?, Namespace::new()?);
+        for namespace in [&agent, &host, &server] {
+            namespace.run(prepare)?;
+        }
+        host.run(|| {
+            // Where the bridge asks netfilter, it drops what is malformed: here it is to be a wire.
+            for name in ["iptables", "ip6tables", "arptables"] {
+                let _ = sysctl(&format!("net/bridge/bridge-nf-call-{name}"), "0");
+            }
+            let netlink = Netlink::open()?;
+            netlink.up("lo")?;
+            netlink.add_bridge(net::BRIDGE)?;
+            for (port, near, far, namespace) in [
+                (net::CONTAINER_PORT, 3, (net::AGENT_INTERFACE, net::AGENT_MAC), &agent),
+                (net::WIRE_PORT, 4, (net::SERVER_INTERFACE, net::SERVER_MAC), &server),
+            ] {
+                netlink.add_veth((port, [2, 0, 0, 0, 0, near]), far, namespace.fd())?;
+                netlink.enslave(port, net::BRIDGE)?;
+                netlink.up(port)?;
+            }
+            netlink.up(net::BRIDGE)
+        })?;
+        Ok((Self::between(agent, server)?, host))
+    }
+
+    /// Gives both ends of the wire their addresses.
+    fn between(agent: Namespace, server: Namespace) -> Result<Self> {
         server.run(|| {
             // Fast open without the exchange of a cookie before.
             sysctl("net/ipv4/tcp_fastopen", "1539")?;
@@ -105,6 +141,10 @@ fn prepare() -> Result<()> {
     Ok(())
 }
 
-fn sysctl(name: &str, value: &str) -> Result<()> {
+/// Sets a kernel parameter of the calling thread's network namespace.
+///
+/// # Errors
+/// If there is no such parameter, or it cannot be set.
+pub fn sysctl(name: &str, value: &str) -> Result<()> {
     fs::write(format!("/proc/sys/{name}"), value).with_context(|| format!("set {name} to {value}"))
 }

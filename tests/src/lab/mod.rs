@@ -6,6 +6,7 @@ pub mod bpf;
 pub mod cgroup;
 pub mod child;
 pub mod client;
+pub mod container;
 pub mod daemon;
 pub mod expect;
 pub mod found;

@@ -9,6 +9,12 @@ use std::{
 pub const AGENT_INTERFACE: &str = "agent0";
 /// The servers' side of the wire.
 pub const SERVER_INTERFACE: &str = "server0";
+/// The bridge of a host between the two.
+pub const BRIDGE: &str = "bridge0";
+/// Its port to the container: the host's end of [`AGENT_INTERFACE`].
+pub const CONTAINER_PORT: &str = "box0";
+/// Its port to the servers.
+pub const WIRE_PORT: &str = "wire0";
 /// Link-layer address of the agent's side.
 pub const AGENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 /// Link-layer address of the servers' side.

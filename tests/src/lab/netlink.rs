@@ -12,7 +12,10 @@ use netlink_packet_core::{
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressHeaderFlags, AddressMessage},
-    link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    link::{
+        InfoBridge, InfoData, InfoKind, InfoMacVlan, InfoVeth, LinkAttribute, LinkFlags, LinkInfo,
+        LinkMessage, MacVlanMode,
+    },
     route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType},
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -71,6 +74,65 @@ impl Netlink {
         ]));
         self.request(NLM_F_CREATE | NLM_F_EXCL, RouteNetlinkMessage::NewLink(link))
             .context("make a veth pair")
+    }
+
+    /// Makes a bridge that passes on every frame as it is: without a look at group membership, for which it would
+    /// drop what is malformed.
+    ///
+    /// # Errors
+    /// As the kernel says.
+    pub fn add_bridge(&self, name: &str) -> Result<()> {
+        let mut link = LinkMessage::default();
+        link.attributes = vec![
+            LinkAttribute::IfName(name.to_owned()),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Bridge),
+                LinkInfo::Data(InfoData::Bridge(vec![InfoBridge::MulticastSnooping(false)])),
+            ]),
+        ];
+        self.request(NLM_F_CREATE | NLM_F_EXCL, RouteNetlinkMessage::NewLink(link)).context("make a bridge")
+    }
+
+    /// Makes an interface a port of a bridge.
+    ///
+    /// # Errors
+    /// As the kernel says.
+    pub fn enslave(&self, name: &str, bridge: &str) -> Result<()> {
+        let mut link = LinkMessage::default();
+        link.header.index = index(name)?;
+        link.attributes = vec![LinkAttribute::Controller(index(bridge)?)];
+        self.request(0, RouteNetlinkMessage::NewLink(link))
+            .with_context(|| format!("make {name} a port of {bridge}"))
+    }
+
+    /// Moves an interface to another namespace.
+    ///
+    /// # Errors
+    /// As the kernel says.
+    pub fn move_to(&self, name: &str, namespace: BorrowedFd<'_>) -> Result<()> {
+        let mut link = LinkMessage::default();
+        link.header.index = index(name)?;
+        link.attributes = vec![LinkAttribute::NetNsFd(namespace.as_raw_fd())];
+        self.request(0, RouteNetlinkMessage::NewLink(link)).with_context(|| format!("move {name}"))
+    }
+
+    /// Makes a macvlan on an interface, of its own link-layer address, in this namespace or in another.
+    ///
+    /// # Errors
+    /// As the kernel says.
+    pub fn add_macvlan(&self, name: &str, on: &str, namespace: Option<BorrowedFd<'_>>) -> Result<()> {
+        const BRIDGE_MODE: u32 = 4;
+        let mut link = LinkMessage::default();
+        link.attributes = vec![
+            LinkAttribute::IfName(name.to_owned()),
+            LinkAttribute::Link(index(on)?),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::MacVlan),
+                LinkInfo::Data(InfoData::MacVlan(vec![InfoMacVlan::Mode(MacVlanMode::from(BRIDGE_MODE))])),
+            ]),
+        ];
+        link.attributes.extend(namespace.map(|fd| LinkAttribute::NetNsFd(fd.as_raw_fd())));
+        self.request(NLM_F_CREATE | NLM_F_EXCL, RouteNetlinkMessage::NewLink(link)).context("make a macvlan")
     }
 
     /// Brings an interface up.

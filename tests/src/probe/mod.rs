@@ -4,6 +4,7 @@
 //! system call said and never panics; what arrived is for the far end to say.
 
 pub mod icmp;
+pub mod link;
 pub mod local;
 pub mod option;
 pub mod outside;
@@ -212,6 +213,7 @@ pub const CATALOGUE: &[&[Operation]] = &[
     icmp::OPERATIONS,
     raw::OPERATIONS,
     packet::OPERATIONS,
+    link::OPERATIONS,
     option::OPERATIONS,
     uring::OPERATIONS,
     process::OPERATIONS,

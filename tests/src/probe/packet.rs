@@ -32,8 +32,8 @@ pub const OPERATIONS: &[Operation] = &[
     }),
 ];
 
-const ETH_P_IP: u16 = 0x0800;
-const ETH_P_IPV6: u16 = 0x86dd;
+pub(super) const ETH_P_IP: u16 = 0x0800;
+pub(super) const ETH_P_IPV6: u16 = 0x86dd;
 
 fn ether_type(args: &Args) -> u16 {
     if args.to.is_ipv4() { ETH_P_IP } else { ETH_P_IPV6 }
@@ -65,9 +65,14 @@ fn socket(kind: i32) -> Result<OwnedFd, Failure> {
     sys::socket(libc::AF_PACKET, kind, 0).step("socket")
 }
 
-fn packet_send(args: &Args) -> Outcome {
+/// Sends a whole frame.
+pub(super) fn send_frame(args: &Args, frame: &[u8]) -> Outcome {
     let fd = socket(libc::SOCK_RAW)?;
-    sys::send_to(&fd, &frame(args), 0, link_address(args)?).step("sendto")
+    sys::send_to(&fd, frame, 0, link_address(args)?).step("sendto")
+}
+
+fn packet_send(args: &Args) -> Outcome {
+    send_frame(args, &frame(args))
 }
 
 fn packet_dgram(args: &Args) -> Outcome {

@@ -134,8 +134,13 @@ fn packet(source: IpAddr, to: IpAddr, shape: &Shape<'_>, data: &[u8]) -> Vec<u8>
 
 /// A whole UDP packet from the agent to the target.
 pub fn udp_packet(args: &Args) -> Vec<u8> {
+    udp_packet_from(own(args), args)
+}
+
+/// The same from another address.
+pub fn udp_packet_from(source: IpAddr, args: &Args) -> Vec<u8> {
     let shape = Shape { protocol: IPPROTO_UDP, ..Shape::default() };
-    packet(own(args), args.to.ip(), &shape, &datagram(args.to.port(), args.secret()))
+    packet(source, args.to.ip(), &shape, &datagram(args.to.port(), args.secret()))
 }
 
 fn own(args: &Args) -> IpAddr {

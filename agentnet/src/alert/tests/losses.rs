@@ -19,6 +19,7 @@ pub(super) fn no_losses() -> AgentCounters {
         allowed_packets: 0,
         allowed_bytes: 0,
         refused_overflow: 0,
+        reason: 0,
         denied: [0; REASON_SLOTS],
     }
 }

@@ -186,3 +186,17 @@ fn a_hostile_name_stays_a_name(#[case] bytes: &[u8]) {
         assert!(!text.chars().any(|character| character.is_control() || character == '\u{202e}'), "{text:?}");
     }
 }
+
+#[rstest]
+#[case::from(Hook::TcxFrom, Reason::NoRule, "tried to send a packet of 90 bytes to 203.0.113.7")]
+#[case::to(Hook::TcxTo, Reason::ListenDenied, "203.0.113.7 port 443 over TCP tried to reach")]
+#[case::frame(Hook::TcxFrame, Reason::RawSocket, "tried to send a frame of 90 bytes past IP")]
+fn the_second_line_says_what_it_saw(#[case] hook: Hook, #[case] reason: Reason, #[case] expected: &str) {
+    let mut event = refused(Reason::NoRule, false);
+    (event.hook, event.reason, event.bytes) = (hook as u8, reason as u8, 90);
+    let outputs = pipeline().on_record(&record(event), now());
+    let [Output::Alert(alert)] = outputs.as_slice() else { panic!("{outputs:?}") };
+    assert!(alert.reason.contains(expected), "{}", alert.reason);
+    let json = serde_json::to_value(alert).unwrap();
+    assert_eq!(json["evidence"]["direction"], if hook == Hook::TcxTo { "ingress" } else { "egress" });
+}

@@ -20,7 +20,7 @@ use super::{
     Kernel, KernelError,
     links::HOOKS,
     mounts::{MountError, cgroup2_mount, ensure_bpffs},
-    object,
+    object, tcx,
 };
 use crate::{
     agent::AgentName,
@@ -80,19 +80,20 @@ pub fn verify_all(exerciser: Command) -> Result<Vec<ProgramReport>, VerifyError>
     let stack = stack::depths(object::bytes()?)?;
     let bench = Bench::new()?;
     let kernel = bench.run(exerciser)?;
-    let reports = HOOKS
-        .iter()
-        .map(|hook| {
-            let info = kernel.program_info(hook.program)?;
+    let hooks = HOOKS.iter().map(|hook| (hook.program, hook.door));
+    let reports = hooks
+        .chain(tcx::PROGRAMS)
+        .map(|(program, door)| {
+            let info = kernel.program_info(program)?;
             let runs = info.run_count();
             #[allow(clippy::cast_precision_loss, reason = "a mean for people")]
             let ns_per_run = (runs > 0).then(|| info.run_time().as_nanos() as f64 / runs as f64);
             Ok(ProgramReport {
-                name: hook.program.to_owned(),
-                section: hook.door.to_owned(),
+                name: program.to_owned(),
+                section: door.to_owned(),
                 verified_instructions: info.verified_instruction_count().unwrap_or(0),
                 instructions: info.size_translated().unwrap_or(0) / 8,
-                stack_bytes: stack.get(hook.program).copied().unwrap_or(0),
+                stack_bytes: stack.get(program).copied().unwrap_or(0),
                 ns_per_run,
             })
         })
