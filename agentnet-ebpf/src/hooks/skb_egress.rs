@@ -16,7 +16,7 @@ use aya_ebpf::{
 use super::{
     TCP_LISTEN, code,
     skb::{NOBODY, unreadable},
-    sock_addr::{is_cached, is_reply, is_reported, may_come_in, remember},
+    sock_addr::{is_cached, is_reply, is_reported, remember},
 };
 use crate::{
     agent::{config, sock_state},
@@ -71,7 +71,7 @@ fn try_egress(ctx: &SkBuffContext) -> bool {
     } else {
         Scope::Remote
     };
-    let half_open = listening && packet.is_syn_ack() && may_come_in(cfg, packet.on_loopback);
+    let half_open = listening && packet.is_syn_ack() && cfg.may_come_in(packet.on_loopback);
     let verdict = if half_open || is_reply(sk.cast(), cfg, &packet.remote, scope) {
         Verdict::Allow(RuleId::REPLY)
     } else {
@@ -122,5 +122,5 @@ fn is_accepted(state: &SockState, cfg: &AgentCfg, packet: &Packet) -> bool {
         && state.role == ROLE_ACCEPTED
         && state.peer_port == packet.remote.port
         && state.peer == packet.remote.addr.words
-        && may_come_in(cfg, packet.on_loopback)
+        && cfg.may_come_in(packet.on_loopback)
 }

@@ -21,7 +21,7 @@ use aya_ebpf::{
 use super::{
     code,
     skb::{NOBODY, unreadable},
-    sock_addr::{is_reported, may_come_in},
+    sock_addr::{is_reported},
 };
 use crate::{
     agent::{config, sock_state, udp_peers},
@@ -97,7 +97,7 @@ fn judge(
         _ if is_reported(state, cfg, &packet.remote) => return reply,
         _ => {}
     }
-    if may_come_in(cfg, packet.on_loopback) {
+    if cfg.may_come_in(packet.on_loopback) {
         if packet.remote.protocol == protocol::UDP {
             admit(sk, packet);
         }

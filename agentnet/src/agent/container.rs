@@ -78,7 +78,11 @@ pub enum ContainerError {
         said: Vec<String>,
     },
     /// Several are called that.
-    #[error("{name} may be {}; write its runtime before it, such as {}:{name}, or its id", list(found), first(found))]
+    #[error(
+        "{name} may be {}; write its runtime before it, such as {}:{name}, or its id",
+        list(found),
+        first(found)
+    )]
     Ambiguous {
         /// The name that was asked for.
         name: String,

@@ -6,7 +6,9 @@ pub mod launch;
 pub mod name;
 pub mod process;
 pub mod registry;
+pub mod selector;
 pub mod target;
 pub mod tool;
+pub mod watch;
 
 pub use name::AgentName;

@@ -171,7 +171,7 @@ impl Target {
 
     fn new(hierarchy: &Hierarchy, cgroup: Cgroup, description: String) -> Result<Self> {
         let id = id(&cgroup)?;
-        let processes: Vec<_> = cgroup.pids()?.into_iter().map(Member::read).collect();
+        let processes: Vec<_> = cgroup.pids()?.into_iter().map(Member::of).collect();
         if processes.iter().any(|member| member.pid == 1) {
             return Err(TargetError::Init { cgroup: name(hierarchy, &cgroup) });
         }

@@ -7,6 +7,7 @@
 use std::{io, path::Path};
 
 pub mod end;
+pub mod existing;
 pub mod explain;
 pub mod host;
 pub mod netns;

@@ -6,6 +6,7 @@
 pub mod addrs;
 pub mod features;
 pub mod links;
+pub mod marks;
 pub mod mountinfo;
 pub mod mounts;
 pub mod object;

@@ -319,9 +319,11 @@ const fn missing(map: &'static str) -> KernelError {
 /// The map's descriptor, for the kinds that are pinned or written by hand.
 const fn map_data(map: &Map) -> Option<&MapData> {
     match map {
-        Map::CgroupStorage(data) | Map::HashMap(data) | Map::PerCpuArray(data) | Map::ArrayOfMaps(data) => {
-            Some(data)
-        }
+        Map::CgroupStorage(data)
+        | Map::HashMap(data)
+        | Map::PerCpuArray(data)
+        | Map::ArrayOfMaps(data)
+        | Map::SkStorage(data) => Some(data),
         _ => None,
     }
 }

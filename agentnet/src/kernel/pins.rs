@@ -13,8 +13,8 @@ use aya::maps::{HashMap, Map, MapData};
 
 use super::KernelError;
 
-/// Maps that whoever cleans up after a dead owner needs.
-pub(super) const PINNED_MAPS: [&str; 4] = [maps::CFG, maps::NETS, maps::COUNTERS, maps::REFUSED];
+/// Maps that whoever cleans up after a dead owner needs, or marks sockets.
+pub(super) const PINNED_MAPS: [&str; 5] = [maps::CFG, maps::NETS, maps::SOCK, maps::COUNTERS, maps::REFUSED];
 
 pub(super) fn map_path(pins: &Path, map: &str) -> PathBuf {
     pins.join("maps").join(map)

@@ -204,9 +204,9 @@ impl Selector {
     pub fn is_container(&self, name: &str, id: &str, labels: &BTreeMap<String, String>) -> bool {
         match self {
             Self::Container(glob) => glob.matches(name) || glob.matches(id),
-            Self::Label(key, value) => labels
-                .get(key)
-                .is_some_and(|found| value.as_ref().is_none_or(|wanted| wanted.matches(found))),
+            Self::Label(key, value) => {
+                labels.get(key).is_some_and(|found| value.as_ref().is_none_or(|wanted| wanted.matches(found)))
+            }
             Self::Unit(_) | Self::Cgroup(_) => false,
         }
     }

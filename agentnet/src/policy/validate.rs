@@ -287,8 +287,12 @@ fn check_agents(text: &AgentText, problems: &mut Vec<Diagnostic>) -> Option<Agen
     let mut written = keys.into_iter().filter(|(_, field, _)| !field.is_absent());
     let Some((key, field, parse)) = written.next() else {
         problems.push(
-            Diagnostic::new(Code::Target, text.span.clone(), "the entry does not say which agents it is about")
-                .help(SelectorError::Empty.help()),
+            Diagnostic::new(
+                Code::Target,
+                text.span.clone(),
+                "the entry does not say which agents it is about",
+            )
+            .help(SelectorError::Empty.help()),
         );
         return None;
     };

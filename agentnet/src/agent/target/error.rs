@@ -64,7 +64,9 @@ pub enum TargetError {
         cgroup: String,
     },
     /// The first process would be governed.
-    #[error("process 1, which the host cannot be without, is in {cgroup}: name a cgroup that only the agent is in")]
+    #[error(
+        "process 1, which the host cannot be without, is in {cgroup}: name a cgroup that only the agent is in"
+    )]
     Init {
         /// The cgroup.
         cgroup: String,
@@ -81,7 +83,9 @@ pub enum TargetError {
         domain: String,
     },
     /// A cgroup in which nothing can live.
-    #[error("{cgroup} cannot hold processes (the kernel calls it `{kind}`): name the cgroup that the agent is in")]
+    #[error(
+        "{cgroup} cannot hold processes (the kernel calls it `{kind}`): name the cgroup that the agent is in"
+    )]
     Invalid {
         /// The cgroup.
         cgroup: String,

@@ -26,7 +26,7 @@ pub struct Member {
 
 impl Member {
     /// What `/proc` says of `pid`.
-    pub(super) fn read(pid: i32) -> Self {
+    pub fn of(pid: i32) -> Self {
         let status = Process::new(pid).and_then(|process| process.status()).ok();
         Self {
             pid,

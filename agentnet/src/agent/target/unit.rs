@@ -18,7 +18,8 @@ const LONGEST: usize = 255;
 pub(super) fn find(hierarchy: &Hierarchy, unit: &str) -> Result<(String, PathBuf)> {
     let unit = full_name(unit)?;
     if Path::new(RUNNING).exists() {
-        let shown = tool::ask("systemctl", &["show", "-p", "LoadState,ActiveState,ControlGroup", "--", &unit])?;
+        let shown =
+            tool::ask("systemctl", &["show", "-p", "LoadState,ActiveState,ControlGroup", "--", &unit])?;
         let shown = shown.ok()?;
         let value = |key: &str| {
             let line = shown.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
