@@ -4,6 +4,8 @@
 //! runc for containers that were started without either. What they say is a name and a process; the cgroup is
 //! taken from the process itself.
 
+pub mod poll;
+
 use std::{collections::BTreeMap, fmt};
 
 use serde::Deserialize;

@@ -10,15 +10,11 @@ mod unit;
 use std::{
     fs::{self, File},
     io,
-    os::{
-        fd::{AsFd as _, BorrowedFd, OwnedFd},
-        unix::fs::MetadataExt as _,
-    },
+    os::{fd::OwnedFd, unix::fs::MetadataExt as _},
     path::{Component, Path, PathBuf},
 };
 
 use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
     fs::statfs,
     process::{Pid, PidfdFlags, pidfd_open},
 };
@@ -31,6 +27,7 @@ pub use self::{
 use super::{
     cgroup::{Cgroup, Hierarchy},
     container::{self, Container},
+    process::lives,
 };
 
 /// Filesystem types (include/uapi/linux/magic.h).
@@ -181,7 +178,7 @@ impl Target {
 
     /// Keeps hold of the process, if it is still there after all that was read about it.
     fn guard(&mut self, pid: i32, pidfd: OwnedFd) -> Result<()> {
-        if !lives(pidfd.as_fd()) {
+        if !lives(&pidfd) {
             return Err(TargetError::NoProcess { pid });
         }
         self.process = Some((pid, pidfd));
@@ -199,7 +196,7 @@ impl Target {
         }
         let Some((pid, pidfd)) = &self.process else { return Ok(()) };
         let now = home(hierarchy, *pid);
-        if !lives(pidfd.as_fd()) {
+        if !lives(pidfd) {
             return Err(TargetError::NoProcess { pid: *pid });
         }
         if !now?.starts_with(self.cgroup.path()) {
@@ -285,19 +282,13 @@ fn hold(pid: i32) -> Result<OwnedFd> {
     };
     let handle = Pid::from_raw(pid).filter(|_| pid > 0).ok_or(TargetError::NoProcess { pid })?;
     let pidfd = pidfd_open(handle, PidfdFlags::empty()).map_err(|_| gone())?;
-    if lives(pidfd.as_fd()) { Ok(pidfd) } else { Err(TargetError::NoProcess { pid }) }
+    if lives(&pidfd) { Ok(pidfd) } else { Err(TargetError::NoProcess { pid }) }
 }
 
 /// The process of which `pid` is a thread other than the first.
 fn thread_of(pid: i32) -> Option<i32> {
     let process = procfs::process::Process::new(pid).and_then(|process| process.status()).ok()?.tgid;
     (process != pid).then_some(process)
-}
-
-/// Whether the process has not ended: a pidfd can be read as soon as it has.
-fn lives(pidfd: BorrowedFd<'_>) -> bool {
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    poll(&mut [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)], Some(&now)) == Ok(0)
 }
 
 /// The directory of the cgroup that `pid` lives in.
