@@ -280,7 +280,8 @@ fn hold(pid: i32) -> Result<OwnedFd> {
         Some(process) => TargetError::Thread { pid, process },
         None => TargetError::NoProcess { pid },
     };
-    let handle = Pid::from_raw(pid).filter(|_| pid > 0).ok_or(TargetError::NoProcess { pid })?;
+    // `from_raw` takes no negative number.
+    let handle = if pid > 0 { Pid::from_raw(pid) } else { None }.ok_or(TargetError::NoProcess { pid })?;
     let pidfd = pidfd_open(handle, PidfdFlags::empty()).map_err(|_| gone())?;
     if lives(&pidfd) { Ok(pidfd) } else { Err(TargetError::NoProcess { pid }) }
 }
