@@ -7,6 +7,7 @@
 #![expect(clippy::expect_used, reason = "the helpers of a test fail it")]
 
 use std::{
+    ffi::OsStr,
     fs,
     io::{self, Write as _},
     os::unix::fs::{PermissionsExt as _, symlink},
@@ -38,7 +39,7 @@ fn found(program: &str) -> Option<PathBuf> {
 impl Podman {
     /// `Err` says what is missing.
     fn new() -> Result<Self, String> {
-        let podman = found("podman").ok_or("podman is not installed")?;
+        let program = found("podman").ok_or("podman is not installed")?;
         let busybox = found("busybox").ok_or("busybox is not installed")?;
         let root = tempfile::tempdir().expect("a directory");
         let at = |path: &str| root.path().join(path);
@@ -49,7 +50,7 @@ impl Podman {
             "#!/bin/sh\nexec unshare --mount --propagation private sh -c 'mount -t cgroup2 none /sys/fs/cgroup && \
              exec {} --root {} --runroot {} --storage-driver vfs --cgroup-manager cgroupfs --events-backend file \
              \"$@\"' sh \"$@\"\n",
-            podman.display(),
+            program.display(),
             at("storage").display(),
             at("run").display(),
         );
@@ -59,14 +60,14 @@ impl Podman {
         let hierarchy = Hierarchy::find().expect("cgroup v2 is mounted");
         let name = format!("agentnet-test-podman-{}", std::process::id()).parse().expect("a name");
         let parent = Cgroup::create(hierarchy.top().path(), &name).expect("root may");
-        let podman = Self { root, parent };
-        let image = podman.root.path().join("image.tar");
+        let made = Self { root, parent };
+        let image = made.root.path().join("image.tar");
         let mut tar = Command::new("tar");
-        tar.arg("-C").arg(podman.root.path().join("image")).arg("-cf").arg(&image).arg(".");
+        tar.arg("-C").arg(made.root.path().join("image")).arg("-cf").arg(&image).arg(".");
         assert!(tar.status().expect("tar is needed").success());
-        let imported = podman.command(&["import", &image.display().to_string(), "agentnet-test"]);
+        let imported = made.command(&["import", &image.display().to_string(), "agentnet-test"]);
         if imported.status.success() {
-            return Ok(podman);
+            return Ok(made);
         }
         Err(format!(
             "podman cannot import an image here: {}",
@@ -79,28 +80,28 @@ impl Podman {
     }
 
     fn command(&self, arguments: &[&str]) -> Output {
-        Command::new(self.directory().join("podman")).args(arguments).output().expect("it runs")
+        podman(self.directory().join("podman"), arguments)
     }
+}
 
-    /// Starts a container; `Err` says why podman cannot.
-    fn start(&self, name: &str) -> Result<(), String> {
-        let parent = Path::new("/").join(self.parent.path().file_name().expect("it has one"));
-        let parent = parent.display().to_string();
-        let fixed =
-            ["--privileged", "--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024", "--pids-limit=0"];
-        let mut arguments = vec!["run", "--detach", "--name", name, "--network=none", "--stop-timeout=0"];
-        arguments.extend(fixed);
-        arguments.extend(["--label=agentnet=coding", "--cgroup-parent", &parent, "agentnet-test"]);
-        arguments.extend(["/bin/sleep", "600"]);
-        let started = self.command(&arguments);
-        if started.status.success() {
-            return Ok(());
-        }
-        Err(format!(
-            "podman cannot start a container here: {}",
-            String::from_utf8_lossy(&started.stderr).trim()
-        ))
+/// Runs a podman.
+fn podman(program: impl AsRef<OsStr>, arguments: &[&str]) -> Output {
+    Command::new(program).args(arguments).output().expect("it runs")
+}
+
+/// Starts a container below the cgroup `parent`; `Err` says why podman cannot.
+fn start(program: impl AsRef<OsStr>, parent: &Path, name: &str) -> Result<(), String> {
+    let parent = Path::new("/").join(parent.file_name().expect("it has one")).display().to_string();
+    let fixed = ["--privileged", "--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024", "--pids-limit=0"];
+    let mut arguments = vec!["run", "--detach", "--name", name, "--network=none", "--stop-timeout=0"];
+    arguments.extend(fixed);
+    arguments.extend(["--label=agentnet=coding", "--cgroup-parent", &parent, "agentnet-test"]);
+    arguments.extend(["/bin/sleep", "600"]);
+    let started = podman(program, &arguments);
+    if started.status.success() {
+        return Ok(());
     }
+    Err(format!("podman cannot start a container here: {}", String::from_utf8_lossy(&started.stderr).trim()))
 }
 
 impl Drop for Podman {
@@ -115,10 +116,16 @@ impl Drop for Podman {
     }
 }
 
-/// The one test of this binary: it changes where programs are looked for.
+/// The name of the test that runs with the podman that was prepared, and what tells it the parent of its containers.
+const INSIDE: &str = "with_the_podman_of_the_test";
+const PARENT: &str = "AGENTNET_TEST_PARENT";
+
 #[test]
 fn containers_of_podman_are_found_and_followed() {
-    let prepared = Podman::new().and_then(|podman| podman.start("agentnet-a").map(|()| podman));
+    let prepared = Podman::new().and_then(|podman| {
+        let program = podman.directory().join("podman");
+        start(program, podman.parent.path(), "agentnet-a").map(|()| podman)
+    });
     let podman = match prepared {
         Ok(podman) => podman,
         Err(why) => {
@@ -129,9 +136,17 @@ fn containers_of_podman_are_found_and_followed() {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let directories = std::iter::once(podman.directory()).chain(std::env::split_paths(&path));
     let path = std::env::join_paths(directories).expect("no colon in it");
-    // SAFETY: no other thread of this process reads or changes the environment.
-    unsafe { std::env::set_var("PATH", path) };
+    // This podman is found where programs are looked for, as that of a host is.
+    let mut inside = Command::new(std::env::current_exe().expect("this program"));
+    inside.args(["--exact", INSIDE, "--ignored", "--nocapture"]).env("PATH", path);
+    inside.env(PARENT, podman.parent.path());
+    assert!(inside.status().expect("it runs").success(), "see above");
+}
 
+#[test]
+#[ignore = "run by the test above, with the podman it has prepared"]
+fn with_the_podman_of_the_test() {
+    let parent = PathBuf::from(std::env::var_os(PARENT).expect("the test above says it"));
     let hierarchy = Hierarchy::find().expect("cgroup v2 is mounted");
     let resolve = |name: &str| Target::resolve(&hierarchy, &Spec::Container(name.to_owned()), false);
     let container = container::find("agentnet-a").expect("it runs");
@@ -142,7 +157,7 @@ fn containers_of_podman_are_found_and_followed() {
         let target = resolve(name).expect("its cgroup");
         let directory = target.cgroup.path().file_name().expect("it has one").to_string_lossy().into_owned();
         assert!(directory.contains(&container.id), "{directory}");
-        assert!(target.cgroup.path().starts_with(podman.parent.path()));
+        assert!(target.cgroup.path().starts_with(&parent));
         let [member] = target.processes.as_slice() else { panic!("{target:?}") };
         assert_eq!((member.pid, member.comm.as_str()), (container.pid, "sleep"));
         let [namespace] = target.namespaces.as_slice() else { panic!("{target:?}") };
@@ -163,17 +178,17 @@ fn containers_of_podman_are_found_and_followed() {
             }
         };
         assert_eq!(next().await, Change::Started(container.clone()));
-        podman.start("agentnet-b").expect("as the first");
+        start("podman", &parent, "agentnet-b").expect("as the first");
         let Change::Started(second) = next().await else { panic!("it was started") };
         assert_eq!(second.name, "agentnet-b");
-        assert!(podman.command(&["stop", "--time=0", "agentnet-a"]).status.success());
+        assert!(podman("podman", &["stop", "--time=0", "agentnet-a"]).status.success());
         assert_eq!(next().await, Change::Ended(container.clone()));
-        assert!(podman.command(&["start", "agentnet-a"]).status.success());
+        assert!(podman("podman", &["start", "agentnet-a"]).status.success());
         let Change::Started(again) = next().await else { panic!("it was started anew") };
         assert!(again.id == container.id && again.pid != container.pid, "{again:?}");
     });
 
-    assert!(podman.command(&["stop", "--time=0", "agentnet-a"]).status.success());
+    assert!(podman("podman", &["stop", "--time=0", "agentnet-a"]).status.success());
     let stopped = resolve("agentnet-a");
     assert!(matches!(stopped, Err(TargetError::Container(ContainerError::NotRunning { .. }))), "{stopped:?}");
 }

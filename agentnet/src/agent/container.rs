@@ -242,7 +242,7 @@ fn inspect(runtime: Runtime, names: &[&str]) -> Result<Vec<Found>, ToolError> {
         Ok(found) if found.is_empty() => Err(answer.failure()),
         Ok(found) => Ok(found.into_iter().map(|inspected| inspected.found(runtime)).collect()),
         Err(_) if answer.text().trim().is_empty() => Err(answer.failure()),
-        Err(error) => Err(answer.senseless(error)),
+        Err(error) => Err(answer.senseless(&error)),
     }
 }
 
@@ -251,7 +251,7 @@ fn state(runtime: Runtime, id: &str) -> Result<Vec<Found>, ToolError> {
     let state: OciState = match serde_json::from_str(answer.text()) {
         Ok(state) => state,
         Err(_) if answer.text().trim().is_empty() => return Err(answer.failure()),
-        Err(error) => return Err(answer.senseless(error)),
+        Err(error) => return Err(answer.senseless(&error)),
     };
     let labels = state.annotations.unwrap_or_default();
     let container = Container { runtime, name: state.id.clone(), id: state.id, pid: state.pid, labels };

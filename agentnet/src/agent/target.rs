@@ -15,7 +15,7 @@ use std::{
 };
 
 use rustix::{
-    fs::statfs,
+    fs::{FsWord, statfs},
     process::{Pid, PidfdFlags, pidfd_open},
 };
 use serde::{Deserialize, Serialize};
@@ -31,8 +31,8 @@ use super::{
 };
 
 /// Filesystem types (include/uapi/linux/magic.h).
-const CGROUP_MAGIC: i64 = 0x0027_e0eb;
-const CGROUP2_MAGIC: i64 = 0x6367_7270;
+const CGROUP_MAGIC: FsWord = 0x0027_e0eb;
+const CGROUP2_MAGIC: FsWord = 0x6367_7270;
 
 /// What a person names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -235,8 +235,8 @@ fn locate(hierarchy: &Hierarchy, path: &Path) -> Result<PathBuf> {
     Ok(top.path().join(path.strip_prefix("/").unwrap_or(path)))
 }
 
-fn filesystem(path: &Path) -> Option<i64> {
-    statfs(path).ok().map(|found| i64::from(found.f_type))
+fn filesystem(path: &Path) -> Option<FsWord> {
+    statfs(path).ok().map(|found| found.f_type)
 }
 
 /// The cgroup at `path`, if it can be governed.

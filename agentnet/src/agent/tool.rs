@@ -89,7 +89,7 @@ impl Answer {
     }
 
     /// That it makes no sense.
-    pub(super) fn senseless(&self, why: impl ToString) -> ToolError {
+    pub(super) fn senseless(&self, why: &impl ToString) -> ToolError {
         ToolError::Answer { program: self.program.clone(), message: why.to_string() }
     }
 }

@@ -181,10 +181,14 @@ mod tests {
     #[test]
     fn peers_elsewhere_and_here() {
         let out = connection("10.0.0.2:40000", "192.0.2.1:443", OWN);
-        assert_eq!(place(&[out.clone()]), (Scope::Remote, false));
+        assert_eq!(place(std::slice::from_ref(&out)), (Scope::Remote, false));
         assert_eq!(place(&[out, listener("0.0.0.0:443", OTHER)]), (Scope::Remote, false), "not here");
         let local = connection("127.0.0.1:40000", "127.0.0.1:5432", OWN);
-        assert_eq!(place(&[local.clone()]), (Scope::ForeignListener, false), "nobody is nobody's own");
+        assert_eq!(
+            place(std::slice::from_ref(&local)),
+            (Scope::ForeignListener, false),
+            "nobody is nobody's own"
+        );
         let far_end = connection("127.0.0.1:5432", "127.0.0.1:40000", OTHER);
         assert_eq!(place(&[local.clone(), far_end]), (Scope::ForeignListener, false));
         let own_end = connection("127.0.0.1:5432", "127.0.0.1:40000", OWN);

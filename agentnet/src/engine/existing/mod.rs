@@ -192,7 +192,7 @@ pub fn settle<T: Tables>(question: &Question<'_, T>, occasion: Occasion) -> Resu
             report.marked += usize::from(marked);
             match fate {
                 Some(_) if !marked && needs_mark(question, &judged, denied) => {
-                    forbidden.push(judged.existing)
+                    forbidden.push(judged.existing);
                 }
                 Some(true) => report.spared.push(judged.existing),
                 Some(false) => report.kept.push(judged.existing),
