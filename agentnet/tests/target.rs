@@ -17,6 +17,16 @@ use agentnet::agent::{
     watch::{Change, Watch},
 };
 
+/// Asks again until it is so; panics when it takes too long.
+#[track_caller]
+fn eventually(mut so: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while !so() {
+        assert!(std::time::Instant::now() < deadline, "gave up waiting");
+        std::thread::yield_now();
+    }
+}
+
 /// Cgroups of one test; what lives in them ends with it.
 struct Lab {
     hierarchy: Hierarchy,
@@ -47,6 +57,8 @@ impl Lab {
         let mut child = command.spawn().expect("sh");
         let out = child.stdout.take().expect("a pipe");
         BufReader::new(out).read_line(&mut String::new()).expect("it runs");
+        let comm = format!("/proc/{}/comm", child.id());
+        eventually(|| script != WAIT || fs::read_to_string(&comm).expect("it lives") == "sleep\n");
         child
     }
 
@@ -66,11 +78,7 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         self.top.kill().expect("root may");
-        let deadline = std::time::Instant::now() + Duration::from_secs(10);
-        while self.top.is_populated().expect("it is there") {
-            assert!(std::time::Instant::now() < deadline, "what was killed does not end");
-            std::thread::yield_now();
-        }
+        eventually(|| !self.top.is_populated().expect("it is there"));
         self.top.remove().expect("nobody is inside");
     }
 }
@@ -160,10 +168,11 @@ fn a_process_is_governed_alone_with_what_it_started() {
     let lab = Lab::new("pid");
     let (path, other) = (lab.make("agent"), lab.make("other"));
     let child = lab.run(&path, "sleep 60 & sleep 60");
+    eventually(|| Cgroup::at(&path).processes().expect("it is there") == 3);
     let procs = other.join("cgroup.procs");
     let target = lab.pid(&child).expect("nobody else is there");
     assert_eq!(target.cgroup.path(), path);
-    assert!(target.processes.len() >= 2 && target.notices.is_empty(), "{target:?}");
+    assert!(target.processes.len() == 3 && target.notices.is_empty(), "{target:?}");
     assert!(target.description.contains("(sh)"), "{}", target.description);
 
     // A stranger, and one more below.
@@ -217,18 +226,12 @@ fn network_namespaces_are_told_apart() {
     let path = lab.make("agent");
     let (here, there) =
         (lab.run(&path, WAIT), lab.run(&path, "exec unshare -n sh -c 'sleep 60 & echo; wait'"));
-    // The second line is printed inside.
-    let deadline = std::time::Instant::now() + Duration::from_secs(10);
-    loop {
+    eventually(|| {
         let target = lab.path(&path).expect("a cgroup");
         let mut found: Vec<_> = target.namespaces.iter().map(|found| found.is_hosts).collect();
         found.sort_unstable();
-        if found == [false, true] {
-            break;
-        }
-        assert!(std::time::Instant::now() < deadline, "{target:?}");
-        std::thread::yield_now();
-    }
+        found == [false, true]
+    });
     end(here);
     end(there);
 }

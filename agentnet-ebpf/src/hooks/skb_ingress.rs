@@ -21,7 +21,7 @@ use aya_ebpf::{
 use super::{
     code,
     skb::{NOBODY, unreadable},
-    sock_addr::{is_reported},
+    sock_addr::is_reported,
 };
 use crate::{
     agent::{config, sock_state, udp_peers},

@@ -1,5 +1,7 @@
 //! [`Document`] -> [`Valid`]: rules that mean something, each with its place in the file.
 
+mod agents;
+
 use std::{fmt, net::IpAddr, ops::Range};
 
 use agentnet_common::{
@@ -10,13 +12,13 @@ use agentnet_common::{
 use ipnet::IpNet;
 use toml::Spanned;
 
+pub use self::agents::Agents;
 use super::{
     diagnostic::{Code, Diagnostic, quote},
     name::Pattern,
     net::Net,
-    parse::{AgentText, Document, Field, PortText, RuleText},
+    parse::{Document, Field, PortText, RuleText},
     schema,
-    selector::{Selector, SelectorError},
     traffic::{PortSet, Traffic},
 };
 
@@ -35,15 +37,6 @@ pub struct Valid {
     pub rules: Vec<Rule>,
     /// `[[agents]]`.
     pub agents: Vec<Agents>,
-}
-
-/// An entry of `[[agents]]`.
-#[derive(Clone, Debug)]
-pub struct Agents {
-    /// Which agents it is about.
-    pub selector: Selector,
-    /// Where it is written: its header.
-    pub span: Range<usize>,
 }
 
 /// Whether a rule allows or denies.
@@ -163,7 +156,7 @@ impl Valid {
             );
             rules.truncate(MAX_RULES);
         }
-        let agents = document.agents.iter().filter_map(|entry| check_agents(entry, problems)).collect();
+        let agents = document.agents.iter().filter_map(|entry| agents::check(entry, problems)).collect();
         let word = |field: &Field<u8>, default| field.value().map_or(default, |value| *value.get_ref());
         Self {
             name,
@@ -275,50 +268,6 @@ fn check_rule(effect: Effect, text: &RuleText, problems: &mut Vec<Diagnostic>) -
         }
     };
     Some(Rule { effect, target, protocols, ports, span: text.span.clone(), target_span })
-}
-
-fn check_agents(text: &AgentText, problems: &mut Vec<Diagnostic>) -> Option<Agents> {
-    type Parse = fn(&str) -> Result<Selector, SelectorError>;
-    let keys: [(&str, &Field<String>, Parse); 3] = [
-        ("unit", &text.unit, Selector::unit),
-        ("cgroup", &text.cgroup, Selector::cgroup),
-        ("container", &text.container, Selector::container),
-    ];
-    let mut written = keys.into_iter().filter(|(_, field, _)| !field.is_absent());
-    let Some((key, field, parse)) = written.next() else {
-        problems.push(
-            Diagnostic::new(
-                Code::Target,
-                text.span.clone(),
-                "the entry does not say which agents it is about",
-            )
-            .help(SelectorError::Empty.help()),
-        );
-        return None;
-    };
-    if let Some((other_key, other, _)) = written.next() {
-        if let (Field::Is(value), Field::Is(other)) = (field, other) {
-            problems.push(
-                Diagnostic::new(
-                    Code::Target,
-                    other.span(),
-                    format!("an entry has either `{key}` or `{other_key}`, not both"),
-                )
-                .related(value.span(), format!("its `{key}`"))
-                .help("make two entries of it: an agent gets the policy if one of them fits"),
-            );
-        }
-        return None;
-    }
-    let value = field.value()?;
-    match parse(value.get_ref()) {
-        Ok(selector) => Some(Agents { selector, span: text.span.clone() }),
-        Err(error) => {
-            let message = format!("{} is not a pattern for `{key}`: {error}", quote(value.get_ref()));
-            problems.push(Diagnostic::new(Code::Selector, value.span(), message).help(error.help()));
-            None
-        }
-    }
 }
 
 fn check_target(text: &RuleText, problems: &mut Vec<Diagnostic>) -> Option<(Target, Range<usize>)> {
