@@ -100,6 +100,15 @@ impl AgentCfg {
         self.agent != 0
     }
 
+    /// Whether `[local] listen` lets somebody at this place talk to the agent.
+    #[inline(always)]
+    pub const fn may_come_in(&self, on_this_host: bool) -> bool {
+        if self.is_quarantined() {
+            return false;
+        }
+        if on_this_host { self.listen >= LOCAL_OWN } else { self.listen >= LOCAL_ANY }
+    }
+
     /// Whether nothing may be sent at all.
     #[inline(always)]
     pub const fn is_quarantined(&self) -> bool {

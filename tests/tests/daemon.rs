@@ -1,8 +1,9 @@
 //! `agentnet daemon`: one engine for many agents.
 
+use agentnet::agent::target::Spec;
 use agentnet::control::{
     client,
-    protocol::{Attach, PolicySource, Request, Target},
+    protocol::{Attach, PolicySource, Request},
 };
 use agentnet_tests::lab::{
     agent::{Agent, NOBODY},
@@ -117,7 +118,7 @@ fn two_hundred_agents_take_little() -> Result<()> {
         let policy = PolicySource { name: Some("long".to_owned()), file: String::new(), text: String::new() };
         let attach = Attach {
             agent: found.name.parse()?,
-            target: Target::Cgroup(found.path.clone()),
+            target: Spec::Cgroup(found.path.clone()),
             policy: Some(policy),
             audit: false,
             keep_established: false,

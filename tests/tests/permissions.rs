@@ -161,7 +161,8 @@ fn a_governed_root_may_only_go_deeper() -> Result<()> {
 /// A path that calls itself a name is a file that the daemon would open for somebody who may not.
 #[test]
 fn the_daemon_opens_no_file_for_a_user() -> Result<()> {
-    use agentnet::control::protocol::{Attach, PolicySource, Target};
+    use agentnet::control::protocol::{Attach, PolicySource};
+    use agentnet::agent::target::Spec;
     let Served { lab, daemon } = Served::new()?;
     let found = Found::new(&lab)?;
     let secret = daemon.directory("state").join("secret.toml");
@@ -172,7 +173,7 @@ fn the_daemon_opens_no_file_for_a_user() -> Result<()> {
             PolicySource { name: Some(name.to_owned()), file: "p".to_owned(), text: "broken =".to_owned() };
         let attach = Attach {
             agent: "a".parse()?,
-            target: Target::Cgroup(found.path.clone()),
+            target: Spec::Cgroup(found.path.clone()),
             policy: Some(policy),
             audit: false,
             keep_established: false,

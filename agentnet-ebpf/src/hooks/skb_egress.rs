@@ -13,7 +13,7 @@ use aya_ebpf::{EbpfContext as _, bindings::bpf_sock, macros::cgroup_skb, program
 use super::{
     TCP_LISTEN, code,
     skb::{cookie, facts, socket},
-    sock_addr::{is_reply, is_reported, may_come_in, remember},
+    sock_addr::{is_reply, is_reported, remember},
 };
 use crate::{
     agent::{config, owner, sock_state},
@@ -65,7 +65,7 @@ fn try_egress(ctx: &SkBuffContext) -> bool {
 #[inline(always)]
 fn goes_on(ctx: &SkBuffContext, cfg: &AgentCfg, state: &SockState) -> bool {
     let cached = state.cached == CACHED_ALLOW && state.generation == cfg.generation && !cfg.is_quarantined();
-    let known = cached || state.role == ROLE_ACCEPTED && may_come_in(cfg, on_loopback(ctx));
+    let known = cached || state.role == ROLE_ACCEPTED && cfg.may_come_in(on_loopback(ctx));
     known
         && state.agent == cfg.agent
         && segment(ctx).is_some_and(|segment| segment.goes_to(&state.peer, state.peer_port))
@@ -97,7 +97,7 @@ fn judge(
     } else {
         Scope::Remote
     };
-    let half_open = listening && packet.is_syn_ack() && may_come_in(cfg, packet.on_loopback);
+    let half_open = listening && packet.is_syn_ack() && cfg.may_come_in(packet.on_loopback);
     let verdict = if half_open
         || is_accepted(state.as_deref(), cfg, packet)
         || is_reply(sk, cfg, &packet.remote, scope)
@@ -138,7 +138,7 @@ fn account(cfg: &AgentCfg, state: Option<&mut SockState>, bytes: u32) {
 fn is_accepted(state: Option<&SockState>, cfg: &AgentCfg, packet: &Packet) -> bool {
     packet.remote.protocol == protocol::TCP
         && !packet.is_syn()
-        && may_come_in(cfg, packet.on_loopback)
+        && cfg.may_come_in(packet.on_loopback)
         && state.is_some_and(|state| {
             state.role == ROLE_ACCEPTED
                 && state.peer_port == packet.remote.port

@@ -13,7 +13,7 @@ use aya_ebpf::{EbpfContext as _, helpers::bpf_ktime_get_ns, macros::cgroup_skb, 
 use super::{
     code,
     skb::{facts, socket},
-    sock_addr::{is_reported, may_come_in},
+    sock_addr::{is_reported},
 };
 use crate::{
     agent::{config, sock_state, udp_peers},
@@ -71,7 +71,7 @@ fn judge(
         _ if state.is_some_and(|state| is_reported(state, cfg, &packet.remote)) => return reply,
         _ => {}
     }
-    if may_come_in(cfg, packet.on_loopback) {
+    if cfg.may_come_in(packet.on_loopback) {
         if packet.remote.protocol == protocol::UDP {
             admit(sk, packet);
         }

@@ -3,7 +3,7 @@
 use core::ffi::c_void;
 
 use agentnet_common::{
-    abi::{AgentCfg, CACHED_ALLOW, CACHED_JUDGE, CACHED_NONE, LOCAL_ANY, LOCAL_OWN, ROLE_NONE, SockState},
+    abi::{AgentCfg, CACHED_ALLOW, CACHED_JUDGE, CACHED_NONE, ROLE_NONE, SockState},
     addr::{Addr, Endpoint, protocol},
     event::Hook,
     verdict::{Reason, RuleId, Scope, Verdict, decide},
@@ -128,20 +128,11 @@ pub fn remember(state: &mut SockState, cfg: &AgentCfg, remote: &Endpoint, verdic
     state.rule = rule.0;
 }
 
-/// Whether `[local] listen` lets somebody at this place talk to the agent.
-#[inline(always)]
-pub const fn may_come_in(cfg: &AgentCfg, on_this_host: bool) -> bool {
-    if cfg.is_quarantined() {
-        return false;
-    }
-    if on_this_host { cfg.listen >= LOCAL_OWN } else { cfg.listen >= LOCAL_ANY }
-}
-
 /// Whether `remote` is a UDP peer that was let in and is still waited for.
 #[inline(always)]
 pub fn is_reply(sk: *mut c_void, cfg: &AgentCfg, remote: &Endpoint, scope: Scope) -> bool {
     let on_this_host = !matches!(scope, Scope::Remote);
-    if remote.protocol != protocol::UDP || !may_come_in(cfg, on_this_host) {
+    if remote.protocol != protocol::UDP || !cfg.may_come_in(on_this_host) {
         return false;
     }
     let Some(known) = udp_peers(sk, false) else { return false };

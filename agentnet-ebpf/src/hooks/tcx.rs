@@ -19,7 +19,6 @@ use aya_ebpf::{
     programs::{SkBuffContext, TcContext},
 };
 
-use super::sock_addr::may_come_in;
 use crate::{
     agent::NOBODY,
     emit::{Facts, conclude, remember_refused},
@@ -136,7 +135,7 @@ fn judge_packet(cfg: &AgentCfg, packet: &Packet) -> Verdict {
     }
     // The host's own addresses are no other place either: a rule that opens them is as good here.
     let verdict = decide(&Maps, cfg, &packet.remote, Scope::Remote);
-    if matches!(verdict, Verdict::Deny(_)) && may_come_in(cfg, false) && visitors::is_answer(cfg, packet) {
+    if matches!(verdict, Verdict::Deny(_)) && cfg.may_come_in(false) && visitors::is_answer(cfg, packet) {
         return Verdict::Allow(RuleId::REPLY);
     }
     verdict
@@ -162,7 +161,7 @@ fn try_to(ctx: &SkBuffContext) -> bool {
     let Ok(packet) = read(ctx, kind, Direction::Ingress) else { return true };
     let reason = if packet.remote.protocol == protocol::TCP {
         if !packet.is_syn() {
-            if may_come_in(cfg, false) {
+            if cfg.may_come_in(false) {
                 visitors::renew(cfg, &packet);
             }
             return true;
@@ -175,7 +174,7 @@ fn try_to(ctx: &SkBuffContext) -> bool {
         }
         Reason::Unsolicited
     };
-    if may_come_in(cfg, false) {
+    if cfg.may_come_in(false) {
         visitors::admit(cfg, &packet);
         return true;
     }

@@ -196,10 +196,18 @@ impl Cgroup {
     /// # Errors
     /// If the kernel does not say.
     pub fn processes(&self) -> Result<usize> {
-        let mut count = 0;
+        Ok(self.pids()?.len())
+    }
+
+    /// The processes that live in it and below; 0 stands for one in a PID namespace that cannot be seen.
+    ///
+    /// # Errors
+    /// If the kernel does not say.
+    pub fn pids(&self) -> Result<Vec<i32>> {
+        let mut pids = Vec::new();
         for path in self.subtree()? {
             match fs::read_to_string(path.join("cgroup.procs")) {
-                Ok(text) => count += text.lines().count(),
+                Ok(text) => pids.extend(text.lines().filter_map(|line| line.trim().parse::<i32>().ok())),
                 // Removed meanwhile, or a threaded cgroup, whose processes its parent lists.
                 Err(error)
                     if matches!(
@@ -209,7 +217,7 @@ impl Cgroup {
                 Err(error) => return Err(self.failed("read")(error)),
             }
         }
-        Ok(count)
+        Ok(pids)
     }
 
     /// The identifiers of it and of all below it: the inode numbers of their directories.

@@ -1,8 +1,15 @@
-//! Which executable a process runs.
+//! Processes: whether one lives, and which executable it runs.
 
-use std::{collections::BTreeMap, os::unix::ffi::OsStrExt as _, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    os::{fd::AsFd, unix::ffi::OsStrExt as _},
+    sync::Arc,
+};
 
-use rustix::time::{ClockId, Timespec, clock_gettime};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    time::{ClockId, Timespec, clock_gettime},
+};
 
 use crate::alert::text::{MAX_PATH, clean};
 
@@ -15,6 +22,12 @@ const MEMORY: u64 = 10_000_000_000;
 const RECENT: u64 = SECOND;
 /// Nanoseconds of a second.
 const SECOND: u64 = 1_000_000_000;
+
+/// Whether the process behind `pidfd` has not ended: it can be read as soon as it has.
+pub fn lives(pidfd: &impl AsFd) -> bool {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&now)) == Ok(0)
+}
 
 /// How fresh an answer has to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -184,6 +184,8 @@ pub enum Enforcement {
     Changed,
     /// A policy that was to be read anew is invalid, and the one of before stays; the error that says why.
     Kept(String),
+    /// Connections that the policy does not allow live on, as was asked for; where they go.
+    Spared(String),
     /// The agent ended and its policy was taken down.
     Ended,
     /// The agent was let go by hand and is not governed any more.
@@ -200,6 +202,7 @@ impl Enforcement {
             Self::Auditing => "auditing",
             Self::Changed => "changed",
             Self::Kept(_) => "kept",
+            Self::Spared(_) => "spared",
             Self::Ended => "ended",
             Self::Detached => "detached",
             Self::Inactive(_) => "inactive",
@@ -211,6 +214,7 @@ impl Enforcement {
         match self {
             Self::Started | Self::Auditing | Self::Changed | Self::Ended => Severity::Info,
             Self::Detached => Severity::Low,
+            Self::Spared(_) => Severity::Medium,
             Self::Kept(_) => Severity::High,
             Self::Inactive(_) => Severity::Critical,
         }
@@ -230,6 +234,10 @@ impl Enforcement {
                 "Agent {agent} stays under policy {policy} as it was, because it cannot be replaced: {error}; \
                  correct it and run `agentnet reload`."
             ),
+            Self::Spared(to) => format!(
+                "Agent {agent} keeps connections that policy {policy} does not allow, because they were to be kept when \
+                 it was attached: {to}. They live until they are closed or the policy is changed."
+            ),
             Self::Ended => format!("Agent {agent} has ended and policy {policy} was taken down."),
             Self::Detached => format!(
                 "Agent {agent} was detached: policy {policy} is not in force on it any more, and it may send anything."
@@ -245,7 +253,12 @@ impl Enforcement {
     pub fn error(&self) -> Option<String> {
         match self {
             Self::Inactive(error) | Self::Kept(error) => Some(error.clone()),
-            Self::Started | Self::Auditing | Self::Changed | Self::Ended | Self::Detached => None,
+            Self::Started
+            | Self::Auditing
+            | Self::Changed
+            | Self::Spared(_)
+            | Self::Ended
+            | Self::Detached => None,
         }
     }
 }

@@ -4,10 +4,14 @@ use std::{path::PathBuf, process::ExitCode};
 
 use super::policies;
 use crate::{
-    agent::AgentName,
+    agent::{
+        AgentName,
+        cgroup::Hierarchy,
+        target::{Spec, Target},
+    },
     control::{
         client,
-        protocol::{Attach, Request, Target},
+        protocol::{Attach, Request},
     },
 };
 
@@ -52,13 +56,13 @@ struct Place {
 }
 
 impl Place {
-    fn target(self) -> anyhow::Result<Target> {
+    fn spec(self) -> anyhow::Result<Spec> {
         let Self { cgroup, pid, unit, container } = self;
         let target = cgroup
-            .map(Target::Cgroup)
-            .or(pid.map(Target::Pid))
-            .or(unit.map(Target::Unit))
-            .or(container.map(Target::Container));
+            .map(Spec::Cgroup)
+            .or(pid.map(Spec::Pid))
+            .or(unit.map(Spec::Unit))
+            .or(container.map(Spec::Container));
         target.ok_or_else(|| anyhow::anyhow!("say what to attach: --cgroup, --pid, --unit or --container"))
     }
 }
@@ -73,9 +77,17 @@ pub fn run(args: AttachArgs) -> anyhow::Result<ExitCode> {
         Some(Ok(source)) => Some(source),
         None => None,
     };
+    let target = match args.place.spec()? {
+        // Found by other programs, which are not the daemon's to run and to wait for.
+        spec @ (Spec::Unit(_) | Spec::Container(_)) => {
+            let target = Target::resolve(&Hierarchy::find()?, &spec, args.whole_cgroup)?;
+            Spec::Cgroup(target.cgroup.path().to_owned())
+        }
+        spec => spec,
+    };
     let request = Request::Attach(Attach {
         agent: args.agent,
-        target: args.place.target()?,
+        target,
         policy,
         audit: args.audit,
         keep_established: args.keep_established,

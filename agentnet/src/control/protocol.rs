@@ -1,12 +1,10 @@
 //! What clients ask and engines answer.
 
-use std::path::PathBuf;
-
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    agent::AgentName,
+    agent::{AgentName, target::Spec},
     alert::{
         model::{Output, Severity},
         summary::Summary,
@@ -71,8 +69,8 @@ pub struct PolicySource {
 pub struct Attach {
     /// The name the agent gets.
     pub agent: AgentName,
-    /// Where it lives.
-    pub target: Target,
+    /// Where it lives: a cgroup or a process. What takes other programs to find, the client finds.
+    pub target: Spec,
     /// The agent's policy; without one nothing is blocked.
     pub policy: Option<PolicySource>,
     /// Only report what the policy would refuse.
@@ -81,20 +79,6 @@ pub struct Attach {
     pub keep_established: bool,
     /// Govern the cgroup of a process although it shares it with others.
     pub whole_cgroup: bool,
-}
-
-/// Where an agent lives.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Target {
-    /// The directory of a cgroup: absolute, or below the mount point of cgroup v2.
-    Cgroup(PathBuf),
-    /// A process, whose cgroup is meant.
-    Pid(i32),
-    /// A systemd unit.
-    Unit(String),
-    /// A container of podman or docker, by name or id.
-    Container(String),
 }
 
 /// What is to be told as it happens.

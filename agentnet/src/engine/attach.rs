@@ -4,9 +4,8 @@ use jiff::Timestamp;
 
 use super::{
     agent::Phase,
-    host::SocketsError,
+    existing::{self, ExistingError, Occasion, Question, Report},
     serve::Rings,
-    sockets,
     start::{Claim, StartError},
     state::Engine,
 };
@@ -15,12 +14,14 @@ use crate::{
         AgentName,
         cgroup::Cgroup,
         registry::{EngineKind, Meta},
-        target::{self, TargetError},
+        target::{Target, TargetError},
     },
+    alert::class::Enforcement,
     control::{
         peer::Peer,
         protocol::{Attach, Failure},
     },
+    kernel::marks::Marks,
 };
 
 /// Why a cgroup was not put under a policy. It is as it was.
@@ -49,7 +50,7 @@ pub enum AttachError {
     Start(#[from] StartError),
     /// Connections that the policy does not allow are there still.
     #[error("connections that the policy does not allow cannot be closed: {0}")]
-    Sockets(#[from] SocketsError),
+    Sockets(#[from] ExistingError),
 }
 
 impl Engine {
@@ -61,7 +62,8 @@ impl Engine {
         if self.kind != EngineKind::Daemon {
             return Err(AttachError::NoDaemon);
         }
-        let cgroup = target::resolve(&attach.target, &self.hierarchy)?;
+        let target = Target::resolve(&self.hierarchy, &attach.target, attach.whole_cgroup)?;
+        let cgroup = target.cgroup.clone();
         self.may_be_governed(&cgroup)?;
         let selection = self.select(attach.policy.as_ref(), attach.audit)?;
         let claim = Claim::of(&attach.agent).map_err(AttachError::from)?;
@@ -79,18 +81,27 @@ impl Engine {
         };
         let footprint = claim.footprint(&attach.agent, &meta)?;
         let id = self.govern(&attach.agent, footprint, selection, Phase::Attached)?;
-        let closed = if attach.keep_established { Ok(0) } else { self.close_forbidden(id) };
-        let closed = closed.inspect_err(|_| self.abandon(id))?;
+        // Only now is it certain that what is governed is what was meant.
+        let settled = target.confirm(&self.hierarchy).map_err(AttachError::from).and_then(|()| {
+            Ok(self.settle(id, Occasion::Attach { keep_established: attach.keep_established })?)
+        });
+        let report = settled.inspect_err(|_| self.abandon(id))?;
         self.begin(id, None);
+        self.tell_spared(id, &report);
         let Some(agent) = self.agents.get(&id) else { return Ok(String::new()) };
         let (name, policy, place) = (&agent.name, &agent.meta().policy, cgroup.path().display());
         let what = if agent.is_audit() { "audited" } else { "governed" };
-        let count = match closed {
-            0 => String::new(),
-            1 => "; 1 connection that it does not allow was closed".to_owned(),
-            more => format!("; {more} connections that it does not allow were closed"),
-        };
-        Ok(format!("agent {name} is {what} by policy {policy} at {place}{count}"))
+        let mut done = format!("agent {name} is {what} by policy {policy} at {place}");
+        match report.destroyed.len() {
+            0 => {}
+            1 => done.push_str("; 1 connection that it does not allow was closed"),
+            more => done.push_str(&format!("; {more} connections that it does not allow were closed")),
+        }
+        for notice in &target.notices {
+            done.push_str("; ");
+            done.push_str(notice);
+        }
+        Ok(done)
     }
 
     fn may_be_governed(&self, cgroup: &Cgroup) -> Result<(), AttachError> {
@@ -104,17 +115,46 @@ impl Engine {
         }
     }
 
-    /// Destroys the agent's connections that its policy does not allow, and says how many.
+    /// Destroys the agent's connections that its policy does not allow, and marks what stays.
     ///
     /// # Errors
     /// If one of them may still be there.
-    pub(super) fn close_forbidden(&self, id: u32) -> Result<usize, SocketsError> {
+    pub(super) fn settle(&self, id: u32, occasion: Occasion) -> Result<Report, ExistingError> {
         match self.agents.get(&id) {
-            Some(agent) if !agent.is_audit() && !agent.policy.is_unknown() => {
-                sockets::destroy_forbidden(&agent.cgroup, &agent.policy.compiled, &agent.cfg)
+            Some(agent) if !agent.policy.is_unknown() => {
+                // Without marks nothing can stay that needs one; that is the safe side.
+                let marks = Marks::open(self.kernel.pins())
+                    .inspect_err(|error| tracing::warn!(%error, "sockets cannot be marked"))
+                    .ok();
+                existing::settle(
+                    &Question {
+                        tables: &agent.policy.compiled,
+                        cfg: agent.cfg,
+                        cgroup: &agent.cgroup,
+                        marks: marks.as_ref(),
+                    },
+                    occasion,
+                )
             }
-            _ => Ok(0),
+            _ => Ok(Report::default()),
         }
+    }
+
+    /// Tells of connections that live on although the policy does not allow them.
+    fn tell_spared(&mut self, id: u32, report: &Report) {
+        /// Peers that are named.
+        const NAMED: usize = 5;
+        let Self { agents, followers, .. } = self;
+        let Some(agent) = agents.get_mut(&id) else { return };
+        if report.spared.is_empty() || agent.is_audit() {
+            return;
+        }
+        let peers: Vec<String> =
+            report.spared.iter().take(NAMED).map(|existing| existing.remote.to_string()).collect();
+        let more = report.spared.len().saturating_sub(peers.len());
+        let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+        let to = format!("{}{more}", peers.join(", "));
+        agent.change(&Enforcement::Spared(to), Timestamp::now(), followers);
     }
 
     /// Takes an attached agent out of its policy and says so.

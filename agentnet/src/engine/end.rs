@@ -9,9 +9,9 @@ use jiff::Timestamp;
 
 use super::{
     agent::{Agent, Phase},
+    existing::{ExistingError, Occasion},
     host::{self, RemoveError, SocketsError},
     serve::Rings,
-    sockets,
     state::Engine,
 };
 use crate::{
@@ -33,6 +33,9 @@ pub enum EndError {
     /// They cannot be destroyed.
     #[error("sockets with refused data cannot be destroyed: {0}")]
     Sockets(#[from] SocketsError),
+    /// It is not known which connections the policy does not allow.
+    #[error(transparent)]
+    Existing(#[from] ExistingError),
     /// Something is left.
     #[error(transparent)]
     Remove(#[from] RemoveError),
@@ -80,7 +83,7 @@ impl Engine {
         let mut destroyed = host::destroy_sockets(&refused, all.then_some(&agent.cgroup))?;
         if agent.is_attached() && !all && !agent.is_audit() && agent.cgroup.path().exists() {
             // Its processes live on, and what they have queued and was not tried yet would leave.
-            destroyed += sockets::destroy_forbidden(&agent.cgroup, &agent.policy.compiled, &agent.cfg)?;
+            destroyed += self.settle(id, Occasion::Reload)?.destroyed.len();
         }
         if destroyed > 0 {
             tracing::info!(agent = %agent.name, destroyed, "destroyed sockets with refused data");

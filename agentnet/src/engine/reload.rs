@@ -9,7 +9,7 @@ use std::{path::Path, sync::Arc};
 use agentnet_common::abi::MODE_AUDIT;
 use jiff::Timestamp;
 
-use super::{selection::Selection, start::StartError, state::Engine};
+use super::{existing::Occasion, selection::Selection, start::StartError, state::Engine};
 use crate::{alert::class::Enforcement, control::protocol::Failure, kernel::addrs, policy::Policy};
 
 impl Engine {
@@ -80,8 +80,8 @@ impl Engine {
             tracing::info!(agent = %agent.name, "under its policy as it was read anew");
             agent.change(&Enforcement::Changed, now, followers);
         }
-        match self.close_forbidden(id) {
-            Ok(closed) => Ok(Some(closed)),
+        match self.settle(id, Occasion::Reload) {
+            Ok(report) => Ok(Some(report.destroyed.len())),
             Err(error) => {
                 // Their packets are refused all the same.
                 tracing::warn!(%error, "connections that are not allowed any more were not closed");

@@ -8,6 +8,7 @@ mod error;
 pub mod features;
 pub mod interfaces;
 pub mod links;
+pub mod marks;
 pub mod mountinfo;
 pub mod mounts;
 pub mod object;

@@ -343,7 +343,8 @@ const fn map_data(map: &Map) -> Option<&MapData> {
         | Map::LruHashMap(data)
         | Map::Array(data)
         | Map::PerCpuArray(data)
-        | Map::ArrayOfMaps(data) => Some(data),
+        | Map::ArrayOfMaps(data)
+        | Map::SkStorage(data) => Some(data),
         _ => None,
     }
 }

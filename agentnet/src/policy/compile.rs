@@ -17,6 +17,7 @@ use agentnet_common::{
 use self::grants::Findings;
 use super::{
     diagnostic::{Code, Diagnostic, Source},
+    selector::Selector,
     validate::{Effect, Rule, Valid},
 };
 
@@ -38,6 +39,8 @@ pub struct Compiled {
     pub nets: Vec<NetEntry>,
     /// Nodes of the name trie, sorted by the bytes of their keys.
     pub names: Vec<(NameKey, NameNode)>,
+    /// Which agents the daemon puts under this policy by itself, `[[agents]]`.
+    pub agents: Vec<AgentsInfo>,
     /// Where each rule was written, by [`RuleId`]: allow and deny rules in the order of the file.
     pub rules: Vec<RuleInfo>,
 }
@@ -51,6 +54,15 @@ pub struct NetEntry {
     pub prefix: u8,
     /// What is allowed there.
     pub rules: Ruleset,
+}
+
+/// An entry of `[[agents]]`.
+#[derive(Clone, Debug)]
+pub struct AgentsInfo {
+    /// Which agents it is about.
+    pub selector: Selector,
+    /// Line of the file, from 1.
+    pub line: u32,
 }
 
 /// A rule as people know it.
@@ -84,13 +96,21 @@ impl Compiled {
             flags: if valid.rules.iter().any(icmp) { CFG_ICMP } else { 0 },
             nets,
             names,
+            agents: valid
+                .agents
+                .iter()
+                .map(|entry| AgentsInfo {
+                    selector: entry.selector.clone(),
+                    line: line(source, entry.span.start),
+                })
+                .collect(),
             rules: valid
                 .numbered()
                 .map(|(id, rule)| RuleInfo {
                     id,
                     text: rule.to_string(),
                     file: source.file.clone(),
-                    line: u32::try_from(source.line(rule.span.start)).unwrap_or(u32::MAX),
+                    line: line(source, rule.span.start),
                 })
                 .collect(),
         }
@@ -113,6 +133,10 @@ impl Compiled {
             flags: self.flags,
         }
     }
+}
+
+fn line(source: &Source, byte: usize) -> u32 {
+    u32::try_from(source.line(byte)).unwrap_or(u32::MAX)
 }
 
 /// Denies shown with a rule they leave nothing of.

@@ -60,8 +60,10 @@ problem_codes! {
     Version = Error "version",
     /// Not a name for a policy.
     PolicyName = Error "policy_name",
-    /// Not exactly one of `cidr` and `domain`.
+    /// Not exactly one of the keys of which there has to be one.
     Target = Error "target",
+    /// Not a pattern for units, cgroups or containers.
+    Selector = Error "selector",
     /// Not a network.
     Cidr = Error "cidr",
     /// A network with host bits set.

@@ -7,6 +7,7 @@ pub mod name;
 pub mod net;
 pub mod parse;
 pub mod schema;
+pub mod selector;
 pub mod special;
 pub mod traffic;
 pub mod validate;
@@ -139,6 +140,7 @@ impl Policy {
             loopback: LOCAL_OWN,
             listen: LOCAL_OWN,
             rules: Vec::new(),
+            agents: Vec::new(),
         };
         // Without rules nothing can be wrong.
         let compiled = Compiled::new(&valid, &source, &[], &mut Vec::new());

@@ -28,10 +28,25 @@ pub struct Document {
     pub loopback: Field<u8>,
     /// `[local] listen`.
     pub listen: Field<u8>,
+    /// `[[agents]]`.
+    pub agents: Vec<AgentText>,
     /// `[[egress.allow]]`.
     pub allow: Vec<RuleText>,
     /// `[[egress.deny]]`.
     pub deny: Vec<RuleText>,
+}
+
+/// An entry of `[[agents]]` as written.
+#[derive(Debug)]
+pub struct AgentText {
+    /// Its header, or the whole of an inline table.
+    pub span: Range<usize>,
+    /// `unit`.
+    pub unit: Field<String>,
+    /// `cgroup`.
+    pub cgroup: Field<String>,
+    /// `container`.
+    pub container: Field<String>,
 }
 
 /// A rule as written.
@@ -109,6 +124,7 @@ impl Document {
             version: root.integer("version"),
             name: root.string("name"),
             mode: root.choice("mode"),
+            agents: root.tables("agents", AgentText::read),
             ..Self::default()
         };
         if let Some(mut local) = root.table("local") {
@@ -120,6 +136,17 @@ impl Document {
             document.deny = egress.tables("deny", RuleText::read);
         }
         Some(document)
+    }
+}
+
+impl AgentText {
+    fn read(mut table: Walker<'_, '_>) -> Self {
+        Self {
+            span: table.span.clone(),
+            unit: table.string("unit"),
+            cgroup: table.string("cgroup"),
+            container: table.string("container"),
+        }
     }
 }
 

@@ -45,6 +45,8 @@ pub enum Kind {
     Cidr,
     /// A domain name, perhaps with a wildcard.
     Domain,
+    /// A pattern for names of units, paths of cgroups or containers.
+    Pattern,
     /// A list of ports and ranges of ports.
     Ports,
     /// One of a few words.
@@ -123,14 +125,40 @@ pub const POLICY: Table = Table {
             "enforce",
             "\"enforce\" refuses what is not allowed, \"audit\" only reports what would be refused.",
         ),
+        key("agents", Kind::Tables(&AGENTS), AGENTS.doc),
         key("egress", Kind::Table(&EGRESS), EGRESS.doc),
         key("local", Kind::Table(&LOCAL), LOCAL.doc),
         not_enforced("extends"),
-        not_enforced("agents"),
         not_enforced("dns"),
         not_enforced("tls"),
         not_enforced("budget"),
         not_enforced("detect"),
+    ],
+};
+
+/// `[[agents]]`.
+pub const AGENTS: Table = Table {
+    name: "[[agents]]",
+    doc: "Which agents the daemon puts under this policy by itself, besides those of `run` and `attach`.",
+    one_of: &["unit", "cgroup", "container"],
+    keys: &[
+        key(
+            "unit",
+            Kind::Pattern,
+            "systemd units by name, such as \"claude@*.service\"; `*` is any characters, `?` one.",
+        ),
+        key(
+            "cgroup",
+            Kind::Pattern,
+            "Cgroups by their path below the top of the hierarchy: \"/agents.slice\" is that one with all \
+             below it, and governed before anything runs there; \"/agents.slice/*\" is each one in it.",
+        ),
+        key(
+            "container",
+            Kind::Pattern,
+            "Containers of podman and docker by name or id, such as \"dev-*\", or by a label: \
+             \"label:agentnet=coding\".",
+        ),
     ],
 };
 
@@ -267,6 +295,7 @@ impl Kind {
             }),
             Self::Cidr => json!({ "type": "string", "pattern": "^[0-9A-Fa-f:.]+/[0-9]{1,3}$" }),
             Self::Domain => json!({ "type": "string", "minLength": 1, "maxLength": 253 }),
+            Self::Pattern => json!({ "type": "string", "minLength": 1 }),
             Self::Ports => json!({
                 "type": "array",
                 "minItems": 1,

@@ -1,5 +1,7 @@
 //! [`Document`] -> [`Valid`]: rules that mean something, each with its place in the file.
 
+mod agents;
+
 use std::{fmt, net::IpAddr, ops::Range};
 
 use agentnet_common::{
@@ -10,6 +12,7 @@ use agentnet_common::{
 use ipnet::IpNet;
 use toml::Spanned;
 
+pub use self::agents::Agents;
 use super::{
     diagnostic::{Code, Diagnostic, quote},
     name::Pattern,
@@ -32,6 +35,8 @@ pub struct Valid {
     pub listen: u8,
     /// The rules in the order of the file, by [`RuleId`].
     pub rules: Vec<Rule>,
+    /// `[[agents]]`.
+    pub agents: Vec<Agents>,
 }
 
 /// Whether a rule allows or denies.
@@ -151,6 +156,7 @@ impl Valid {
             );
             rules.truncate(MAX_RULES);
         }
+        let agents = document.agents.iter().filter_map(|entry| agents::check(entry, problems)).collect();
         let word = |field: &Field<u8>, default| field.value().map_or(default, |value| *value.get_ref());
         Self {
             name,
@@ -158,6 +164,7 @@ impl Valid {
             loopback: word(&document.loopback, LOCAL_OWN),
             listen: word(&document.listen, LOCAL_OWN),
             rules,
+            agents,
         }
     }
 

@@ -146,7 +146,7 @@ pub enum SockDiagError {
 }
 
 /// A protocol with sockets of this kind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Protocol {
     /// TCP.
     Tcp,
@@ -190,9 +190,6 @@ pub fn sockets(netns: Option<BorrowedFd<'_>>, protocol: Protocol) -> Result<Vec<
 /// made after the last destruction held no socket that `select` picked, save those destroyed: so one that came
 /// up meanwhile, or that a listing missed because its hash bucket changed, is found as well.
 ///
-/// UDP has nothing to destroy: it queues nothing, and the kernel lets a bound socket live on
-/// (`udp_abort`, net/ipv4/udp.c).
-///
 /// # Errors
 ///
 /// See [`SockDiagError`]; the sockets destroyed until then stay destroyed.
@@ -200,12 +197,28 @@ pub fn destroy_tcp(
     netns: Option<BorrowedFd<'_>>,
     select: &dyn Fn(&InetSocket) -> bool,
 ) -> Result<usize, SockDiagError> {
+    destroy(netns, Protocol::Tcp, select)
+}
+
+/// As [`destroy_tcp`], for sockets of either protocol.
+///
+/// A UDP socket is disconnected and its owner told (`ECONNABORTED`), no more: it queues nothing, and the kernel
+/// lets it live on (`udp_abort`, net/ipv4/udp.c).
+///
+/// # Errors
+///
+/// As [`destroy_tcp`].
+pub fn destroy(
+    netns: Option<BorrowedFd<'_>>,
+    protocol: Protocol,
+    select: &dyn Fn(&InetSocket) -> bool,
+) -> Result<usize, SockDiagError> {
     let mut diag = Diag::open(netns)?;
     let mut destroyed = HashSet::new();
     let (mut remaining, mut stalled) = (0, 0);
     for _ in 0..DESTROY_ROUNDS {
         let selected: Vec<InetSocket> = diag
-            .list(Protocol::Tcp)?
+            .list(protocol)?
             .into_iter()
             // Before Linux 6.11 a destroyed socket without a process lingers on, its queue empty.
             .filter(|socket| !destroyed.contains(&socket.cookie) && select(socket))
@@ -215,7 +228,7 @@ pub fn destroy_tcp(
         }
         let before = destroyed.len();
         for socket in &selected {
-            if diag.destroy_tcp(socket)? {
+            if diag.destroy(protocol, socket)? {
                 destroyed.insert(socket.cookie);
             }
         }
@@ -226,6 +239,17 @@ pub fn destroy_tcp(
         }
     }
     Err(SockDiagError::Remaining(remaining))
+}
+
+#[cfg(test)]
+impl InetSocket {
+    /// A socket that no kernel has listed.
+    pub(crate) fn for_tests(state: State, local: SocketAddr, remote: SocketAddr, cgroup: u64) -> Self {
+        let (interface, cookie, inode, uid, tx_queue, rx_queue) = (0, 0, 0, 0, 0, 0);
+        let id = SocketId::new_v4();
+        let cgroup = Some(cgroup);
+        Self { state, local, remote, interface, cookie, cgroup, inode, uid, tx_queue, rx_queue, id }
+    }
 }
 
 impl From<InetResponse> for InetSocket {

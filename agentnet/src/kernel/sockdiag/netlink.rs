@@ -119,9 +119,9 @@ impl Diag {
     }
 
     /// Destroys one socket; `false` if there is none of that address and cookie.
-    pub(super) fn destroy_tcp(&mut self, socket: &InetSocket) -> Result<bool, SockDiagError> {
+    pub(super) fn destroy(&mut self, protocol: Protocol, socket: &InetSocket) -> Result<bool, SockDiagError> {
         let family = if socket.local.is_ipv4() { AF_INET } else { AF_INET6 };
-        let request = request(Protocol::Tcp, family, socket.id.clone());
+        let request = request(protocol, family, socket.id.clone());
         let message = SockDiagDestroy::new(SockDiagMessage::InetRequest(request));
         let sequence = self.send(message, NLM_F_REQUEST | NLM_F_ACK)?;
         loop {
@@ -359,7 +359,7 @@ mod tests {
             reply(&kernel, &[error(2, libc::ENOENT)]);
             let listed = diag.list(Protocol::Tcp).expect("a listing");
             reply(&kernel, &[error(3, errno)]);
-            diag.destroy_tcp(&listed[0])
+            diag.destroy(Protocol::Tcp, &listed[0])
         };
         assert!(matches!(destroy(0), Ok(true)));
         assert!(matches!(destroy(libc::ENOENT), Ok(false)));

@@ -220,7 +220,10 @@ impl Kind {
     fn fits(&self, value: &DeValue<'_>) -> bool {
         match (self, value) {
             (Self::Version, DeValue::Integer(digits)) => integer(digits).is_some(),
-            (Self::Name | Self::Cidr | Self::Domain | Self::Choice(_), DeValue::String(_))
+            (
+                Self::Name | Self::Cidr | Self::Domain | Self::Pattern | Self::Choice(_),
+                DeValue::String(_),
+            )
             | (Self::Ports | Self::Choices(_), DeValue::Array(_))
             | (Self::Table(_), DeValue::Table(_)) => true,
             (Self::Tables(_), DeValue::Array(list)) => {
@@ -237,6 +240,7 @@ impl Kind {
             Self::Name => ("a string", format!("write {name} = \"coding\"")),
             Self::Cidr => ("a string", format!("write {name} = \"10.20.0.0/16\", one rule for each network")),
             Self::Domain => ("a string", format!("write {name} = \"example.com\", one rule for each name")),
+            Self::Pattern => ("a string", format!("write {name} = \"...\", one entry for each pattern")),
             Self::Ports => ("a list", format!("write {name} = [443, \"8000-8099\"]")),
             Self::Choice(choices) => {
                 ("a string", format!("one of {}", list(choices.iter().map(|c| format!("\"{}\"", c.word)))))

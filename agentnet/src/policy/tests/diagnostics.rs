@@ -28,9 +28,6 @@ const BELOW_HEAD: &[(&str, &str)] = &[
         "not_enforced",
         r#"extends = "base"
 
-[[agents]]
-unit = "claude@*.service"
-
 [egress]
 presets = ["github"]
 
@@ -89,6 +86,33 @@ protocols = ["tpc", "sctp"]
 [local]
 loopback = "self"
 listen = "none"
+"#,
+    ),
+    (
+        "agents",
+        r#"[[agents]]
+
+[[agents]]
+unit = "claude"
+
+[[agents]]
+unit = "claude@*.service"
+cgroup = "/agents.slice"
+
+[[agents]]
+cgroup = "agents.slice/*"
+
+[[agents]]
+cgroup = "/"
+
+[[agents]]
+container = "label:"
+
+[[agents]]
+unti = "claude.service"
+
+[[agents]]
+unit = 7
 "#,
     ),
     ("missing_ports", "[[egress.allow]]\ncidr = \"192.0.2.0/24\"\n"),
