@@ -15,7 +15,8 @@ pub enum Request {
     /// The first request of the client that started the engine, with a pidfd of a waiting child of the
     /// client: put it under a policy.
     Run(Run),
-    /// Its command has ended: take the agent down. Only from the client that asked for it.
+    /// Its command has ended: take the agent down. Only from the client that asked for it, and again when it
+    /// waits no longer.
     Finish {
         /// Wait for what is left of the agent instead of killing it.
         wait: bool,

@@ -44,6 +44,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// After so many ticks the client is told that processes of the agent do not die.
 const TICKS_TO_DIE: u32 = 100;
 
+/// What the client of a command with leftovers is told if it waits for them.
+const WAITING: &str =
+    "the command has ended and left processes running; agentnet waits for them, and Ctrl-C ends them";
+
 /// Serves the client at the other end of `client` until its agent, `agent`, is taken down.
 ///
 /// # Errors
@@ -166,7 +170,9 @@ enum Phase {
     Running,
     /// The client is gone without having said that its command has ended.
     Orphaned,
-    /// The command has ended.
+    /// The command has ended, and what it has left running is waited for.
+    Waiting,
+    /// The command has ended, and what it has left running was killed.
     Ending,
 }
 
@@ -188,9 +194,12 @@ async fn run_loop(mut state: State, mut inputs: Inputs) -> Result<(), EngineErro
                 // Who asked and did not wait for the answer does not need it.
                 let _ = call.answer.send(state.answer(&call.request));
             }
-            Some(event) = inputs.client.recv(), if phase == Phase::Running => {
-                phase = on_client(&mut state, event);
+            Some(event) = inputs.client.recv() => {
+                phase = on_client(&mut state, event, phase);
                 populated = inputs.population.now();
+                if phase == Phase::Waiting && populated {
+                    state.notice(WAITING);
+                }
             }
             _ = tick.tick() => {
                 state.records(inputs.alerts.rest());
@@ -218,10 +227,11 @@ async fn run_loop(mut state: State, mut inputs: Inputs) -> Result<(), EngineErro
     Ok(super::end::end(state, &mut inputs.alerts, &mut inputs.samples).await?)
 }
 
-fn on_client(state: &mut State, event: Event) -> Phase {
+fn on_client(state: &mut State, event: Event, phase: Phase) -> Phase {
     match event {
-        Event::Request(Request::Finish { wait }) => {
-            if !wait && let Err(error) = state.governed.cgroup.kill() {
+        Event::Request(Request::Finish { wait: true }) if phase == Phase::Running => Phase::Waiting,
+        Event::Request(Request::Finish { wait: false }) => {
+            if let Err(error) = state.governed.cgroup.kill() {
                 tracing::error!(%error, "cannot kill what is left of the agent");
                 state.notice(format!("{error}; agentnet waits until it is gone"));
             }
@@ -229,11 +239,11 @@ fn on_client(state: &mut State, event: Event) -> Phase {
         }
         Event::Request(request) => {
             tracing::warn!(?request, "the client asked for something that is not its turn");
-            Phase::Running
+            phase
         }
         Event::Gone => {
             tracing::warn!("the client is gone; the policy holds until the agent has no process");
-            Phase::Orphaned
+            if phase == Phase::Running { Phase::Orphaned } else { phase }
         }
     }
 }
