@@ -44,6 +44,10 @@ pub struct System;
 
 impl Host for System {
     fn is_populated(&self, meta: &Meta) -> io::Result<bool> {
+        // In a mount namespace without the hierarchy every cgroup seems to be gone, and its agent may run on.
+        if !Hierarchy::find().is_ok_and(|hierarchy| hierarchy.covers(&meta.cgroup)) {
+            return Ok(true);
+        }
         Cgroup::at(&meta.cgroup).is_populated().map_err(io::Error::other)
     }
 
