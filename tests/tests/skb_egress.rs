@@ -22,7 +22,7 @@ use rstest::rstest;
 /// With full privilege these need no socket of the agent's cgroup: sockets below IP, another process's
 /// socket, another cgroup. The launcher takes the privilege away and filters the calls.
 const BEYOND_THE_HOOKS: &[&str] =
-    &["packet-send", "packet-dgram", "packet-bypass", "root-cgroup-send", "steal-victim-socket"];
+    &["packet-send", "packet-dgram", "packet-bypass", "tun-send", "root-cgroup-send", "steal-victim-socket"];
 
 /// The battery, and what is allowed in the same second.
 fn with_twins(battery: &Battery, family: Family) -> Vec<Request> {

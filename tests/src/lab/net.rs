@@ -9,6 +9,8 @@ use std::{
 pub const AGENT_INTERFACE: &str = "agent0";
 /// The servers' side of the wire.
 pub const SERVER_INTERFACE: &str = "server0";
+/// A TUN device on the agent's host.
+pub const TUN_INTERFACE: &str = "agenttun0";
 /// Link-layer address of the agent's side.
 pub const AGENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 /// Link-layer address of the servers' side.

@@ -3,6 +3,7 @@
 //! An operation is a function and a line in the [`CATALOGUE`] of its file's subject. It reports what the
 //! system call said and never panics; what arrived is for the far end to say.
 
+pub mod crowd;
 pub mod icmp;
 pub mod local;
 pub mod option;
@@ -13,6 +14,7 @@ pub mod raw;
 pub mod report;
 pub mod run;
 pub mod tcp;
+pub mod tun;
 pub mod udp;
 pub mod uring;
 
@@ -215,6 +217,7 @@ pub const CATALOGUE: &[&[Operation]] = &[
     uring::OPERATIONS,
     process::OPERATIONS,
     outside::OPERATIONS,
+    tun::OPERATIONS,
     local::OPERATIONS,
 ];
 
