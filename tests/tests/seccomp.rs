@@ -13,6 +13,7 @@ use agentnet_tests::{
         residue::Residue,
         server::Transport,
     },
+    probe::Request,
     skip,
 };
 use anyhow::{Result, ensure};
@@ -64,15 +65,16 @@ fn a_tun_device_of_the_host_is_not_to_be_had(#[values(Family::V4, Family::V6)] f
         family.allowed_endpoint(),
         Said::Ok,
     );
-    let request = &table.requests()[..1];
-    let free = agent.attempt_ungoverned(request)?;
+    let mut request = Request::new("tun-send", family.denied_endpoint());
+    request.args.marker = "<without agentnet>".to_owned();
+    let free = agent.attempt_ungoverned(std::slice::from_ref(&request))?;
     lab.fence()?;
-    let before = lab.sniffer.to(family.denied(), 0).len();
-    ensure!(free[0].ok && before > 0, "it does not work without agentnet either: {free:?}");
+    let arrived = lab.sniffer.carrying(request.args.secret()) > 0;
+    ensure!(free[0].ok && arrived, "it does not work without agentnet either: {free:?}");
 
     agent.expect(&table)?;
     lab.fence()?;
-    ensure!(lab.sniffer.to(family.denied(), 0).len() == before, "a packet left by the device");
+    ensure!(lab.sniffer.carrying(table.requests()[0].args.secret()) == 0, "a packet left by the device");
     lab.ensure_bytes(family.allowed_endpoint(), Transport::Tcp)?;
     Residue::named(&agent.name).ensure_gone()
 }

@@ -72,8 +72,17 @@ impl Hosts {
             for family in Family::ALL {
                 netlink.add_address(net::AGENT_INTERFACE, family.agent(), wire_prefix(family.agent()))?;
                 netlink.add_default_route(family.allowed())?;
+                for ip in [family.allowed(), family.denied()] {
+                    netlink.add_neighbour(net::AGENT_INTERFACE, ip, net::SERVER_MAC)?;
+                }
             }
             Ok(())
+        })?;
+        server.run(|| {
+            let netlink = Netlink::open()?;
+            let tell =
+                |family: Family| netlink.add_neighbour(net::SERVER_INTERFACE, family.agent(), net::AGENT_MAC);
+            Family::ALL.into_iter().try_for_each(tell)
         })?;
         let name = format!("lab-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         Ok(Self { name, agent, server })
