@@ -159,7 +159,7 @@ impl Agent {
         };
         let cfg = policy.agent_cfg(AGENT, 0, 1);
         kernel.install(0, policy).expect("a policy");
-        kernel.attach(self.cgroup.path(), cfg).expect("the programs attach");
+        kernel.attach(&name(), self.cgroup.path(), cfg).expect("the programs attach");
         self.kernel = Some(kernel);
         Some(cfg)
     }
@@ -175,11 +175,16 @@ impl Drop for Agent {
     fn drop(&mut self) {
         self.place(&self.home);
         if let Some(kernel) = self.kernel.take() {
-            kernel.detach().expect("root may");
+            kernel.detach(&name(), self.cgroup.path()).expect("root may");
         }
         let _ = clear_pins(&self.pins);
         self.cgroup.remove().expect("nobody is inside");
     }
+}
+
+/// What the agent is called; each has pins of its own.
+fn name() -> AgentName {
+    "a".parse().expect("a name")
 }
 
 const ATTACH: Occasion = Occasion::Attach { keep_established: false };
@@ -366,7 +371,8 @@ fn what_a_process_left_behind_is_destroyed_with_its_queue() {
         let [gone] = report.destroyed.as_slice() else { panic!("{report:?}") };
         assert_eq!((gone.remote, gone.process.as_ref()), (there(DENIED), None));
         assert!(gone.unsent > 0, "{gone:?}");
-        agent.kernel.take().expect("governed").detach().expect("root may");
+        let mut kernel = agent.kernel.take().expect("governed");
+        kernel.detach(&name(), agent.cgroup.path()).expect("root may");
         // Nobody refuses anything any more, and yet the queue does not leave.
         far.set_nonblocking(true).expect("fcntl");
         let mut arrived = 0;

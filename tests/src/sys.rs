@@ -3,6 +3,7 @@
 //! Everything here is a thin, checked wrapper of one system call.
 
 use std::{
+    fs::File,
     io::{self, Result},
     mem::MaybeUninit,
     net::{IpAddr, SocketAddr},
@@ -12,8 +13,12 @@ use std::{
 
 use libc::{c_int, c_void, socklen_t};
 
-/// How long a blocking call may wait: a packet that is dropped must not stall a test.
+/// How long a receiving call may wait: a packet that is dropped must not stall a test.
 pub const PATIENCE: Duration = Duration::from_millis(700);
+
+/// How long a connecting or sending call may wait: longer than it takes to repeat a SYN, one second (RFC 6298, 2).
+/// A flood of the test beside this one may have cost the first.
+const PATIENCE_SENDING: Duration = Duration::from_millis(2500);
 
 /// Turns the result of a call into what Rust expects.
 ///
@@ -96,7 +101,7 @@ pub fn mapped(addr: SocketAddr) -> SocketAddr {
     }
 }
 
-/// `socket(2)`, close-on-exec, with `SO_SNDTIMEO` and `SO_RCVTIMEO` of [`PATIENCE`].
+/// `socket(2)`, close-on-exec, with `SO_RCVTIMEO` of [`PATIENCE`], and a `SO_SNDTIMEO`.
 ///
 /// # Errors
 /// As the call.
@@ -105,9 +110,8 @@ pub fn socket(domain: c_int, kind: c_int, protocol: c_int) -> Result<OwnedFd> {
     let fd = check(unsafe { libc::socket(domain, kind | libc::SOCK_CLOEXEC, protocol) })?;
     // SAFETY: the kernel has just given us this descriptor.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    for option in [libc::SO_SNDTIMEO, libc::SO_RCVTIMEO] {
-        set_timeout(&fd, option, PATIENCE)?;
-    }
+    set_timeout(&fd, libc::SO_SNDTIMEO, PATIENCE_SENDING)?;
+    set_timeout(&fd, libc::SO_RCVTIMEO, PATIENCE)?;
     Ok(fd)
 }
 
@@ -292,6 +296,46 @@ pub fn send_messages(fd: &impl AsFd, messages: &[Message<'_>]) -> Result<usize> 
         })
     }
     collect(fd.as_fd().as_raw_fd(), messages, &mut Vec::new())
+}
+
+/// The device that makes TUN interfaces.
+///
+/// # Errors
+/// As `open(2)`.
+pub fn tun_open() -> Result<File> {
+    File::options().read(true).write(true).open("/dev/net/tun")
+}
+
+/// `TUNSETIFF`: takes the TUN interface `name`, or makes it.
+///
+/// # Errors
+/// As `ioctl(2)`; `InvalidInput` if the name is too long.
+pub fn tun_attach(device: &File, name: &str) -> Result<()> {
+    // struct ifreq: a name that ends in NUL, then the flags; the rest is not read.
+    let mut request = [0_u8; 40];
+    let Some(place) =
+        request.get_mut(..name.len().min(libc::IFNAMSIZ - 1)).filter(|place| place.len() == name.len())
+    else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    place.copy_from_slice(name.as_bytes());
+    let flags = u16::try_from(libc::IFF_TUN | libc::IFF_NO_PI).unwrap_or_default();
+    request[libc::IFNAMSIZ..][..2].copy_from_slice(&flags.to_ne_bytes());
+    // SAFETY: the request is as long as a struct ifreq and lives until the call returns.
+    check(unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETIFF as _, request.as_mut_ptr()) }).map(drop)
+}
+
+/// `TUNSETOWNER` and `TUNSETPERSIST`: the interface stays, and `owner` may take it without privilege.
+///
+/// # Errors
+/// As `ioctl(2)`.
+pub fn tun_keep(device: &File, owner: u32) -> Result<()> {
+    let owner = libc::c_ulong::from(owner);
+    // SAFETY: both requests take an integer.
+    unsafe {
+        check(libc::ioctl(device.as_raw_fd(), libc::TUNSETOWNER as _, owner))?;
+        check(libc::ioctl(device.as_raw_fd(), libc::TUNSETPERSIST as _, 1)).map(drop)
+    }
 }
 
 /// `recv(2)`; the bytes received, 0 at the end of the stream.

@@ -8,8 +8,8 @@ use crate::{
     command::{self, display, quiet, succeeds, which},
     progress::{Step, Steps},
     toolchain::{
-        self, BPF_LINKER, BPF_LINKER_LLVM, CLIPPY, CXX, DEBIAN_RUSTC, Ebpf, LLVM_DEV, Missing, NFTABLES,
-        Package, RUSTFMT, Rustc, cached_linker, linker_root, linker_runs,
+        self, BPF_LINKER, BPF_LINKER_LLVM, CLIPPY, CXX, DEBIAN_RUSTC, Ebpf, LLVM_DEV, Missing,
+        NFTABLES, OPENDOAS, Package, RUSTFMT, Rustc, SUDO, cached_linker, linker_root, linker_runs,
     },
     workspace,
 };
@@ -91,12 +91,26 @@ pub(crate) fn ensure_lint_tools() -> Result<()> {
     install(&missing, None, step)
 }
 
-/// Makes sure that nft is there, where it can be had: the tests that need it skip themselves by name.
-pub(crate) fn ensure_nft() -> Result<()> {
-    if in_path_or_sbin("nft") || which("apt-get").is_none() {
+/// Makes sure that what single tests need is there, where it can be had: without it they skip themselves by name.
+/// Needs root only where something is missing.
+pub(crate) fn ensure_test_tools() -> Result<()> {
+    if which("apt-get").is_none() {
         return Ok(());
     }
-    install(&[&NFTABLES], None, Steps::new("setup", 1).start("address translation"))
+    let missing: Vec<&Package> = [("nft", &NFTABLES), ("sudo", &SUDO), ("doas", &OPENDOAS)]
+        .into_iter()
+        .filter_map(|(program, package)| (!in_path_or_sbin(program)).then_some(package))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    // Lists that were never fetched have none of them, and not every Debian has them all.
+    if !missing.iter().all(|package| has_candidate(package.name)) {
+        quiet(&mut apt_get(&["update"])?)?;
+    }
+    let available: Vec<&Package> =
+        missing.into_iter().filter(|package| has_candidate(package.name)).collect();
+    install(&available, None, Steps::new("setup", 1).start("tools of single tests"))
 }
 
 /// Whether the program is there for root, whose `PATH` has directories that a user's lacks.

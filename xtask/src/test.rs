@@ -39,7 +39,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// Runs everything and returns the sum, failures included; an error means that tests could not be run or
 /// that too few were.
 pub(crate) fn run_all(args: &Args) -> Result<Summary> {
-    setup::ensure_nft()?;
+    setup::ensure_test_tools()?;
     let mut steps = Steps::new("test", 4);
     let object = build::object(&mut steps)?;
 

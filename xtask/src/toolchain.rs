@@ -58,6 +58,12 @@ pub(crate) const CLIPPY: Package = Package { name: "rust-web-clippy", why: "`car
 /// Address translation, for the tests of what is behind it.
 pub(crate) const NFTABLES: Package =
     Package { name: "nftables", why: "address translation, for the tests of what hides behind it" };
+/// For the tests of how a user's agentnet gets root.
+pub(crate) const SUDO: Package =
+    Package { name: "sudo", why: "one of the two ways to root, for the tests of both" };
+/// See [`SUDO`].
+pub(crate) const OPENDOAS: Package =
+    Package { name: "opendoas", why: "one of the two ways to root, for the tests of both" };
 
 /// Debian's programs: fixed paths, because a rustup in `PATH` would shadow them.
 pub(crate) const DEBIAN_RUSTC: &str = "/usr/bin/rustc";

@@ -90,6 +90,11 @@ impl Hierarchy {
         Cgroup { path: self.point.clone() }
     }
 
+    /// Whether a cgroup at `path` could be seen here, if there is one.
+    pub fn covers(&self, path: &Path) -> bool {
+        path.starts_with(&self.point)
+    }
+
     /// The directory below which agents are made that have no agent above them.
     pub fn home(&self) -> PathBuf {
         self.point.join(HOME)

@@ -1,5 +1,6 @@
 //! Who is governed, and the launcher that makes a governed process tree.
 
+pub mod borrowed;
 pub mod cgroup;
 pub mod container;
 pub mod launch;

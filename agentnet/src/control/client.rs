@@ -14,7 +14,10 @@ use super::{
     protocol::{Failure, Ready, Reply, Report, Request, Run},
     rendezvous::{Rendezvous, RendezvousError},
 };
-use crate::{agent::AgentName, programs};
+use crate::{
+    agent::{AgentName, borrowed::VARIABLES},
+    programs,
+};
 
 /// Where the daemon answers.
 pub const DAEMON_SOCKET: &str = "/run/agentnet/daemon/control.sock";
@@ -170,7 +173,8 @@ impl Session {
         Ok(frame::read(&self.stream)?)
     }
 
-    /// Says that the command has ended. Replies go on until [`Reply::Finished`].
+    /// Says that the command has ended; a second time without `wait`, that what it has left running is not
+    /// waited for any longer. Replies go on until [`Reply::Finished`].
     ///
     /// # Errors
     /// If the engine is gone.
@@ -257,12 +261,20 @@ fn engine_command() -> Result<(PathBuf, Command)> {
     let own = env::current_exe().map_err(|error| ClientError::Spawn { program: "agentnet".into(), error })?;
     if rustix::process::geteuid().is_root() {
         let mut command = Command::new(&own);
-        // The engine's client is this process, root, whoever sudo has turned into it.
-        command.arg("engine").env_remove("SUDO_UID").env_remove("DOAS_USER");
+        command.arg("engine");
+        without_borrower(&mut command);
         return Ok((own, command));
     }
     let program = programs::elevator(env::var_os("PATH").as_deref()).ok_or(ClientError::NoRoot)?;
     let mut command = Command::new(&program);
     command.arg("--").arg(own).arg("engine");
+    without_borrower(&mut command);
     Ok((program, command))
+}
+
+/// The engine's client is this process, whoever sudo or doas has turned into it.
+fn without_borrower(command: &mut Command) {
+    for variable in VARIABLES {
+        command.env_remove(variable);
+    }
 }

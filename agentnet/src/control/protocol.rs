@@ -17,7 +17,8 @@ use crate::{
 pub enum Request {
     /// With a pidfd of a waiting child of the client: put it under a policy. The connection stays open.
     Run(Run),
-    /// The command of [`Request::Run`] has ended: take the agent down. Only by the connection that asked for it.
+    /// The command of [`Request::Run`] has ended: take the agent down. Only by the connection that asked for it, and
+    /// again when it waits no longer.
     Finish {
         /// Wait for what is left of the agent instead of killing it.
         wait: bool,

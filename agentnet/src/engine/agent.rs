@@ -47,7 +47,9 @@ pub(super) enum Phase {
     Running,
     /// Its client is gone without having said that the command has ended.
     Orphaned,
-    /// The command has ended.
+    /// The command has ended, and what it has left running is waited for.
+    Waiting,
+    /// The command has ended, and what it has left running was killed.
     Ending,
 }
 

@@ -25,6 +25,9 @@ use crate::{
     exit,
 };
 
+/// What the client of a command with leftovers is told if it waits for them.
+const WAITING: &str = "the command has ended and left processes running; agentnet waits for them, and Ctrl-C ends them";
+
 /// Who asks, as far as it matters.
 #[derive(Debug)]
 struct Asker {
@@ -169,11 +172,19 @@ impl Engine {
         let &Request::Finish { wait } = request else {
             return tracing::warn!(?request, "a client asked for something that is not its turn");
         };
-        if !wait && let Err(error) = agent.cgroup.kill() {
-            tracing::error!(agent = %agent.name, %error, "cannot kill what is left of the agent");
-            agent.notice(format!("{error}; agentnet waits until it is gone"));
+        // It asks again when it waits no longer.
+        if wait && agent.phase == Phase::Running {
+            agent.phase = Phase::Waiting;
+            if agent.cgroup.is_populated().unwrap_or(true) {
+                agent.notice(WAITING.to_owned());
+            }
+        } else if !wait {
+            agent.phase = Phase::Ending;
+            if let Err(error) = agent.cgroup.kill() {
+                tracing::error!(agent = %agent.name, %error, "cannot kill what is left of the agent");
+                agent.notice(format!("{error}; agentnet waits until it is gone"));
+            }
         }
-        agent.phase = Phase::Ending;
         let id = *id;
         self.end_if_over(id, rings);
     }

@@ -51,6 +51,10 @@ impl Host for System {
     /// A cgroup that was found is given back by those who have it governed, and by nobody else while it exists:
     /// its next process is to be governed as the last one was.
     fn is_populated(&self, meta: &Meta) -> io::Result<bool> {
+        // In a mount namespace without the hierarchy every cgroup seems to be gone, and its agent may run on.
+        if !Hierarchy::find().is_ok_and(|hierarchy| hierarchy.covers(&meta.cgroup)) {
+            return Ok(true);
+        }
         if !meta.made {
             return Ok(meta.cgroup.exists());
         }

@@ -22,7 +22,11 @@ use rustix::fs::Mode;
 
 use super::{EngineError, STATE_DIRECTORY, make_directory, serve};
 use crate::{
-    agent::{AgentName, cgroup::Hierarchy},
+    agent::{
+        AgentName,
+        borrowed::{BorrowerError, borrower},
+        cgroup::Hierarchy,
+    },
     control::rendezvous::{self, RendezvousError},
 };
 
@@ -37,13 +41,8 @@ pub enum ProcessError {
     #[error("the engine needs root; it is started by `agentnet run`, which asks for it")]
     NotRoot,
     /// Whoever used sudo or doas cannot be told.
-    #[error("{variable}={value} names no user of this host")]
-    Starter {
-        /// The variable that sudo or doas sets.
-        variable: &'static str,
-        /// Its value.
-        value: String,
-    },
+    #[error(transparent)]
+    Starter(#[from] BorrowerError),
     /// The client was not reached.
     #[error(transparent)]
     Rendezvous(#[from] RendezvousError),
@@ -64,7 +63,9 @@ type Result<T, E = ProcessError> = std::result::Result<T, E>;
 /// See [`ProcessError`].
 pub fn connect(path: &Path, agent: &AgentName) -> Result<()> {
     require_root()?;
-    let client = rendezvous::connect(path, starter()?)?;
+    // Without sudo and doas root has started it.
+    let starter = borrower()?.map_or(0, |borrower| borrower.uid);
+    let client = rendezvous::connect(path, starter)?;
     let (mut ready, writer) = io::pipe().map_err(ProcessError::Spawn)?;
     let mut command = Command::new("/proc/self/exe");
     // Nothing of the user's environment or directory goes along.
@@ -110,21 +111,6 @@ pub fn run(agent: &AgentName) -> Result<()> {
 
 fn require_root() -> Result<()> {
     if rustix::process::geteuid().is_root() { Ok(()) } else { Err(ProcessError::NotRoot) }
-}
-
-/// The user who started this process: who called sudo or doas, which say so, or else root.
-fn starter() -> Result<u32> {
-    let value = |variable| std::env::var_os(variable).map(|value| value.to_string_lossy().into_owned());
-    if let Some(value) = value("SUDO_UID") {
-        return value.parse().map_err(|_| ProcessError::Starter { variable: "SUDO_UID", value });
-    }
-    if let Some(value) = value("DOAS_USER") {
-        let user = nix::unistd::User::from_name(&value).ok().flatten();
-        return user
-            .map(|user| user.uid.as_raw())
-            .ok_or(ProcessError::Starter { variable: "DOAS_USER", value });
-    }
-    Ok(0)
 }
 
 /// Leaves the session and the standard streams of whoever started this process, and tells it so.

@@ -87,9 +87,9 @@ impl StartError {
             Self::Registry(RegistryError::InUse(_) | RegistryError::Ownerless(_)) => {
                 "; choose another name with --agent"
             }
-            Self::Kernel(KernelError::Load { .. } | KernelError::Attach { .. } | KernelError::Object(_)) => {
-                "; `agentnet doctor` tells what this kernel lacks"
-            }
+            // A build without the programs has nothing to ask the kernel for.
+            Self::Kernel(KernelError::Stub) => "",
+            Self::Kernel(_) => "; `agentnet doctor` tells what this kernel lacks",
             _ => "",
         };
         let code = if matches!(self, Self::Policy(_)) { exit::WRONG_USAGE } else { exit::OWN_FAILURE };

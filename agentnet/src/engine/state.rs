@@ -224,6 +224,6 @@ fn has_ended(agent: &Agent) -> bool {
     match agent.phase {
         Phase::Attached => !agent.cgroup.path().exists(),
         Phase::Running => false,
-        Phase::Orphaned | Phase::Ending => !agent.cgroup.is_populated().unwrap_or(true),
+        Phase::Orphaned | Phase::Waiting | Phase::Ending => !agent.cgroup.is_populated().unwrap_or(true),
     }
 }

@@ -4,6 +4,21 @@ use std::{io, path::PathBuf};
 
 use aya::maps::MapError;
 
+/// An error of aya's and what is behind it: which call failed is in the first, what the kernel said in the last.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        // Some repeat their cause themselves.
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
 /// What can go wrong between the user side and the kernel. Each message names the object it is about.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -14,7 +29,7 @@ pub enum KernelError {
     )]
     Stub,
     /// The object cannot be read or its maps cannot be made.
-    #[error("cannot load the kernel object: {0}")]
+    #[error("cannot load the kernel object: {}", with_causes(.0))]
     Object(#[source] Box<aya::EbpfError>),
     /// The object lacks a program, or has it with another type.
     #[error("the kernel object has no program {program} of the right type")]
@@ -23,7 +38,7 @@ pub enum KernelError {
         program: &'static str,
     },
     /// The kernel refused a program.
-    #[error("the kernel refused program {program}: {source}")]
+    #[error("the kernel refused program {program}: {}", with_causes(source))]
     Load {
         /// Its name.
         program: &'static str,
@@ -47,7 +62,7 @@ pub enum KernelError {
         source: io::Error,
     },
     /// A map is missing, of another shape, or an operation on it failed.
-    #[error("map {map}: {source}")]
+    #[error("map {map}: {}", with_causes(source))]
     Map {
         /// Its name.
         map: &'static str,

@@ -28,7 +28,7 @@ pub(crate) fn main(args: Vec<OsString>) -> ExitCode {
 /// `[--as UID] [--cgroup DIR] [--bpffs DIR] [--ambient] [--async] -- CMD…`; not `launched`, it is executed without more.
 fn run(args: Vec<OsString>, launched: bool) -> ExitCode {
     let mut cgroup = None;
-    let mut identity = Identity::from_sudo_env().unwrap();
+    let mut identity = Identity::of_borrower().unwrap();
     let mut asynchronous = false;
     let mut args = args.into_iter();
     loop {
@@ -72,7 +72,7 @@ fn run(args: Vec<OsString>, launched: bool) -> ExitCode {
                 }
             })
         }
-        Ok(running) => running.wait(),
+        Ok(mut running) => running.wait(),
         Err(error) => return refused(&error),
     };
     ExitCode::from(exit.unwrap().code())

@@ -45,7 +45,10 @@ pub(crate) fn needs_root() -> Result<()> {
 pub(crate) fn helper(uid: u32, args: &[&str]) -> Command {
     let mut command = Command::new("/proc/self/exe");
     command.arg("--helper").args(args).stdin(Stdio::null());
-    command.env_remove("SUDO_UID").env_remove("SUDO_GID").current_dir("/");
+    for variable in agentnet::agent::borrowed::VARIABLES {
+        command.env_remove(variable);
+    }
+    command.current_dir("/");
     if uid != 0 {
         command.uid(uid).gid(uid);
     }

@@ -62,6 +62,11 @@ enum Command {
     },
     /// Holds a UDP socket of each family until its input ends.
     Hold,
+    /// Holds so many TCP sockets that will be refused to repeat what they have sent, until its input ends.
+    Crowd {
+        /// How many.
+        count: usize,
+    },
 }
 
 fn main() -> Result<()> {
@@ -90,6 +95,10 @@ fn main() -> Result<()> {
         Command::Hold => {
             let _v4 = UdpSocket::bind("0.0.0.0:0")?;
             let _v6 = UdpSocket::bind("[::]:0")?;
+            ready_until_input_ends()
+        }
+        Command::Crowd { count } => {
+            let _crowd = probe::crowd::gather(count)?;
             ready_until_input_ends()
         }
     }

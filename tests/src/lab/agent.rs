@@ -1,28 +1,21 @@
 //! Agents: the probe under `agentnet run`, and the probe alone for comparison.
 
 use std::{
-    ffi::CString,
+    ffi::OsStr,
     fs,
     fs::Permissions,
-    os::unix::{
-        ffi::OsStrExt as _,
-        fs::{PermissionsExt as _, chown},
-        process::CommandExt as _,
-    },
+    os::unix::fs::{PermissionsExt as _, chown},
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
 };
 
 use anyhow::{Context as _, Result};
-use rustix::{
-    mount::{MountPropagationFlags, mount_bind, mount_change},
-    thread::{UnshareFlags, unshare_unsafe},
-};
 use serde_json::Value;
 use tempfile::TempDir;
 
 use super::{
+    account::CALLER,
     child::{Finished, agentnet_binary, become_user, finish, join_cgroup, probe_binary, reports},
     expect::Expected,
     hosts::Hosts,
@@ -114,7 +107,7 @@ impl<'hosts> Agent<'hosts> {
         let mut command = Command::new(agentnet_binary()?);
         command.arg("run").arg("--policy").arg(self.policy_file());
         command.args(["--agent", &self.name]).arg("--alerts").arg(alerts).arg("--");
-        for variable in ["SUDO_UID", "SUDO_GID", "SUDO_USER", "SUDO_COMMAND"] {
+        for variable in CALLER {
             command.env_remove(variable);
         }
         if let Some(user) = self.user {
@@ -125,33 +118,34 @@ impl<'hosts> Agent<'hosts> {
         Ok(command)
     }
 
+    /// `agentnet run` with this policy and this name of an agent, to which `--` and a command are to be added.
+    ///
+    /// # Errors
+    /// If agentnet was not built.
+    pub fn command_with(&self, policy: &OsStr, name: &str) -> Result<Command> {
+        let mut command = Command::new(agentnet_binary()?);
+        command.arg("run").arg("--policy").arg(policy).args(["--agent", name]);
+        self.hosts.agent.attach(&mut command);
+        Ok(command)
+    }
+
+    /// Lets a user write what is written as the user: alerts.
+    ///
+    /// # Errors
+    /// As the kernel says.
+    pub fn give_to(&self, user: u32) -> Result<()> {
+        Ok(chown(self.dir.path(), Some(user), Some(user))?)
+    }
+
     /// The same, started by a user without privilege: not by root on that user's behalf.
     ///
     /// # Errors
     /// If agentnet was not built.
     pub fn command_for(&self, user: u32) -> Result<Command> {
-        // What is that user's own to write: alerts.
-        chown(self.dir.path(), Some(user), Some(user))?;
+        self.give_to(user)?;
         let mut command = self.command()?;
         become_user(&mut command, Some(user));
         Ok(command)
-    }
-
-    /// Lets `command` see `rules` as `/etc/sudoers`, in a mount namespace of its own.
-    ///
-    /// # Errors
-    /// If the path cannot be written down.
-    pub fn bind_sudoers(&self, command: &mut Command, rules: &Path) -> Result<()> {
-        let source = CString::new(rules.as_os_str().as_bytes())?;
-        let bind = move || {
-            // SAFETY: the child has one thread; nothing else shares its mounts.
-            unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?;
-            mount_change(c"/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
-            Ok(mount_bind(source.as_c_str(), c"/etc/sudoers")?)
-        };
-        // SAFETY: three system calls, paths made before the fork.
-        unsafe { command.pre_exec(bind) };
-        Ok(())
     }
 
     /// Runs operations as this agent, started from within another agent's cgroup.
@@ -169,7 +163,7 @@ impl<'hosts> Agent<'hosts> {
     ///
     /// # Errors
     /// If it does not end in time.
-    pub fn run(&self, argv: &[&str]) -> Result<Finished> {
+    pub fn run(&self, argv: &[impl AsRef<OsStr>]) -> Result<Finished> {
         let mut command = self.command()?;
         command.args(argv);
         finish(command, None)
@@ -212,6 +206,14 @@ impl<'hosts> Agent<'hosts> {
     pub fn start(&self, args: &[&str]) -> Result<Running<'_>> {
         let mut command = self.command()?;
         command.arg(probe_binary()?).args(args);
+        self.start_command(command)
+    }
+
+    /// The same with a command line of the caller's, which ends in such a command of the probe.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub fn start_command(&self, command: Command) -> Result<Running<'_>> {
         Running::start(self, command)
     }
 

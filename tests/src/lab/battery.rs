@@ -94,6 +94,8 @@ pub fn lacking(report: &Report) -> bool {
     match report.op.as_str() {
         // Needs CONFIG_IPV6_MIP6.
         "cmsg-routing-header" => report.errno == libc::EINVAL,
+        // Needs CONFIG_TUN.
+        "tun-send" => report.step == "open" && [libc::ENOENT, libc::ENODEV].contains(&report.errno),
         // Needs CONFIG_TLS.
         "opt-tcp-ulp" => report.errno == libc::ENOENT,
         _ => report.step == "socket" && missing.contains(&report.errno),

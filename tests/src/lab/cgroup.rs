@@ -7,12 +7,12 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-/// Mount points of a file system type, from `/proc/self/mountinfo`.
+/// Mount points of a file system type, from `/proc/thread-self/mountinfo`.
 ///
 /// # Errors
 /// If that cannot be read.
 pub fn mounts_of(kind: &str) -> Result<Vec<PathBuf>> {
-    let text = fs::read_to_string("/proc/self/mountinfo")?;
+    let text = fs::read_to_string("/proc/thread-self/mountinfo")?;
     let mounts = text.lines().filter_map(|line| {
         let (place, system) = line.split_once(" - ")?;
         (system.split(' ').next() == Some(kind)).then(|| place.split(' ').nth(4)).flatten()

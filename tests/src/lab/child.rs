@@ -89,7 +89,7 @@ pub(super) fn reports(command: Command, requests: &[Request]) -> Result<Vec<Repo
 }
 
 /// Gives up all privilege of the child, once it is where it is to be.
-pub(super) fn become_user(command: &mut Command, user: Option<u32>) {
+pub fn become_user(command: &mut Command, user: Option<u32>) {
     let Some(user) = user else { return };
     let (uid, gid) = (rustix::fs::Uid::from_raw(user), rustix::fs::Gid::from_raw(user));
     let change = move || {
@@ -102,7 +102,7 @@ pub(super) fn become_user(command: &mut Command, user: Option<u32>) {
 }
 
 /// Starts `command` in a cgroup.
-pub(super) fn join_cgroup(command: &mut Command, cgroup: &Path) -> Result<()> {
+pub fn join_cgroup(command: &mut Command, cgroup: &Path) -> Result<()> {
     let procs = File::options().write(true).open(cgroup.join("cgroup.procs"))?;
     // SAFETY: one write(2) of a constant.
     unsafe { command.pre_exec(move || (&procs).write_all(b"0")) };

@@ -15,6 +15,8 @@ use super::{
     running::Outsider,
 };
 
+use crate::sys;
+
 static NEXT: AtomicU32 = AtomicU32::new(1);
 
 /// The agent's host and the servers' host.
@@ -106,11 +108,36 @@ impl Hosts {
             for family in Family::ALL {
                 netlink.add_address(net::AGENT_INTERFACE, family.agent(), wire_prefix(family.agent()))?;
                 netlink.add_default_route(family.allowed())?;
+                for ip in [family.allowed(), family.denied()] {
+                    netlink.add_neighbour(net::AGENT_INTERFACE, ip, net::SERVER_MAC)?;
+                }
             }
             Ok(())
         })?;
+        server.run(|| {
+            let netlink = Netlink::open()?;
+            let tell =
+                |family: Family| netlink.add_neighbour(net::SERVER_INTERFACE, family.agent(), net::AGENT_MAC);
+            Family::ALL.into_iter().try_for_each(tell)
+        })?;
         let name = format!("lab-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         Ok(Self { name, agent, server })
+    }
+
+    /// Gives the agent's host a TUN device, as a VPN leaves it behind: root may take it without privilege, and what
+    /// is written to it is routed on.
+    ///
+    /// # Errors
+    /// If the kernel has no TUN devices.
+    pub fn add_tun(&self) -> Result<()> {
+        self.agent.run(|| {
+            let device = sys::tun_open()?;
+            sys::tun_attach(&device, net::TUN_INTERFACE)?;
+            sys::tun_keep(&device, 0)?;
+            Netlink::open()?.up(net::TUN_INTERFACE)?;
+            sysctl("net/ipv4/ip_forward", "1")?;
+            sysctl("net/ipv6/conf/all/forwarding", "1")
+        })
     }
 
     /// A process on the agent's host that is no agent, as `user` or as root.

@@ -1,5 +1,6 @@
 //! The lab: two hosts and a wire between them, servers, a sniffer, agents.
 
+pub mod account;
 pub mod agent;
 pub mod battery;
 pub mod bpf;
@@ -11,6 +12,8 @@ pub mod daemon;
 pub mod expect;
 pub mod found;
 pub mod hosts;
+pub mod lacking;
+pub mod mounts;
 pub mod net;
 pub mod netlink;
 pub mod netns;

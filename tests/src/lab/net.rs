@@ -15,6 +15,8 @@ pub const BRIDGE: &str = "bridge0";
 pub const CONTAINER_PORT: &str = "box0";
 /// Its port to the servers.
 pub const WIRE_PORT: &str = "wire0";
+/// A TUN device on the agent's host.
+pub const TUN_INTERFACE: &str = "agenttun0";
 /// Link-layer address of the agent's side.
 pub const AGENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 /// Link-layer address of the servers' side.

@@ -16,6 +16,7 @@ use netlink_packet_route::{
         InfoBridge, InfoData, InfoKind, InfoMacVlan, InfoVeth, LinkAttribute, LinkFlags, LinkInfo,
         LinkMessage, MacVlanMode,
     },
+    neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType},
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -163,6 +164,24 @@ impl Netlink {
         }
         self.request(NLM_F_CREATE | NLM_F_EXCL, RouteNetlinkMessage::NewAddress(message))
             .with_context(|| format!("give {name} the address {ip}/{prefix}"))
+    }
+
+    /// Says where an address is found, so that nothing has to ask first: a packet that waits for the answer could
+    /// pass the sniffer after a fence.
+    ///
+    /// # Errors
+    /// As the kernel says.
+    pub fn add_neighbour(&self, name: &str, ip: IpAddr, mac: [u8; 6]) -> Result<()> {
+        let mut message = NeighbourMessage::default();
+        message.header.family = family(ip);
+        message.header.ifindex = index(name)?;
+        message.header.state = NeighbourState::Permanent;
+        message.attributes = vec![
+            NeighbourAttribute::Destination(ip.into()),
+            NeighbourAttribute::LinkLayerAddress(mac.to_vec()),
+        ];
+        self.request(NLM_F_CREATE | NLM_F_EXCL, RouteNetlinkMessage::NewNeighbour(message))
+            .with_context(|| format!("tell {name} where {ip} is"))
     }
 
     /// Sends what has no other route to `gateway`.

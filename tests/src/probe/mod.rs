@@ -3,6 +3,7 @@
 //! An operation is a function and a line in the [`CATALOGUE`] of its file's subject. It reports what the
 //! system call said and never panics; what arrived is for the far end to say.
 
+pub mod crowd;
 pub mod icmp;
 pub mod link;
 pub mod local;
@@ -15,6 +16,7 @@ pub mod report;
 pub mod run;
 pub mod talk;
 pub mod tcp;
+pub mod tun;
 pub mod udp;
 pub mod uring;
 
@@ -218,6 +220,7 @@ pub const CATALOGUE: &[&[Operation]] = &[
     uring::OPERATIONS,
     process::OPERATIONS,
     outside::OPERATIONS,
+    tun::OPERATIONS,
     local::OPERATIONS,
 ];
 

@@ -17,6 +17,10 @@ pub const OPERATIONS: &[Operation] = &[
         steal_victim,
     ),
     Operation::new("trace-victim", Trace::Nothing, "ptrace() of an outsider", trace_victim),
+    Operation::new("limit-victim", Trace::Nothing, "prlimit() that sets an outsider's limits", |args| {
+        limit(victim(args)?)
+    }),
+    Operation::new("limit-own", Trace::Nothing, "the same for itself", |_| limit(0)),
     Operation::new("trace-ancestor", Trace::Nothing, "ptrace() of the parent", |_| {
         trace(std::os::unix::process::parent_id().try_into().unwrap_or(1))
     }),
@@ -68,6 +72,19 @@ fn steal_victim(args: &Args) -> Outcome {
 
 fn trace_victim(args: &Args) -> Outcome {
     trace(victim(args)?)
+}
+
+/// Sets the limit of open files to what it is, of the process `pid` or of its own.
+fn limit(pid: i32) -> Outcome {
+    // SAFETY: zero bytes are two numbers.
+    let mut limit: libc::rlimit = unsafe { std::mem::zeroed() };
+    let (none, kind) = (std::ptr::null(), libc::RLIMIT_NOFILE);
+    // SAFETY: the limit is writable; the null pointer says that nothing is set.
+    sys::check(unsafe { libc::prlimit(pid, kind, none, &raw mut limit) }).step("get")?;
+    // SAFETY: the limit is readable; the null pointer says that the old one is not wanted.
+    sys::check(unsafe { libc::prlimit(pid, kind, &raw const limit, std::ptr::null_mut()) })
+        .step("prlimit")?;
+    Ok(0)
 }
 
 fn trace(pid: i32) -> Outcome {

@@ -188,10 +188,15 @@ fn lie(args: &Args) -> Outcome {
     send_packet(args.via, &udp_packet(args))
 }
 
-fn spoofed(args: &Args) -> Outcome {
+/// A whole UDP packet to the target from an address that is not the agent's.
+pub fn foreign_packet(args: &Args) -> Vec<u8> {
     let source = Family::of(args.to.ip()).elsewhere();
     let shape = Shape { protocol: IPPROTO_UDP, ..Shape::default() };
-    send_packet(args.to, &packet(source, args.to.ip(), &shape, &datagram(args.to.port(), args.secret())))
+    packet(source, args.to.ip(), &shape, &datagram(args.to.port(), args.secret()))
+}
+
+fn spoofed(args: &Args) -> Outcome {
+    send_packet(args.to, &foreign_packet(args))
 }
 
 fn fragment(args: &Args) -> Outcome {

@@ -1,5 +1,5 @@
 //! Whom the command runs as when root was only borrowed: `sudo agentnet run` governs the user's agent, it does
-//! not make it root's.
+//! not make it root's, and neither does `doas agentnet run`.
 
 use std::collections::HashSet;
 use std::ffi::{CString, OsStr, OsString};
@@ -7,6 +7,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{Gid, Uid, User, getgrouplist};
+
+use crate::agent::borrowed::{Borrower, BorrowerError, Lender, borrower};
 
 /// A user to run the command as.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,21 +25,20 @@ pub struct Identity {
     pub home: PathBuf,
     /// Login shell.
     pub shell: PathBuf,
+    /// What the user called to become root.
+    pub through: Lender,
 }
 
-/// Why `SUDO_UID` is of no use.
+/// Why nobody can be told to run the command as.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    /// Not a number.
-    #[error("{variable} is {value:?}, not the number that sudo sets; unset it to run the command as root")]
-    NotANumber {
-        /// `SUDO_UID` or `SUDO_GID`.
-        variable: &'static str,
-        /// What it holds.
-        value: OsString,
-    },
-    /// Nobody has it.
-    #[error("SUDO_UID is {uid}, which no user has; unset it to run the command as root")]
+    /// The caller of sudo or doas is not known.
+    #[error(transparent)]
+    Borrower(#[from] BorrowerError),
+    /// Nobody has that number.
+    #[error(
+        "agentnet was started by user {uid}, whom the user database does not have; unset SUDO_UID to run the command as root"
+    )]
     NoSuchUser {
         /// The number.
         uid: u32,
@@ -52,25 +53,37 @@ pub enum IdentityError {
     },
 }
 
-/// What sudo sets to root's, or for its own purposes. They are replaced or taken away: tools such as npm act
-/// on `SUDO_UID` when they find it.
-const REPLACED: [&str; 9] =
-    ["HOME", "USER", "LOGNAME", "SHELL", "MAIL", "SUDO_USER", "SUDO_UID", "SUDO_GID", "SUDO_COMMAND"];
+/// What sudo and doas set to root's, or for their own purposes. They are replaced or taken away: tools such as
+/// npm act on `SUDO_UID` when they find it.
+const REPLACED: [&str; 10] = [
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "MAIL",
+    "SUDO_USER",
+    "SUDO_UID",
+    "SUDO_GID",
+    "SUDO_COMMAND",
+    "DOAS_USER",
+];
 
 impl Identity {
-    /// The user who called sudo; `None` if this process is not root, was not started by sudo, or by root's own.
+    /// The user who called sudo or doas; `None` if this process is not root, was started by neither, or by
+    /// root's own.
     ///
     /// # Errors
     /// [`IdentityError`] if the variables are there and lead to no user.
-    pub fn from_sudo_env() -> Result<Option<Self>, IdentityError> {
+    pub fn of_borrower() -> Result<Option<Self>, IdentityError> {
         if !Uid::effective().is_root() {
             return Ok(None);
         }
-        let Some(uid) = number("SUDO_UID")? else { return Ok(None) };
-        if uid == 0 {
-            return Ok(None);
+        match borrower()? {
+            None | Some(Borrower { uid: 0, .. }) => Ok(None),
+            Some(Borrower { uid, gid, through }) => {
+                Self::look_up(uid, gid).map(|identity| Some(Self { through, ..identity }))
+            }
         }
-        Self::look_up(uid, number("SUDO_GID")?).map(Some)
     }
 
     /// The user with this number, with `gid` in place of the primary group if given.
@@ -91,6 +104,7 @@ impl Identity {
             name: user.name,
             home: user.dir,
             shell: user.shell,
+            through: Lender::Sudo,
         })
     }
 
@@ -111,37 +125,29 @@ impl Identity {
             .collect()
     }
 
-    /// What the user should know of the environment that came through sudo, a sentence each; to be said once,
+    /// What the user should know of the environment that came through sudo or doas, a sentence each; to be said once,
     /// before the command starts.
     #[must_use]
     pub fn notes(&self) -> Vec<String> {
-        notes(&self.home, std::env::var_os("HOME").as_deref(), std::env::var_os("PATH").as_deref())
+        let (home, path) = (std::env::var_os("HOME"), std::env::var_os("PATH"));
+        notes(self.through, &self.home, home.as_deref(), path.as_deref())
     }
 }
 
-fn notes(home: &Path, given: Option<&OsStr>, path: Option<&OsStr>) -> Vec<String> {
+fn notes(through: Lender, home: &Path, given: Option<&OsStr>, path: Option<&OsStr>) -> Vec<String> {
     let mut notes = Vec::new();
     if given.is_some_and(|h| h != home.as_os_str()) {
-        notes.push(format!("HOME is {} again, as without sudo", home.display()));
+        notes.push(format!("HOME is {} again, as without {through}", home.display()));
     }
     let has_home = path.is_some_and(|p| std::env::split_paths(p).any(|d| d.starts_with(home)));
     if !has_home {
         notes.push(format!(
-            "PATH is sudo's and has nothing below {}, and sudo has dropped variables such as API keys and agent \
-             sockets; `agentnet run` without sudo keeps them all",
+            "PATH is {through}'s and has nothing below {}, and {through} may have dropped variables such as API keys and \
+             agent sockets; `agentnet run` without {through} keeps them all",
             home.display()
         ));
     }
     notes
-}
-
-/// The number in `variable`, if it is set.
-fn number(variable: &'static str) -> Result<Option<u32>, IdentityError> {
-    let Some(value) = std::env::var_os(variable) else { return Ok(None) };
-    match value.to_str().and_then(|text| text.parse().ok()) {
-        Some(number) => Ok(Some(number)),
-        None => Err(IdentityError::NotANumber { variable, value }),
-    }
 }
 
 #[cfg(test)]
@@ -156,6 +162,7 @@ mod tests {
             name: "ada".into(),
             home: "/home/ada".into(),
             shell: "/bin/bash".into(),
+            through: Lender::Sudo,
         }
     }
 
@@ -166,6 +173,7 @@ mod tests {
             pair("HOME", "/root"),
             pair("LOGNAME", "root"),
             pair("SUDO_UID", "1000"),
+            pair("DOAS_USER", "ada"),
             pair("MAIL", "/var/mail/root"),
             pair("API_KEY", "x"),
             pair("PATH", "/usr/bin"),
@@ -185,11 +193,13 @@ mod tests {
 
     #[test]
     fn only_what_changed_is_noted() {
-        let home = Path::new("/home/ada");
-        let kept = notes(home, Some(OsStr::new("/home/ada")), Some(OsStr::new("/home/ada/.local/bin:/bin")));
+        let given = |home, path| {
+            notes(Lender::Doas, Path::new("/home/ada"), Some(OsStr::new(home)), Some(OsStr::new(path)))
+        };
+        let kept = given("/home/ada", "/home/ada/.local/bin:/bin");
         assert!(kept.is_empty(), "{kept:?}");
-        let reset = notes(home, Some(OsStr::new("/root")), Some(OsStr::new("/usr/sbin:/usr/bin")));
-        assert_eq!(reset.len(), 2);
+        let reset = given("/root", "/usr/sbin:/usr/bin");
+        assert!(reset.len() == 2 && reset.iter().all(|note| note.contains("doas")), "{reset:?}");
     }
 
     #[test]

@@ -45,6 +45,11 @@ extern "C" fn capture() {
     BLOCKED_AT_START.store(blocked, Ordering::Relaxed);
 }
 
+/// Whether this process was started with `signal` ignored.
+pub(super) fn is_ignored_at_start(signal: i32) -> bool {
+    IGNORED_AT_START.load(Ordering::Relaxed) & bit(signal) != 0
+}
+
 fn bit(signal: i32) -> u64 {
     1u64 << (signal - 1)
 }

@@ -259,15 +259,51 @@ impl Running {
     ///
     /// # Errors
     /// As [`Running::step`].
-    pub fn wait(mut self) -> io::Result<Exit> {
+    pub fn wait(&mut self) -> io::Result<Exit> {
         loop {
             if let Some(exit) = self.step()? {
                 return Ok(exit);
             }
-            match poll(&mut [PollFd::new(&self, PollFlags::IN)], None) {
+            match poll(&mut [PollFd::new(self, PollFlags::IN)], None) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
+        }
+    }
+
+    /// Blocks after the command's end until the other end of the pipe `done` is closed, or until this process
+    /// is told to end: by Ctrl-C and Ctrl-\ of the terminal, its hangup, or a signal of a process. Returns
+    /// whether it was. Ctrl-Z stops this process as it would any other.
+    ///
+    /// # Errors
+    /// A failing system call.
+    pub fn wait_for(&mut self, done: BorrowedFd<'_>) -> io::Result<bool> {
+        // The Ctrl-C that ended the command may be noticed only now; it was not meant for the waiting.
+        let mut received = self.signals.take()?;
+        received.retain(|received| received.by_process);
+        loop {
+            for Received { signal, .. } in received {
+                match signal {
+                    libc::SIGTSTP => signals::stop_self(signal)?,
+                    // What was ignored from the start (nohup, a background job of a script) stays so.
+                    libc::SIGINT | libc::SIGQUIT | libc::SIGTERM | libc::SIGHUP
+                        if !signals::is_ignored_at_start(signal) =>
+                    {
+                        return Ok(true);
+                    }
+                    _ => {}
+                }
+            }
+            let mut fds = [PollFd::from_borrowed_fd(done, PollFlags::IN), PollFd::new(self, PollFlags::IN)];
+            match poll(&mut fds, None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+            let [over, _] = fds.map(|fd| !fd.revents().is_empty());
+            if over {
+                return Ok(false);
+            }
+            received = self.signals.take()?;
         }
     }
 

@@ -3,6 +3,7 @@
 use std::{
     env,
     ffi::{OsStr, OsString},
+    os::fd::AsFd as _,
     path::PathBuf,
     process::ExitCode,
 };
@@ -42,7 +43,7 @@ pub struct RunArgs {
     /// Append alerts to this file as JSON lines, or show them on standard error with `-`. May be given twice
     #[arg(long, value_name = "FILE")]
     alerts: Vec<PathBuf>,
-    /// At the end wait for what the command has left running, instead of killing it
+    /// At the end wait for what the command has left running, instead of killing it; Ctrl-C ends the waiting
     #[arg(long)]
     wait: bool,
     /// Show JSON lines on standard error instead of text
@@ -111,7 +112,7 @@ fn execute(args: &RunArgs) -> Result<u8, Stop> {
         None => AgentName::for_command(command, random()?),
     };
     let mut screen = Screen::open(&args.alerts, args.json)?;
-    let confinement = Confinement::new(Identity::from_sudo_env().map_err(Stop::own)?);
+    let confinement = Confinement::new(Identity::of_borrower().map_err(Stop::own)?);
     let launch = Launch { command: command.clone(), args: arguments.to_vec(), confinement };
     let pending = prepare(&launch)?;
 
@@ -119,7 +120,7 @@ fn execute(args: &RunArgs) -> Result<u8, Stop> {
     let (session, ready) = Session::begin(&run, pending.pidfd())?;
     announce(&mut screen, &ready, &launch.confinement, &pending);
 
-    let running = match pending.release() {
+    let mut running = match pending.release() {
         Ok(running) => running,
         Err(error) => {
             // What was set up for it is taken down before this is said.
@@ -129,11 +130,19 @@ fn execute(args: &RunArgs) -> Result<u8, Stop> {
             return Err(error.into());
         }
     };
+    let (followed, following) = std::io::pipe().map_err(Stop::own)?;
     let exit = std::thread::scope(|scope| {
-        let follower = scope.spawn(|| screen.follow(&session));
+        let (screen, session) = (&mut screen, &session);
+        let follower = scope.spawn(move || {
+            screen.follow(session);
+            drop(following);
+        });
         let exit = running.wait();
         // An engine that is gone is noticed by the follower.
         let _ = session.finish(args.wait);
+        if args.wait && !matches!(running.wait_for(followed.as_fd()), Ok(false)) {
+            let _ = session.finish(false);
+        }
         let _ = follower.join();
         exit
     });
