@@ -90,8 +90,7 @@ struct Network {
 ///
 /// In either direction: the kernel echoes the options of an incoming SYN in its answer.
 #[inline(always)]
-fn ipv4(ctx: &SkBuffContext, start: u32) -> Result<Network, Reason> {
-    let header: [u32; 5] = load(ctx, start)?;
+fn ipv4(header: [u32; 5], start: u32) -> Result<Network, Reason> {
     let header_bytes = (u32::from_be(header[0]) >> 24 & 0x0f) * 4;
     if header_bytes < 20 {
         return Err(Reason::Malformed);
@@ -111,10 +110,10 @@ fn ipv4(ctx: &SkBuffContext, start: u32) -> Result<Network, Reason> {
     })
 }
 
-/// An IPv6 header (RFC 8200, 3) directly followed by the transport header.
+/// An IPv6 header (RFC 8200, 3) directly followed by the transport header, given its first half.
 #[inline(always)]
-fn ipv6(ctx: &SkBuffContext, start: u32) -> Result<Network, Reason> {
-    let header: [u32; 10] = load(ctx, start)?;
+fn ipv6(ctx: &SkBuffContext, header: [u32; 5], start: u32) -> Result<Network, Reason> {
+    let rest: [u32; 5] = load(ctx, start + size_of_val(&header) as u32)?;
     let protocol = (u32::from_be(header[1]) >> 8) as u8;
     // Hop-by-hop, routing, fragment, ESP, AH, destination options, mobility, HIP, shim6 (IANA "IPv6
     // Extension Header Types").
@@ -123,8 +122,8 @@ fn ipv6(ctx: &SkBuffContext, start: u32) -> Result<Network, Reason> {
     }
     Ok(Network {
         protocol,
-        source: Addr { words: [header[2], header[3], header[4], header[5]] },
-        destination: Addr { words: [header[6], header[7], header[8], header[9]] },
+        source: Addr { words: [header[2], header[3], header[4], rest[0]] },
+        destination: Addr { words: [rest[1], rest[2], rest[3], rest[4]] },
         transport: start + 40,
     })
 }
@@ -145,12 +144,11 @@ pub fn parse(ctx: &SkBuffContext, direction: Direction) -> (Packet, Option<Reaso
 /// The reason to drop it.
 #[inline(always)]
 pub fn parse_at(ctx: &SkBuffContext, start: u32, direction: Direction) -> Result<Packet, Reason> {
-    // A word, where a nibble is wanted: LLVM turns the bounds check of a single byte into a comparison of
-    // 32-bit registers, which the verifier does not take for one.
-    let first: u32 = load(ctx, start)?;
-    let network = match u32::from_be(first) >> 28 {
-        4 => ipv4(ctx, start)?,
-        6 => ipv6(ctx, start)?,
+    // As much as both families have.
+    let header: [u32; 5] = load(ctx, start)?;
+    let network = match u32::from_be(header[0]) >> 28 {
+        4 => ipv4(header, start)?,
+        6 => ipv6(ctx, header, start)?,
         _ => return Err(Reason::Malformed),
     };
     let mut has_data = true;

@@ -13,7 +13,10 @@ use std::{
 };
 
 use agentnet::{
-    agent::cgroup::{Cgroup, Hierarchy},
+    agent::{
+        AgentName,
+        cgroup::{Cgroup, Hierarchy},
+    },
     engine::existing::{self, Existing, Occasion, Question, Report},
     kernel::{Kernel, KernelError, clear_pins, marks::Marks, mounts},
     policy::{Policy, compile::Compiled},

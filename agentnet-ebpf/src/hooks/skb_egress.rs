@@ -45,17 +45,21 @@ fn try_egress(ctx: &SkBuffContext) -> bool {
         (_, Some(reason)) => (Verdict::Deny(reason), false),
         (Some(sk), None) => judge(ctx, cfg, sk, &packet, &mut state),
     };
-    let facts = facts(ctx, Hook::Egress, &packet, state.as_deref());
-    match (verdict, sk) {
-        (Verdict::Allow(_), _) => account(cfg, state, ctx.len()),
-        // Whatever protocol an unreadable packet has: destroying asks TCP sockets only.
-        (Verdict::Deny(_), Some(sk)) if unreadable.is_some() || facts.remote.protocol == protocol::TCP => {
-            remember_refused(cfg, facts.flow);
-            if let Some(state) = sock_state(sk, true) {
-                state.refused = 1;
-            }
+    if matches!(verdict, Verdict::Allow(_)) {
+        account(cfg, state.as_deref_mut(), ctx.len());
+        if !fresh {
+            return true;
         }
-        _ => {}
+    }
+    let facts = facts(ctx, Hook::Egress, &packet, state.as_deref());
+    // Whatever protocol an unreadable packet has: destroying asks TCP sockets only.
+    if let (Verdict::Deny(_), Some(sk)) = (verdict, sk)
+        && (unreadable.is_some() || facts.remote.protocol == protocol::TCP)
+    {
+        remember_refused(cfg, facts.flow);
+        if let Some(state) = sock_state(sk, true) {
+            state.refused = 1;
+        }
     }
     conclude(cfg, &facts, verdict, fresh)
 }

@@ -156,7 +156,7 @@ fn pin(cpu: Cpu) -> Result<()> {
     let mut usable = (0..CpuSet::MAX_CPU).filter(|&index| allowed.is_set(index));
     let index = match cpu {
         Cpu::Client => usable.next(),
-        Cpu::Server => usable.last(),
+        Cpu::Server => usable.next_back(),
     };
     let mut one = CpuSet::new();
     one.set(index.context("no CPU is allowed")?);
