@@ -177,7 +177,7 @@ impl Agent {
 impl Drop for Agent {
     fn drop(&mut self) {
         self.place(&self.home);
-        if let Some(kernel) = self.kernel.take() {
+        if let Some(mut kernel) = self.kernel.take() {
             kernel.detach(&name(), self.cgroup.path()).expect("root may");
         }
         let _ = clear_pins(&self.pins);
