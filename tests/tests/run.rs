@@ -407,8 +407,7 @@ fn a_user_gets_root_for_the_helper_by_sudo() -> Result<()> {
     let rules = agent.policy_file().with_file_name("sudoers");
     fs::write(&rules, format!("nobody ALL=(root) NOPASSWD: {}\n", agentnet_binary()?.display()))?;
     fs::set_permissions(&rules, fs::Permissions::from_mode(0o440))?;
-    let mut command = agent.command_for(NOBODY)?;
-    agent.bind_sudoers(&mut command, &rules)?;
+    let mut command = agent.command_for_sudoer(NOBODY, &rules)?;
     command.args(["sh", "-c", "id -u; exit 5"]);
     let finished = finish(command, None)?;
     ensure!(finished.status.code() == Some(5) && finished.stdout == format!("{NOBODY}\n"), "{finished:?}");

@@ -16,7 +16,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use rustix::{
-    mount::{MountPropagationFlags, mount_bind, mount_change},
+    mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change},
     thread::{UnshareFlags, unshare_unsafe},
 };
 use serde_json::Value;
@@ -34,10 +34,13 @@ use crate::probe::{Report, Request};
 /// The user without any privilege, on every system.
 pub const NOBODY: u32 = 65534;
 
+/// A user who has nothing to do with any agent.
+pub const STRANGER: u32 = 54_321;
+
 static NEXT: AtomicU32 = AtomicU32::new(1);
 
-/// Where agentnet keeps the log of every agent, beside what `--alerts` asks for. It outlives agents by design.
-const LOGS: &str = "/var/lib/agentnet/alerts";
+/// Where agentnet keeps what agents do, beside what `--alerts` asks for. It outlives agents by design.
+pub const STORE: &str = "/var/lib/agentnet";
 
 /// An agent, running or not.
 pub struct Agent<'hosts> {
@@ -137,11 +140,13 @@ impl<'hosts> Agent<'hosts> {
         Ok(command)
     }
 
-    /// Lets `command` see `rules` as `/etc/sudoers`, in a mount namespace of its own.
+    /// The same, where `rules` is what sudo reads instead of `/etc/sudoers`, in a mount namespace of its own.
     ///
     /// # Errors
-    /// If the path cannot be written down.
-    pub fn bind_sudoers(&self, command: &mut Command, rules: &Path) -> Result<()> {
+    /// If agentnet was not built or the path cannot be written down.
+    pub fn command_for_sudoer(&self, user: u32, rules: &Path) -> Result<Command> {
+        chown(self.dir.path(), Some(user), Some(user))?;
+        let mut command = self.command()?;
         let source = CString::new(rules.as_os_str().as_bytes())?;
         let bind = move || {
             // SAFETY: the child has one thread; nothing else shares its mounts.
@@ -151,7 +156,9 @@ impl<'hosts> Agent<'hosts> {
         };
         // SAFETY: three system calls, paths made before the fork.
         unsafe { command.pre_exec(bind) };
-        Ok(())
+        // Afterwards: it takes root to change mounts.
+        become_user(&mut command, Some(user));
+        Ok(command)
     }
 
     /// Runs operations as this agent, started from within another agent's cgroup.
@@ -223,6 +230,26 @@ impl<'hosts> Agent<'hosts> {
         self.start(&["hold"])
     }
 
+    /// The same with a disk of its own for what agentnet keeps, of so many bytes. Only agentnet sees it.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub fn hold_with_disk(&self, bytes: u64) -> Result<Running<'_>> {
+        let mut command = self.command()?;
+        command.arg(probe_binary()?).arg("hold");
+        fs::create_dir_all(STORE)?;
+        let (place, size) = (CString::new(STORE)?, CString::new(format!("size={bytes},mode=755"))?);
+        let mount_disk = move || {
+            // SAFETY: the child has one thread; nothing else shares its mounts.
+            unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?;
+            mount_change(c"/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+            Ok(mount(c"disk", place.as_c_str(), c"tmpfs", MountFlags::NODEV, size.as_c_str())?)
+        };
+        // SAFETY: three system calls, texts made before the fork.
+        unsafe { command.pre_exec(mount_disk) };
+        Running::start(self, command)
+    }
+
     /// Starts the agent with operations made in one process, which then waits.
     ///
     /// # Errors
@@ -247,12 +274,8 @@ impl<'hosts> Agent<'hosts> {
 impl Drop for Agent<'_> {
     /// The log is the product's to keep and the test's to clear.
     fn drop(&mut self) {
-        for entry in fs::read_dir(LOGS).into_iter().flatten().flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let rest = name.strip_prefix(&self.name);
-            if rest.is_some_and(|rest| rest.starts_with('.')) {
-                let _ = fs::remove_file(entry.path());
-            }
+        for stream in ["alerts", "flows"] {
+            let _ = fs::remove_dir_all(Path::new(STORE).join(stream).join(&self.name));
         }
     }
 }

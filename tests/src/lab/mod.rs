@@ -8,6 +8,7 @@ pub mod child;
 pub mod client;
 pub mod daemon;
 pub mod expect;
+pub mod follower;
 pub mod found;
 pub mod hosts;
 pub mod net;
@@ -19,6 +20,7 @@ pub mod residue;
 pub mod running;
 pub mod server;
 pub mod sniffer;
+pub mod stored;
 pub mod wire;
 
 use std::{
