@@ -2,9 +2,9 @@
 //!
 //! [`pipeline`] takes a decoded record and answers with an [`model::Alert`] or a [`model::Flow`]: [`class`]
 //! says what a reason means, [`sentence`] puts it into words, [`fold`] joins repeats, [`loss`] and
-//! [`sequence`] notice what did not arrive, [`summary`] adds everything up. [`log`] writes JSON lines,
-//! [`render`] writes for a terminal. Only `log` and the pipeline's look at `/proc` touch the system; time
-//! is always handed in.
+//! [`sequence`] notice what did not arrive, [`summary`] adds everything up. [`render`]
+//! writes for a terminal; [`crate::store`] keeps JSON lines. Only the pipeline's look at `/proc` touches the
+//! system; time is always handed in.
 
 pub mod class;
 pub mod clock;
@@ -13,7 +13,6 @@ pub mod explain;
 pub mod fold;
 pub mod id;
 pub mod learn;
-pub mod log;
 pub mod loss;
 pub mod model;
 pub mod names;

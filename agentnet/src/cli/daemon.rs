@@ -1,20 +1,30 @@
 //! `agentnet daemon`: the engine that stays.
 
-use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
+use std::{
+    io::{IsTerminal as _, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use tracing_subscriber::EnvFilter;
 
+use super::check;
 use crate::{
+    config::DaemonConfig,
     control::{client, protocol::Request},
-    engine::daemon::{self, DaemonConfig},
+    engine::daemon,
+    exit,
 };
 
 /// Arguments of `agentnet daemon`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct DaemonArgs {
-    /// The configuration
+    /// The configuration; by default /etc/agentnet/config.toml, if it is there
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Say what is wrong with the configuration and the policies, and change nothing
+    #[arg(long)]
+    check: bool,
 }
 
 /// Runs the daemon in the foreground until it is told to end.
@@ -22,7 +32,17 @@ pub struct DaemonArgs {
 /// # Errors
 /// If it cannot start, or a part of it ends that should not.
 pub fn run(args: &DaemonArgs) -> anyhow::Result<ExitCode> {
-    anyhow::ensure!(args.config.is_none(), "this version reads no configuration; leave --config out");
+    if args.check {
+        return check::run(args.config.as_deref());
+    }
+    let config = match DaemonConfig::load(args.config.as_deref()) {
+        Ok(config) => config,
+        Err(problems) => {
+            // Without a standard error there is nobody to tell.
+            let _ = writeln!(anstream::stderr(), "{}", problems.render(true));
+            return Ok(ExitCode::from(exit::WRONG_USAGE));
+        }
+    };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -30,7 +50,7 @@ pub fn run(args: &DaemonArgs) -> anyhow::Result<ExitCode> {
         .with_target(false)
         .with_writer(std::io::stderr)
         .init();
-    daemon::run(&DaemonConfig::default(), || {})?;
+    daemon::run(&config)?;
     Ok(ExitCode::SUCCESS)
 }
 

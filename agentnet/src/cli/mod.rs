@@ -6,11 +6,15 @@ use clap::{Parser, Subcommand};
 
 use crate::exit;
 
+pub mod alerts;
 pub mod attach;
+pub mod check;
 pub mod daemon;
 pub mod detach;
 pub mod doctor;
 pub mod engine;
+pub mod flows;
+mod lines;
 mod policies;
 pub mod policy;
 pub mod run;
@@ -39,6 +43,10 @@ enum Command {
     Reload,
     /// Show what is governed, and whether it is really enforced
     Status(status::StatusArgs),
+    /// Show what agents tried and what was done about it
+    Alerts(alerts::AlertsArgs),
+    /// Show what agents were let send
+    Flows(flows::FlowsArgs),
     /// Check policies, and explain what they decide
     Policy(policy::PolicyArgs),
     /// Show what this kernel and host can do, what is missing, and how to get it
@@ -76,6 +84,8 @@ pub fn main() -> ExitCode {
         Command::Detach(args) => detach::run(args),
         Command::Reload => daemon::reload(),
         Command::Status(args) => status::run(&args),
+        Command::Alerts(args) => alerts::run(args),
+        Command::Flows(args) => flows::run(args),
         Command::Policy(args) => policy::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Verify(args) => verify::run(&args),

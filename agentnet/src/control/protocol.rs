@@ -9,6 +9,7 @@ use crate::{
         model::{Output, Severity},
         summary::Summary,
     },
+    store::Stream,
 };
 
 /// A request to an engine.
@@ -92,16 +93,6 @@ pub struct Follow {
     pub agent: Option<AgentName>,
     /// Alerts of this severity or above only.
     pub min_severity: Option<Severity>,
-}
-
-/// What can be followed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Stream {
-    /// Alerts.
-    Alerts,
-    /// What was let through.
-    Flows,
 }
 
 /// A reply of an engine.

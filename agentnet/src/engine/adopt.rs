@@ -140,9 +140,10 @@ impl Engine {
         notes.extend(problem);
         let before = held.unwrap_or_default();
         let cfg = AgentCfg { agent: meta.id, ..before };
-        let beginning = Beginning { name: name.clone(), cfg, selection, footprint, phase };
+        let log = self.log(name, meta.uid);
+        let beginning = Beginning { name: name.clone(), cfg, selection, footprint, phase, log };
         let counters = self.kernel.counters(meta.id).unwrap_or_default();
-        let mut agent = Agent::new(beginning, &self.settings.state, self.clock).resumed(&counters);
+        let mut agent = Agent::new(beginning, self.clock).resumed(&counters);
         agent.notes = notes;
         self.agents.insert(meta.id, agent);
         self.reserved.retain(|id| *id != meta.id);

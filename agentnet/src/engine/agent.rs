@@ -1,10 +1,6 @@
 //! One agent as its engine knows it.
 
-use std::{
-    collections::VecDeque,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{collections::VecDeque, sync::Arc};
 
 use agentnet_common::{
     abi::{AgentCfg, AgentCounters, MODE_AUDIT},
@@ -17,25 +13,18 @@ use super::{
     explain::Explainer,
     follow::Followers,
     host::Footprint,
-    make_directory,
     selection::{Origin, Selection},
 };
 use crate::{
     agent::{AgentName, cgroup::Cgroup, registry::Meta},
-    alert::{
-        class::Enforcement,
-        clock::Clock,
-        log::{Log, Options},
-        model::Output,
-        pipeline::Pipeline,
-        summary::Summary,
-    },
+    alert::{class::Enforcement, clock::Clock, model::Output, pipeline::Pipeline, summary::Summary},
     control::{
         outbox::Outbox,
         protocol::{Ready, Reply, Status},
     },
     kernel::{Kernel, links},
     policy::Policy,
+    store::{archive::Log, trouble::Trouble},
 };
 
 /// How far an agent is.
@@ -84,8 +73,9 @@ pub(super) struct Agent {
     /// The task that waits for its last process.
     pub(super) watch: Option<AbortHandle>,
     pipeline: Pipeline,
-    log: Option<Log>,
-    log_path: PathBuf,
+    log: Log,
+    /// Whether the log could be written when the agent began.
+    logged: bool,
     warnings: Vec<String>,
     /// Whether it was told that the policy is not in force.
     inactive: bool,
@@ -98,25 +88,20 @@ pub(super) struct Beginning {
     pub(super) selection: Selection,
     pub(super) footprint: Footprint,
     pub(super) phase: Phase,
+    pub(super) log: Log,
 }
 
 impl Agent {
-    /// An agent whose alerts are logged below the directory `state`.
-    pub(super) fn new(beginning: Beginning, state: &Path, clock: Clock) -> Self {
-        let Beginning { name, cfg, selection, footprint, phase } = beginning;
+    /// An agent that is about to begin.
+    pub(super) fn new(beginning: Beginning, clock: Clock) -> Self {
+        let Beginning { name, cfg, selection, footprint, phase, mut log } = beginning;
         let Selection { policy, origin, audit } = selection;
-        let log_path = state.join("alerts").join(format!("{name}.jsonl"));
-        let mut warnings = Vec::new();
         // A disk that is full or read-only is no reason to leave an agent ungoverned.
-        let made = log_path.parent().map_or(Ok(()), |parent| make_directory(parent, 0o755));
-        let opened = made
-            .map_err(|error| error.to_string())
-            .and_then(|()| Log::open(&log_path, Options::default()).map_err(|error| error.to_string()));
-        let log = opened
-            .map_err(|error| {
-                warnings.push(format!("alerts are not written to {}: {error}", log_path.display()));
-            })
-            .ok();
+        let unwritable = log.prepare().err();
+        let logged = unwritable.is_none();
+        let warnings = unwritable.map(|error| {
+            format!("alerts cannot be written for now, which is tried again with each: {error}")
+        });
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let pipeline = Pipeline::new(name.as_str(), &host, Arc::new(Explainer(Arc::clone(&policy))), clock);
         let cgroup = Cgroup::at(&footprint.meta().cgroup);
@@ -137,8 +122,8 @@ impl Agent {
             watch: None,
             pipeline,
             log,
-            log_path,
-            warnings,
+            logged,
+            warnings: warnings.into_iter().collect(),
             inactive: false,
         }
     }
@@ -179,7 +164,7 @@ impl Agent {
             cgroup: meta.cgroup.display().to_string(),
             policy: meta.policy.clone(),
             audit: self.is_audit(),
-            log: self.log.as_ref().map(|_| self.log_path.display().to_string()),
+            log: self.logged.then(|| self.log.directory().display().to_string()),
             hooks: links::doors(),
             warnings: std::mem::take(&mut self.warnings),
         }
@@ -264,6 +249,12 @@ impl Agent {
         self.publish(outputs, now, followers);
     }
 
+    /// Takes note that the store is not as it should be.
+    pub(super) fn disorder(&mut self, trouble: &Trouble, now: Timestamp, followers: &mut Followers) {
+        let outputs = self.pipeline.on_unwritten(trouble.lost, &trouble.error, now);
+        self.publish(outputs, now, followers);
+    }
+
     /// Tells the client something in one sentence.
     pub(super) fn notice(&mut self, text: impl Into<String>) {
         if let Some(session) = &mut self.session {
@@ -275,7 +266,7 @@ impl Agent {
     fn publish(&mut self, outputs: Vec<Output>, now: Timestamp, followers: &mut Followers) {
         let mut queue = VecDeque::from(outputs);
         while let Some(output) = queue.pop_front() {
-            if let Some(trouble) = self.log.as_mut().and_then(|log| log.append(&output, now)) {
+            if let Some(trouble) = self.log.append(&output, now) {
                 queue.extend(self.pipeline.on_unwritten(trouble.lost, &trouble.error, now));
             }
             followers.tell(&self.name, self.footprint.meta().uid, &output);
@@ -293,16 +284,15 @@ impl Agent {
             watch.abort();
         }
         let (outputs, summary) = pipeline.finish(now);
+        let mut troubles = Vec::new();
         for output in outputs {
-            if let Some(log) = &mut log {
-                log.append(&output, now);
-            }
+            troubles.extend(log.append(&output, now));
             followers.tell(&name, uid, &output);
             if let Some(session) = &mut session {
                 session.outbox.send(Reply::Output(output));
             }
         }
-        if let Some(trouble) = log.and_then(|log| log.close(now)) {
+        for trouble in troubles.into_iter().chain(log.close(now)) {
             tracing::error!(lost = trouble.lost, error = trouble.error, "alerts were not written");
         }
         (footprint, Closing { session, summary })

@@ -12,14 +12,11 @@ use super::{
     state::Engine,
 };
 use crate::{
-    agent::{
-        AgentName,
-        registry::{EngineKind, Registry},
-    },
+    agent::registry::{EngineKind, Registry},
     control::{
         caller::{Caller, Rights},
         outbox::Outbox,
-        protocol::{Failure, Follow, Reply, Report, Request, Run, Status},
+        protocol::{Failure, Reply, Report, Request, Run, Status},
         server::Call,
     },
     exit,
@@ -84,8 +81,13 @@ impl Engine {
                 Ok(id) => return self.begin(id, Some(Session { connection, outbox: replies })),
                 Err(failure) => Err(failure),
             },
-            Request::Follow(follow) => match self.may_follow(asker, &follow) {
-                Ok(of) => return self.followers.add(connection, replies, follow, of),
+            Request::Follow(follow) => match reads(asker) {
+                Ok(of) => {
+                    // From here on nothing is missed: who follows may now read what was written before.
+                    let own = "you are told of your own agents; root and the group of the setting `read_group` of all";
+                    replies.send(Reply::Done(of.map_or_else(String::new, |_| own.to_owned())));
+                    return self.followers.add(connection, replies, follow, of);
+                }
                 Err(failure) => Err(failure),
             },
             Request::Finish { .. } => {
@@ -124,22 +126,6 @@ impl Engine {
             tracing::warn!(agent = %run.agent, %error, "refused");
             error.failure()
         })
-    }
-
-    /// Whose agents the caller may follow: those of one user, or all.
-    fn may_follow(&self, asker: &Asker, follow: &Follow) -> Result<Option<u32>, Failure> {
-        let of = reads(asker)?;
-        match &follow.agent {
-            Some(name)
-                if !self
-                    .agents
-                    .values()
-                    .any(|agent| agent.name == *name && visible(agent.meta().uid, of)) =>
-            {
-                Err(unknown(name))
-            }
-            _ => Ok(of),
-        }
     }
 
     fn report(&self, asker: &Asker) -> Result<Report, Failure> {
@@ -235,8 +221,4 @@ fn reads(asker: &Asker) -> Result<Option<u32>, Failure> {
 
 fn visible(uid: u32, of: Option<u32>) -> bool {
     of.is_none_or(|of| of == uid)
-}
-
-fn unknown(name: &AgentName) -> Failure {
-    Failure::new(format!("there is no agent `{name}` that you may know of; see `agentnet status`"))
 }

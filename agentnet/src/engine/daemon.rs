@@ -12,6 +12,7 @@ use rustix::{
 
 use super::{
     EngineError, STATE_DIRECTORY, host, make_directory,
+    notify::{Heart, Notify},
     policies::PolicyWatch,
     serve::{Inputs, Rings, listen, run_loop, server},
     start::StartError,
@@ -19,34 +20,10 @@ use super::{
 };
 use crate::{
     agent::registry::{EngineKind, Registry, RegistryError},
+    config::DaemonConfig,
     control::caller::Groups,
     kernel::{Kernel, KernelError, addrs, mounts, pins},
-    policy,
 };
-
-/// What a daemon is told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DaemonConfig {
-    /// Where policies are looked up by name.
-    pub policies: PathBuf,
-    /// Where it keeps what outlives it.
-    pub state: PathBuf,
-    /// The group whose members may read everything; `None` if there is none.
-    pub read_group: Option<String>,
-    /// The group whose members may have their own commands governed; `None` if there is none.
-    pub run_group: Option<String>,
-}
-
-impl Default for DaemonConfig {
-    fn default() -> Self {
-        Self {
-            policies: policy::DIRECTORY.into(),
-            state: STATE_DIRECTORY.into(),
-            read_group: Some("agentnet".to_owned()),
-            run_group: Some("agentnet-run".to_owned()),
-        }
-    }
-}
 
 /// Why the daemon did not start. What it found governed stays so.
 #[derive(Debug, thiserror::Error)]
@@ -93,11 +70,11 @@ impl From<KernelError> for DaemonError {
     }
 }
 
-/// Runs the daemon until it is told to end. `ready` is called when it serves.
+/// Runs the daemon until it is told to end.
 ///
 /// # Errors
 /// See [`DaemonError`].
-pub fn run(config: &DaemonConfig, ready: impl FnOnce()) -> Result<(), DaemonError> {
+pub fn run(config: &DaemonConfig) -> Result<(), DaemonError> {
     if !rustix::process::geteuid().is_root() {
         return Err(DaemonError::NotRoot);
     }
@@ -108,15 +85,16 @@ pub fn run(config: &DaemonConfig, ready: impl FnOnce()) -> Result<(), DaemonErro
         |info| tracing::error!(%info, "panicked; every agent stays under its policy"),
     ));
     let place = Registry::system().daemon()?;
-    make_directory(&config.state, 0o755)
-        .map_err(|error| DaemonError::State { path: config.state.clone(), error })?;
+    let state = Path::new(STATE_DIRECTORY);
+    make_directory(state, 0o755).map_err(|error| DaemonError::State { path: state.to_owned(), error })?;
     let local = addrs::local_addresses().map_err(StartError::Addresses)?;
     let pins = host::daemon_pins(&mounts::ensure_bpffs().map_err(StartError::from)?);
     let kernel = open_kernel(&pins)?;
     let settings = Settings {
-        state: config.state.clone(),
+        state: state.to_owned(),
         policies: Some(config.policies.clone()),
         groups: Groups { read: group(config.read_group.as_deref()), run: group(config.run_group.as_deref()) },
+        store: config.store.clone(),
     };
     let runtime = super::runtime()?;
     let _entered = runtime.enter();
@@ -132,8 +110,11 @@ pub fn run(config: &DaemonConfig, ready: impl FnOnce()) -> Result<(), DaemonErro
     let mut inputs = Inputs::new(rings, watched, server, calls, listener)?;
     inputs.policies = watch(&config.policies, &mut engine);
     tracing::info!(agents = engine.agents.len(), socket = %path.display(), "serving");
-    ready();
-    runtime.block_on(run_loop(engine, inputs))?;
+    let notify = Notify::from_env();
+    inputs.heart = Some(Heart::new(notify, engine.agents.len()));
+    let ended = runtime.block_on(run_loop(engine, inputs));
+    notify.stopping();
+    ended?;
     // Nobody connects to a daemon that is gone; a killed one leaves its socket to the next.
     let _ = std::fs::remove_file(&path);
     drop(place);

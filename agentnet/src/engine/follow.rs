@@ -5,8 +5,9 @@ use crate::{
     alert::model::Output,
     control::{
         outbox::Outbox,
-        protocol::{Follow, Reply, Stream},
+        protocol::{Follow, Reply},
     },
+    store::Stream,
 };
 
 /// A connection that follows.

@@ -19,6 +19,7 @@ mod follow;
 pub mod host;
 mod kept;
 pub mod netns;
+pub mod notify;
 mod policies;
 pub mod process;
 mod reload;

@@ -19,6 +19,7 @@ use super::{
     EngineError, STATE_DIRECTORY,
     agent::{Phase, Session},
     host,
+    notify::Heart,
     policies::PolicyWatch,
     selection::Selection,
     slots::Slots,
@@ -28,6 +29,7 @@ use super::{
 };
 use crate::{
     agent::{AgentName, cgroup::Hierarchy, registry::EngineKind},
+    config::DaemonConfig,
     control::{
         caller::Groups,
         frame,
@@ -37,6 +39,7 @@ use crate::{
     },
     exit,
     kernel::{Kernel, KernelError, addrs, mounts},
+    store,
 };
 
 /// How often flows are read, which wake nobody, and folded repeats and losses looked at.
@@ -82,6 +85,8 @@ pub(super) struct Inputs {
     pub(super) watched: mpsc::Receiver<u32>,
     pub(super) server: JoinHandle<()>,
     pub(super) policies: Option<PolicyWatch>,
+    /// What a service manager is told, if one may listen.
+    pub(super) heart: Option<Heart>,
     terminate: Signal,
     hangup: Signal,
     interrupt: Signal,
@@ -107,6 +112,7 @@ impl Inputs {
             watched,
             server: tokio::spawn(server.serve(listener)),
             policies: None,
+            heart: None,
             terminate: signal(SignalKind::terminate())?,
             hangup: signal(SignalKind::hangup())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -169,10 +175,26 @@ fn start_alone(run: &Run, child: Child<'_>) -> Result<(Engine, mpsc::Receiver<u3
     };
     let footprint = claim.footprint(&run.agent, &meta)?;
     let kernel = Kernel::load(&pins)?;
-    let settings = Settings { state: STATE_DIRECTORY.into(), policies: None, groups: Groups::default() };
+    let settings = Settings {
+        state: STATE_DIRECTORY.into(),
+        policies: None,
+        groups: Groups::default(),
+        store: store_options(),
+    };
     let (mut engine, watched) = Engine::new(EngineKind::Run, kernel, settings, local)?;
     let id = engine.place(&run.agent, footprint, selection, child)?;
     Ok((engine, watched, id))
+}
+
+/// Where this host keeps alerts and flows. An agent is not left ungoverned for a wrong file.
+fn store_options() -> store::Options {
+    match DaemonConfig::load(None) {
+        Ok(config) => config.store,
+        Err(problems) => {
+            tracing::error!(%problems, "alerts are kept where they are without a configuration");
+            store::Options::default()
+        }
+    }
 }
 
 fn begin_alone(
@@ -229,6 +251,9 @@ pub(super) async fn run_loop(mut engine: Engine, mut inputs: Inputs) -> Result<(
                 for id in engine.tick() {
                     engine.end_if_over(id, rings);
                 }
+                if let Some(heart) = &mut inputs.heart {
+                    heart.beat(engine.agents.len());
+                }
             }
             ended = &mut inputs.server => {
                 tracing::error!(?ended, "the control socket is not served any more");
@@ -238,7 +263,10 @@ pub(super) async fn run_loop(mut engine: Engine, mut inputs: Inputs) -> Result<(
             Some(()) = inputs.terminate.recv() => if engine.terminate(rings) { break },
             // A run engine's terminal is its client's, and so is what is typed there.
             Some(()) = inputs.interrupt.recv() => if !alone && engine.terminate(rings) { break },
-            Some(()) = inputs.hangup.recv() => engine.reload_and_log(),
+            Some(()) = inputs.hangup.recv() => match &inputs.heart {
+                Some(heart) => heart.reload(|| engine.reload_and_log()),
+                None => engine.reload_and_log(),
+            },
             changed = policies_changed(&mut inputs.policies) => match changed {
                 Ok(()) => engine.reload_and_log(),
                 Err(error) => engine.problem(format!(

@@ -317,8 +317,9 @@ impl Engine {
             self.slots.release(&mut self.kernel, slot);
             return Err(error.into());
         }
-        let beginning = Beginning { name: name.clone(), cfg, selection, footprint, phase };
-        self.agents.insert(id, Agent::new(beginning, &self.settings.state, self.clock));
+        let log = self.log(name, meta.uid);
+        let beginning = Beginning { name: name.clone(), cfg, selection, footprint, phase, log };
+        self.agents.insert(id, Agent::new(beginning, self.clock));
         Ok(id)
     }
 

@@ -26,6 +26,10 @@ use crate::{
     alert::clock::Clock,
     control::caller::Groups,
     kernel::Kernel,
+    store::{
+        self, Readers,
+        archive::{Archive, Log},
+    },
 };
 
 /// Ticks between two looks at an agent's counters and links; a tick is [`super::serve::TICK`].
@@ -49,6 +53,8 @@ pub struct Settings {
     pub policies: Option<PathBuf>,
     /// Who may ask what, besides root.
     pub groups: Groups,
+    /// Where it keeps alerts and flows, and how many.
+    pub store: store::Options,
 }
 
 /// The state of an engine.
@@ -59,6 +65,7 @@ pub struct Engine {
     pub(super) slots: Slots,
     pub(super) followers: Followers,
     pub(super) settings: Settings,
+    pub(super) archive: Archive,
     pub(super) hierarchy: Hierarchy,
     /// The addresses of this host.
     pub(super) local: Vec<IpAddr>,
@@ -93,6 +100,7 @@ impl Engine {
             agents: BTreeMap::new(),
             slots: Slots::default(),
             followers: Followers::default(),
+            archive: Archive::new(settings.store.clone()),
             settings,
             hierarchy: Hierarchy::find()?,
             local,
@@ -105,6 +113,11 @@ impl Engine {
             ticks: 0,
         };
         Ok((engine, watched))
+    }
+
+    /// Where alerts and flows of an agent of user `uid` are written.
+    pub(super) fn log(&self, name: &AgentName, uid: u32) -> Log {
+        self.archive.log(name, Readers { group: self.settings.groups.read, user: Some(uid) })
     }
 
     /// A number for another agent: one that no agent has, so that its counters can begin at zero.
@@ -145,6 +158,15 @@ impl Engine {
         if self.ticks.is_multiple_of(TICKS_PER_CLOCK) {
             self.clock = Clock::measure();
             agents.values_mut().for_each(|agent| agent.set_clock(self.clock));
+        }
+        if self.ticks.is_multiple_of(TICKS_PER_CHECK)
+            && let Some(trouble) = self.archive.tick(now)
+        {
+            // It is about all of them; one has to tell.
+            match agents.values_mut().next() {
+                Some(agent) => agent.disorder(&trouble, now, followers),
+                None => tracing::error!(error = trouble.error, "the store is not in good order"),
+            }
         }
         let mut ended = Vec::new();
         for (&id, agent) in agents {

@@ -1,4 +1,4 @@
-//! What is wrong with a policy file, where, and what would be right.
+//! What is wrong with a policy or configuration file, where, and what would be right.
 
 use std::{fmt, ops::Range, sync::Arc};
 
@@ -9,9 +9,9 @@ use serde::Serialize;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// The policy cannot be used.
+    /// The file cannot be used.
     Error,
-    /// The policy can be used, and probably does not do what its author thinks.
+    /// The file can be used, and probably does not do what its author thinks.
     Warning,
 }
 
@@ -76,6 +76,8 @@ problem_codes! {
     PortsWithIcmp = Error "ports_with_icmp",
     /// A list that must not be empty.
     EmptyList = Error "empty_list",
+    /// A text that means nothing where it stands; in the daemon's configuration.
+    Value = Error "value",
     /// More rules than can be told apart.
     TooManyRules = Error "too_many_rules",
     /// More port ranges at one place than the kernel looks through.
@@ -323,7 +325,7 @@ impl fmt::Display for Diagnostics {
 impl std::error::Error for Diagnostics {}
 
 /// A text from the file as part of a sentence: in backticks, control characters escaped, cut when long.
-pub(super) fn quote(text: &str) -> String {
+pub(crate) fn quote(text: &str) -> String {
     const LONGEST: usize = 80;
     let mut quoted = String::new();
     for char in text.chars().take(LONGEST) {

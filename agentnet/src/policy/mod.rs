@@ -193,8 +193,11 @@ pub fn is_path(policy: &str) -> bool {
     policy.contains('/') || policy.ends_with(".toml")
 }
 
-/// The text of a policy file.
-fn read(path: &Path) -> io::Result<String> {
+/// The text of a policy or configuration file.
+///
+/// # Errors
+/// If it cannot be read, is larger than it can sensibly be, or is not UTF-8.
+pub(crate) fn read(path: &Path) -> io::Result<String> {
     let mut bytes = Vec::new();
     File::open(path)?.take(LARGEST + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > LARGEST {
@@ -205,7 +208,8 @@ fn read(path: &Path) -> io::Result<String> {
     })
 }
 
-fn unreadable(file: &str, error: &io::Error) -> Diagnostics {
+/// The problem of a file that cannot be read.
+pub(crate) fn unreadable(file: &str, error: &io::Error) -> Diagnostics {
     let problem = Diagnostic::of_file(Code::Unreadable, format!("cannot read {}: {error}", quote(file)));
     Diagnostics::new(Arc::new(Source::new(file, "")), vec![problem])
 }

@@ -3,7 +3,7 @@
 //! The tree is walked by hand along the table of keys in [`super::schema`]. serde would stop at the first
 //! error, and an enum of integers and strings (`ports`) would lose its places in the file.
 
-mod walk;
+pub(crate) mod walk;
 
 use std::ops::Range;
 
@@ -114,12 +114,8 @@ impl Document {
     /// Reads `text`; problems go to `problems`. `None` if it is not TOML: what follows a syntax error is
     /// guesswork.
     pub fn parse(text: &str, problems: &mut Vec<Diagnostic>) -> Option<Self> {
-        let (root, errors) = DeTable::parse_recoverable(text);
-        if !errors.is_empty() {
-            problems.extend(errors.iter().map(syntax));
-            return None;
-        }
-        let mut root = Walker::new(&schema::POLICY, 0..0, root.into_inner(), problems);
+        let root = root(text, problems)?;
+        let mut root = Walker::new(&schema::POLICY, 0..0, root, problems);
         let mut document = Self {
             version: root.integer("version"),
             name: root.string("name"),
@@ -163,6 +159,13 @@ impl RuleText {
             protocols: table.choices("protocols"),
         }
     }
+}
+
+/// The tables of a TOML file; problems go to `problems`. `None` if it is not TOML.
+pub(crate) fn root<'a>(text: &'a str, problems: &mut Vec<Diagnostic>) -> Option<DeTable<'a>> {
+    let (root, errors) = DeTable::parse_recoverable(text);
+    problems.extend(errors.iter().map(syntax));
+    errors.is_empty().then(|| root.into_inner())
 }
 
 fn syntax(error: &toml::de::Error) -> Diagnostic {

@@ -49,6 +49,8 @@ pub enum Kind {
     Pattern,
     /// A list of ports and ranges of ports.
     Ports,
+    /// Text that its reader makes sense of, with an example.
+    Text(&'static str),
     /// One of a few words.
     Choice(&'static [Choice]),
     /// A list of some of a few words.
@@ -77,7 +79,7 @@ pub const VERSION: u8 = 1;
 /// Longest name of a policy, in characters.
 pub const NAME_LENGTH: usize = 64;
 
-const fn key(name: &'static str, kind: Kind, doc: &'static str) -> Key {
+pub(crate) const fn key(name: &'static str, kind: Kind, doc: &'static str) -> Key {
     Key { name, kind, required: false, default: None, doc }
 }
 
@@ -85,7 +87,7 @@ const fn required(name: &'static str, kind: Kind, doc: &'static str) -> Key {
     Key { required: true, ..key(name, kind, doc) }
 }
 
-const fn default(name: &'static str, kind: Kind, default: &'static str, doc: &'static str) -> Key {
+pub(crate) const fn default(name: &'static str, kind: Kind, default: &'static str, doc: &'static str) -> Key {
     Key { default: Some(default), ..key(name, kind, doc) }
 }
 
@@ -306,6 +308,7 @@ impl Kind {
                     ],
                 },
             }),
+            Self::Text(example) => json!({ "type": "string", "examples": [example] }),
             Self::Choice(choices) => json!({ "enum": words(choices) }),
             Self::Choices(choices) => json!({
                 "type": "array",

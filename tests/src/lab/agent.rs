@@ -1,7 +1,7 @@
 //! Agents: the probe under `agentnet run`, and the probe alone for comparison.
 
 use std::{
-    ffi::OsStr,
+    ffi::{CString, OsStr},
     fs,
     fs::Permissions,
     os::unix::fs::{PermissionsExt as _, chown},
@@ -19,6 +19,7 @@ use super::{
     child::{Finished, agentnet_binary, become_user, finish, join_cgroup, probe_binary, reports},
     expect::Expected,
     hosts::Hosts,
+    mounts::{cover, with_own_mounts},
     policy::Policy,
     running::Running,
 };
@@ -27,10 +28,13 @@ use crate::probe::{Report, Request};
 /// The user without any privilege, on every system.
 pub const NOBODY: u32 = 65534;
 
+/// A user who has nothing to do with any agent.
+pub const STRANGER: u32 = 54_321;
+
 static NEXT: AtomicU32 = AtomicU32::new(1);
 
-/// Where agentnet keeps the log of every agent, beside what `--alerts` asks for. It outlives agents by design.
-const LOGS: &str = "/var/lib/agentnet/alerts";
+/// Where agentnet keeps what agents do, beside what `--alerts` asks for. It outlives agents by design.
+pub const STORE: &str = "/var/lib/agentnet";
 
 /// An agent, running or not.
 pub struct Agent<'hosts> {
@@ -225,6 +229,19 @@ impl<'hosts> Agent<'hosts> {
         self.start(&["hold"])
     }
 
+    /// The same with a disk of its own for what agentnet keeps, of so many bytes. Only agentnet sees it.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub fn hold_with_disk(&self, bytes: u64) -> Result<Running<'_>> {
+        fs::create_dir_all(STORE)?;
+        let options = CString::new(format!("size={bytes},mode=755"))?;
+        with_own_mounts(|| {
+            cover(Path::new(STORE), &options)?;
+            self.hold()
+        })
+    }
+
     /// Starts the agent with operations made in one process, which then waits.
     ///
     /// # Errors
@@ -249,12 +266,8 @@ impl<'hosts> Agent<'hosts> {
 impl Drop for Agent<'_> {
     /// The log is the product's to keep and the test's to clear.
     fn drop(&mut self) {
-        for entry in fs::read_dir(LOGS).into_iter().flatten().flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let rest = name.strip_prefix(&self.name);
-            if rest.is_some_and(|rest| rest.starts_with('.')) {
-                let _ = fs::remove_file(entry.path());
-            }
+        for stream in ["alerts", "flows"] {
+            let _ = fs::remove_dir_all(Path::new(STORE).join(stream).join(&self.name));
         }
     }
 }

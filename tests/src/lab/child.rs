@@ -35,6 +35,15 @@ pub struct Finished {
 }
 
 impl Finished {
+    /// The lines of standard output of what succeeded and had nothing to remark.
+    ///
+    /// # Errors
+    /// If it did not.
+    pub fn clean_lines(&self) -> Result<Vec<String>> {
+        ensure!(self.status.success() && self.stderr.is_empty(), "{self:?}");
+        Ok(self.stdout.lines().map(str::to_owned).collect())
+    }
+
     /// The probe's lines.
     ///
     /// # Errors
@@ -141,6 +150,17 @@ pub(super) fn gather(pipe: Option<impl Read + Send + 'static>) -> mpsc::Receiver
         let _ = sender.send(String::from_utf8_lossy(&bytes).into_owned());
     });
     receiver
+}
+
+/// Runs agentnet to its end, as a user without any privilege or as root.
+///
+/// # Errors
+/// If agentnet was not built or does not end in time.
+pub fn agentnet(user: Option<u32>, args: &[&str]) -> Result<Finished> {
+    let mut command = Command::new(agentnet_binary()?);
+    command.args(args);
+    become_user(&mut command, user);
+    finish(command, None)
 }
 
 /// Waits for a child to end by itself, as long as the slowest may take.

@@ -56,6 +56,14 @@ impl Served {
     /// # Errors
     /// Without root, or if the daemon does not come up.
     pub fn new() -> Result<Self> {
+        Self::new_under(&[])
+    }
+
+    /// The same with a daemon that is executed by another command.
+    ///
+    /// # Errors
+    /// Without root, or if the daemon does not come up.
+    pub fn new_under(command: &[&str]) -> Result<Self> {
         let mut hosts = Hosts::new()?;
         let dir = TempDir::with_prefix("agentnet-daemon-")?;
         hosts.agent.set_mounts(place(dir.path())?);
@@ -65,6 +73,7 @@ impl Served {
             child: None,
             said: Arc::default(),
             name: hosts.name.clone(),
+            under: command.iter().map(|&word| word.to_owned()).collect(),
         };
         let lab = Lab::on(hosts)?;
         daemon.start()?;
@@ -79,6 +88,8 @@ pub struct Daemon {
     child: Option<Child>,
     said: Arc<Mutex<String>>,
     name: String,
+    /// What executes it, with its arguments.
+    under: Vec<String>,
 }
 
 impl Daemon {
@@ -87,7 +98,7 @@ impl Daemon {
     /// # Errors
     /// With what it said, if it ends.
     pub fn start(&mut self) -> Result<()> {
-        let mut command = self.command(&["daemon"])?;
+        let mut command = self.daemon()?;
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
         self.said = Arc::default();
         let said = Arc::clone(&self.said);
@@ -183,11 +194,24 @@ impl Daemon {
     pub fn command(&self, args: &[&str]) -> Result<Command> {
         let mut command = Command::new(agentnet_binary()?);
         command.args(args);
+        self.settle(&mut command);
+        Ok(command)
+    }
+
+    fn daemon(&self) -> Result<Command> {
+        let Some((first, rest)) = self.under.split_first() else { return self.command(&["daemon"]) };
+        let mut command = Command::new(first);
+        command.args(rest).arg(agentnet_binary()?).arg("daemon");
+        self.settle(&mut command);
+        Ok(command)
+    }
+
+    /// Has a command run in the daemon's place.
+    fn settle(&self, command: &mut Command) {
         for variable in ["SUDO_UID", "SUDO_GID", "SUDO_USER", "SUDO_COMMAND", "RUST_LOG"] {
             command.env_remove(variable);
         }
-        self.namespace.attach(&mut command);
-        Ok(command)
+        self.namespace.attach(command);
     }
 
     /// The same as a user without privilege, who is in these groups as well.
@@ -238,14 +262,26 @@ impl Daemon {
         found.cloned().with_context(|| format!("no agent {agent} in {all:?}"))
     }
 
-    /// The alerts and flows that the daemon has logged of an agent.
+    /// The alerts and flows that the daemon has logged of an agent, in the order of writing.
     ///
     /// # Errors
-    /// If a line is not JSON.
+    /// If there is none or a line is not JSON.
     pub fn log_of(&self, agent: &str) -> Result<Vec<Value>> {
-        let path = self.directory("state").join("alerts").join(format!("{agent}.jsonl"));
-        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-        text.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
+        let mut log = Vec::new();
+        for stream in ["alerts", "flows"] {
+            let directory = self.directory("state").join(stream).join(agent);
+            for entry in fs::read_dir(&directory).with_context(|| directory.display().to_string())? {
+                let path = entry?.path();
+                if path.extension().is_none_or(|extension| extension != "jsonl") {
+                    continue;
+                }
+                for line in fs::read_to_string(&path)?.lines() {
+                    log.push(serde_json::from_str::<Value>(line).with_context(|| line.to_owned())?);
+                }
+            }
+        }
+        log.sort_by_key(|line| line["id"].as_str().unwrap_or_default().to_owned());
+        Ok(log)
     }
 
     /// Waits until no agent is registered and none has links.

@@ -10,6 +10,7 @@ pub mod client;
 pub mod container;
 pub mod daemon;
 pub mod expect;
+pub mod follower;
 pub mod found;
 pub mod hosts;
 pub mod lacking;
@@ -23,6 +24,7 @@ pub mod residue;
 pub mod running;
 pub mod server;
 pub mod sniffer;
+pub mod stored;
 pub mod wire;
 
 use std::{

@@ -1,7 +1,6 @@
 //! What the tests of alerts share: a policy double, executables without `/proc`, records.
 
 mod docs;
-mod log;
 mod losses;
 mod properties;
 mod reasons;

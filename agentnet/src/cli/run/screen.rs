@@ -10,23 +10,18 @@ use serde::Serialize;
 
 use super::stderr::Stderr;
 use crate::{
-    alert::{
-        learn,
-        log::{Log, Options, Trouble},
-        model::Output,
-        render::Renderer,
-        summary::Summary,
-    },
+    alert::{learn, model::Output, render::Renderer, summary::Summary},
     control::{
         client::Session,
         protocol::{Ready, Reply, too_fast},
     },
+    store::{file::AppendFile, trouble::Trouble},
 };
 
 /// Standard error and the user's files.
 pub(super) struct Screen {
     stderr: Stderr,
-    files: Vec<Log>,
+    files: Vec<AppendFile>,
     /// Whether what is not shown is written somewhere.
     logged: bool,
     /// Whether lines are shown as they come. Not while the command has the terminal to itself.
@@ -45,11 +40,9 @@ impl Screen {
     /// If one of them cannot be written.
     pub(super) fn open(alerts: &[PathBuf], json: bool) -> Result<Self, super::Stop> {
         let on_screen = |path: &&PathBuf| path.as_os_str() == "-";
-        // The user's own files are the user's to rotate.
-        let options = Options { total_bytes: u64::MAX, ..Options::default() };
         let files = alerts.iter().filter(|path| !on_screen(path));
-        let files: Vec<Log> =
-            files.map(|path| Log::open(path, options)).collect::<Result<_, _>>().map_err(super::Stop::own)?;
+        let files: Vec<AppendFile> =
+            files.map(|path| AppendFile::open(path)).collect::<Result<_, _>>().map_err(super::Stop::own)?;
         let stderr = std::io::stderr();
         let command_has_terminal = std::io::stdin().is_terminal() && stderr.is_terminal();
         let color = anstream::AutoStream::choice(&stderr) != anstream::ColorChoice::Never;
@@ -81,7 +74,10 @@ impl Screen {
         match (&ready.log, self.live) {
             (Some(log), true) => self.note(&format!("alerts are shown here and written to {log}")),
             (Some(log), false) => {
-                self.note(&format!("alerts are written to {log}, and summed up at the end"));
+                self.note(&format!(
+                    "alerts are written to {log}, where `agentnet alerts --agent {agent}` reads them, and summed up at \
+                     the end"
+                ));
             }
             (None, _) => {}
         }

@@ -15,17 +15,17 @@ use crate::policy::{
 };
 
 /// A table of the file with the description of its keys.
-pub(super) struct Walker<'i, 'p> {
+pub(crate) struct Walker<'i, 'p> {
     spec: &'static Table,
     /// Its header, or the whole of an inline table.
-    pub(super) span: Range<usize>,
+    pub(crate) span: Range<usize>,
     /// `None`: there, and wrong.
     values: HashMap<&'static str, Option<Spanned<DeValue<'i>>>>,
     problems: &'p mut Vec<Diagnostic>,
 }
 
 impl<'i, 'p> Walker<'i, 'p> {
-    pub(super) fn new(
+    pub(crate) fn new(
         spec: &'static Table,
         span: Range<usize>,
         table: DeTable<'i>,
@@ -65,7 +65,12 @@ impl<'i, 'p> Walker<'i, 'p> {
         Self { spec, span, values, problems }
     }
 
-    pub(super) fn take(&mut self, name: &'static str) -> Field<DeValue<'i>> {
+    /// Adds a problem that its reader found.
+    pub(crate) fn report(&mut self, problem: Diagnostic) {
+        self.problems.push(problem);
+    }
+
+    pub(crate) fn take(&mut self, name: &'static str) -> Field<DeValue<'i>> {
         debug_assert!(self.spec.key(name).is_some(), "{name} is not a key of {}", self.spec.name);
         match self.values.remove(name) {
             None => Field::Absent,
@@ -74,12 +79,12 @@ impl<'i, 'p> Walker<'i, 'p> {
         }
     }
 
-    pub(super) fn string(&mut self, name: &'static str) -> Field<String> {
+    pub(crate) fn string(&mut self, name: &'static str) -> Field<String> {
         self.take(name)
             .and_then(|value| value.get_ref().as_str().map(|text| spanned(&value, text.to_owned())))
     }
 
-    pub(super) fn integer(&mut self, name: &'static str) -> Field<i64> {
+    pub(crate) fn integer(&mut self, name: &'static str) -> Field<i64> {
         self.take(name).and_then(|value| match value.get_ref() {
             DeValue::Integer(digits) => integer(digits).map(|number| spanned(&value, number)),
             _ => None,
@@ -87,7 +92,7 @@ impl<'i, 'p> Walker<'i, 'p> {
     }
 
     /// The code of a word that the table of keys has.
-    pub(super) fn choice(&mut self, name: &'static str) -> Field<u8> {
+    pub(crate) fn choice(&mut self, name: &'static str) -> Field<u8> {
         let choices = self.words(name);
         self.take(name).and_then(|value| {
             let code = self.code(name, choices, &value)?;
@@ -96,7 +101,7 @@ impl<'i, 'p> Walker<'i, 'p> {
     }
 
     /// The set of the codes of several words.
-    pub(super) fn choices(&mut self, name: &'static str) -> Field<u8> {
+    pub(crate) fn choices(&mut self, name: &'static str) -> Field<u8> {
         let choices = self.words(name);
         self.list(name).and_then(|list| {
             let codes: Vec<_> = list.get_ref().iter().map(|item| self.code(name, choices, item)).collect();
@@ -105,7 +110,7 @@ impl<'i, 'p> Walker<'i, 'p> {
         })
     }
 
-    pub(super) fn ports(&mut self, name: &'static str) -> Field<Vec<Spanned<PortText>>> {
+    pub(crate) fn ports(&mut self, name: &'static str) -> Field<Vec<Spanned<PortText>>> {
         self.list(name).and_then(|list| {
             let mut ports = Vec::new();
             for item in list.get_ref() {
@@ -149,7 +154,7 @@ impl<'i, 'p> Walker<'i, 'p> {
         })
     }
 
-    pub(super) fn table(&mut self, name: &'static str) -> Option<Walker<'i, '_>> {
+    pub(crate) fn table(&mut self, name: &'static str) -> Option<Walker<'i, '_>> {
         let Some(Key { kind: Kind::Table(spec), .. }) = self.spec.key(name) else { return None };
         let Field::Is(value) = self.take(name) else { return None };
         let span = value.span();
@@ -159,7 +164,7 @@ impl<'i, 'p> Walker<'i, 'p> {
         }
     }
 
-    pub(super) fn tables<T>(&mut self, name: &'static str, read: impl Fn(Walker<'i, '_>) -> T) -> Vec<T> {
+    pub(crate) fn tables<T>(&mut self, name: &'static str, read: impl Fn(Walker<'i, '_>) -> T) -> Vec<T> {
         let Some(Key { kind: Kind::Tables(spec), .. }) = self.spec.key(name) else { return Vec::new() };
         let Field::Is(value) = self.take(name) else { return Vec::new() };
         let DeValue::Array(list) = value.into_inner() else { return Vec::new() };
@@ -221,7 +226,7 @@ impl Kind {
         match (self, value) {
             (Self::Version, DeValue::Integer(digits)) => integer(digits).is_some(),
             (
-                Self::Name | Self::Cidr | Self::Domain | Self::Pattern | Self::Choice(_),
+                Self::Name | Self::Cidr | Self::Domain | Self::Pattern | Self::Text(_) | Self::Choice(_),
                 DeValue::String(_),
             )
             | (Self::Ports | Self::Choices(_), DeValue::Array(_))
@@ -242,6 +247,7 @@ impl Kind {
             Self::Domain => ("a string", format!("write {name} = \"example.com\", one rule for each name")),
             Self::Pattern => ("a string", format!("write {name} = \"...\", one entry for each pattern")),
             Self::Ports => ("a list", format!("write {name} = [443, \"8000-8099\"]")),
+            Self::Text(example) => ("a string", format!("write {name} = \"{example}\"")),
             Self::Choice(choices) => {
                 ("a string", format!("one of {}", list(choices.iter().map(|c| format!("\"{}\"", c.word)))))
             }

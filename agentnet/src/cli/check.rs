@@ -1,0 +1,128 @@
+//! `agentnet daemon --check`: what the daemon would find, without a daemon.
+
+use std::{
+    io::{self, Write},
+    path::Path,
+    process::ExitCode,
+};
+
+use agentnet_common::abi::MODE_AUDIT;
+use anyhow::Context as _;
+
+use crate::{
+    alert::text::plural,
+    config::check::Check,
+    exit::WRONG_USAGE,
+    kernel::addrs,
+    policy::{Policy, diagnostic::Diagnostics},
+};
+
+/// Checks the configuration at `config`, or at the usual place, and every policy in the directory it names.
+/// The exit code is 2 if something is wrong with one of them.
+///
+/// # Errors
+/// If the addresses of this host cannot be listed or the result not be written.
+pub fn run(config: Option<&Path>) -> anyhow::Result<ExitCode> {
+    let local = addrs::local_addresses().context("cannot list the addresses of this host")?;
+    let check = Check::new(config, &local);
+    let told = tell(&check, &mut anstream::stdout().lock(), &mut anstream::stderr().lock());
+    match told {
+        // Whoever reads has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        told => told.context("cannot write the result")?,
+    }
+    Ok(if check.is_valid() { ExitCode::SUCCESS } else { ExitCode::from(WRONG_USAGE) })
+}
+
+fn tell(check: &Check, out: &mut impl Write, err: &mut impl Write) -> io::Result<()> {
+    let config = match &check.config {
+        Ok(config) => config,
+        Err(problems) => return show(problems, err),
+    };
+    writeln!(out, "configuration: valid")?;
+    for group in &check.missing_groups {
+        writeln!(
+            err,
+            "agentnet: there is no group {group} on this host, so only root has its rights; make it with \
+             `groupadd --system {group}`"
+        )?;
+    }
+    if let Some((directory, error)) = &check.unreadable {
+        return writeln!(err, "agentnet: cannot read the policies in {}: {error}", directory.display());
+    }
+    if check.policies.is_empty() {
+        writeln!(out, "policies: none in {}, only those built in", config.policies.display())?;
+    }
+    for (file, policy) in &check.policies {
+        match policy {
+            Ok(policy) => {
+                show(&policy.warnings, err)?;
+                writeln!(out, "{}: {}", file.display(), summary(policy))?;
+            }
+            Err(problems) => show(problems, err)?,
+        }
+    }
+    Ok(())
+}
+
+fn summary(policy: &Policy) -> String {
+    let rules = plural(u64::try_from(policy.compiled.rules.len()).unwrap_or(u64::MAX), "rule");
+    let mode = if policy.compiled.mode == MODE_AUDIT { "audits only" } else { "enforces" };
+    format!("valid, {rules}, {mode}")
+}
+
+fn show(problems: &Diagnostics, err: &mut impl Write) -> io::Result<()> {
+    if problems.is_empty() { Ok(()) } else { writeln!(err, "{}\n", problems.render(true)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn told(files: &[(&str, &str)], config: &str) -> (bool, String, String) {
+        let home = tempfile::tempdir().unwrap();
+        let policies = home.path().join("policies");
+        fs::create_dir(&policies).unwrap();
+        for (name, text) in files {
+            fs::write(policies.join(name), text).unwrap();
+        }
+        let file = home.path().join("config.toml");
+        let place = home.path().to_str().unwrap();
+        fs::write(&file, config.replace("HOME", place)).unwrap();
+        let check = Check::new(Some(&file), &[]);
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        tell(&check, &mut out, &mut err).unwrap();
+        let plain = |bytes: &[u8]| {
+            let text = String::from_utf8(anstream::adapter::strip_bytes(bytes).into_vec()).unwrap();
+            text.replace(place, "HOME")
+        };
+        (check.is_valid(), plain(&out), plain(&err))
+    }
+
+    const CONFIG: &str = "[control]\nread_group = \"root\"\nrun_group = \"no-such-group\"\n[policies]\ndirectory = \"HOME/policies\"\n";
+    const GOOD: &str =
+        "version = 1\nname = \"good\"\n[[egress.allow]]\ncidr = \"10.0.0.0/8\"\nports = [443]\n";
+
+    #[test]
+    fn every_policy_is_told() {
+        let files =
+            [("good.toml", GOOD), ("bad.toml", "version = 2\n"), (".#good.toml", "?"), ("note.txt", "?")];
+        let (valid, out, err) = told(&files, CONFIG);
+        assert!(!valid);
+        insta::assert_snapshot!("check_out", out);
+        insta::assert_snapshot!("check_err", err);
+        assert!(told(&files[..1], CONFIG).0, "a good policy alone");
+        let (valid, out, _) = told(&[], CONFIG);
+        assert!(valid && out.contains("policies: none in HOME/policies"), "{out}");
+    }
+
+    #[test]
+    fn a_wrong_configuration_is_the_end_of_it() {
+        let (valid, out, err) = told(&[("good.toml", GOOD)], "[policies]\ndirectory = \"policies\"\n");
+        assert!(!valid && out.is_empty() && err.contains("no absolute path"), "{out}{err}");
+        let (valid, _, err) = told(&[], "[policies]\ndirectory = \"HOME/config.toml\"\n");
+        assert!(!valid && err.contains("cannot read the policies"), "{err}");
+    }
+}
