@@ -21,9 +21,9 @@ use crate::policy::{Policy, special};
 
 /// Different policies that are compared, and how many questions are asked of each.
 const POLICIES: u32 = 100_000;
-const QUESTIONS: usize = 6;
+const QUESTIONS: usize = 5;
 /// More than [`POLICIES`]: a few are alike, a few do not fit.
-const CASES: u32 = POLICIES / 100 * 108;
+const CASES: u32 = POLICIES / 100 * 101;
 /// One policy in so many is written as a file and read again.
 const AS_TEXT: u32 = 20;
 
