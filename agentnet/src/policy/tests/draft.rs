@@ -22,10 +22,9 @@ use toml::Spanned;
 use super::scan::{PROTOCOLS, Rule, scan, scan_name};
 use crate::policy::{
     Policy,
-    diagnostic::{Code, Diagnostic, Diagnostics, Severity, Source},
+    diagnostic::{Code, Diagnostics, Severity, Source},
     parse::{Document, Field, PortText, RuleText},
     schema,
-    validate::Valid,
 };
 
 /// Around these, addresses and networks are made.
@@ -349,9 +348,8 @@ impl<T: Target> Draft<T> {
             deny: texts(deny),
             ..Document::default()
         };
-        let mut problems: Vec<Diagnostic> = Vec::new();
-        let valid = Valid::check(document, &mut problems);
-        Policy::compile(Arc::new(Source::new("random.toml", "")), valid, &self.local, problems)
+        let source = Arc::new(Source::new("random.toml", ""));
+        Policy::from_document(source, document, &self.local, Vec::new())
     }
 
     /// The same with `rule` at `place`.
