@@ -65,19 +65,6 @@ const PORTS: &[u16] = &[1, 2, 3, 4, 5, 6, 7, 8, 443, 443, 443, u16::MAX - 2, u16
 /// IANA numbers, the one most rules are about more often.
 const NUMBERS: &[u8] = &[6, 6, 6, 6, 6, 6, 6, 6, 17, 1, 58, 132];
 
-const SCOPES: &[Scope] = &[
-    Scope::Remote,
-    Scope::Remote,
-    Scope::Remote,
-    Scope::Remote,
-    Scope::Remote,
-    Scope::Remote,
-    Scope::Remote,
-    Scope::Remote,
-    Scope::OwnListener,
-    Scope::ForeignListener,
-];
-
 /// Of a hundred rules, those that allow.
 const ALLOWING: usize = 85;
 
@@ -113,6 +100,14 @@ impl Dice {
         match centre.parse().unwrap() {
             IpAddr::V4(ip) => Ipv4Addr::from_bits(ip.to_bits() ^ low as u32).into(),
             IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() ^ low as u128).into(),
+        }
+    }
+
+    fn scope(&mut self) -> Scope {
+        match self.roll(10) {
+            0 => Scope::OwnListener,
+            1 => Scope::ForeignListener,
+            _ => Scope::Remote,
         }
     }
 
@@ -185,7 +180,7 @@ impl Target for Network {
                 Ipv6Addr::from_bits(edges[edge - 9]).into()
             }
         };
-        ((ip.to_canonical(), dice.pick(PORTS), dice.pick(NUMBERS)), dice.pick(SCOPES))
+        ((ip.to_canonical(), dice.pick(PORTS), dice.pick(NUMBERS)), dice.scope())
     }
 
     fn decide(policy: &Policy, &((ip, port, protocol), scope): &Self::Question) -> Verdict {
