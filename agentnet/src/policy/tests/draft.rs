@@ -96,10 +96,10 @@ impl Dice {
 
     /// Addresses at most three away from a centre.
     fn ip(&mut self) -> IpAddr {
-        let (centre, low) = (self.pick(CENTRES), self.roll(4));
+        let (centre, low) = (self.pick(CENTRES), self.pick(&[0_u8, 1, 2, 3]));
         match centre.parse().unwrap() {
-            IpAddr::V4(ip) => Ipv4Addr::from_bits(ip.to_bits() ^ low as u32).into(),
-            IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() ^ low as u128).into(),
+            IpAddr::V4(ip) => Ipv4Addr::from_bits(ip.to_bits() ^ u32::from(low)).into(),
+            IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() ^ u128::from(low)).into(),
         }
     }
 
@@ -330,7 +330,7 @@ impl<T: Target> Draft<T> {
         text
     }
 
-    fn from_document(&self) -> Result<Policy, Diagnostics> {
+    fn past_parser(&self) -> Result<Policy, Diagnostics> {
         let (allow, deny): (Vec<_>, Vec<_>) = self.rules.iter().enumerate().partition(|(_, rule)| rule.allow);
         let texts = |rules: Vec<(usize, &Rule<T>)>| {
             rules.into_iter().map(|(place, rule)| rule.document(place)).collect()
@@ -367,7 +367,7 @@ impl<T: Target> Draft<T> {
     pub(super) fn policy(&self, way: Way) -> Result<Option<Policy>, TestCaseError> {
         let policy = match way {
             Way::Text => Policy::from_text("random.toml", &self.text(), &self.local),
-            Way::Document => self.from_document(),
+            Way::Document => self.past_parser(),
         };
         match policy {
             Ok(policy) => Ok(Some(policy)),
