@@ -1,5 +1,8 @@
 //! `cargo xtask lint`: everything that can be said about the sources without running agentnet.
 
+mod cross;
+pub(crate) mod deny;
+
 use std::{ffi::OsStr, fs, io::Read, os::unix::ffi::OsStrExt, path::Path, process::Command};
 
 use anyhow::{Context, Result, bail};
@@ -9,7 +12,7 @@ use crate::{
     command::{self, live, succeeds, which},
     progress::Steps,
     setup,
-    toolchain::{self, CROSS_TARGET, DEBIAN_CLIPPY, EBPF_BIN, Ebpf, Vendor},
+    toolchain::{self, DEBIAN_CLIPPY, EBPF_BIN, Ebpf, Vendor},
     workspace::{self, EBPF_DIR, root},
 };
 
@@ -30,8 +33,9 @@ const CHECKS: &[(&str, Check)] = &[
     ("clippy of the host side", clippy),
     ("clippy of the kernel programs", clippy_ebpf),
     ("documentation", documentation),
-    ("user side on aarch64", cross_check),
-    ("dependencies: advisories, licences, sources", deny),
+    ("user side on aarch64", cross::check),
+    ("dependencies: bans, licences, sources", deny::check),
+    ("dependencies: advisories", deny::check_advisories),
     ("no built file in the repository", committed_files),
 ];
 
@@ -121,29 +125,6 @@ fn documentation() -> Result<Outcome> {
             .args(["--locked", "--workspace", "--no-deps", "--document-private-items", "--keep-going"])
             .env("RUSTDOCFLAGS", "-D warnings"),
     )?;
-    Ok(Passed)
-}
-
-fn cross_check() -> Result<Outcome> {
-    let libdir = command::output(Command::new(workspace::rustc()).args([
-        "--print",
-        "target-libdir",
-        "--target",
-        CROSS_TARGET,
-    ]))?;
-    if !Path::new(libdir.trim()).is_dir() {
-        return Ok(Skipped(format!("{CROSS_TARGET} is not installed: rustup target add {CROSS_TARGET}")));
-    }
-    live(workspace::cargo("check").args(["--locked", "--package", "agentnet", "--target", CROSS_TARGET]))?;
-    Ok(Passed)
-}
-
-fn deny() -> Result<Outcome> {
-    if !succeeds(workspace::cargo("deny").arg("--version")) {
-        return Ok(Skipped("cargo-deny is not installed: cargo xtask setup --with-deny".to_owned()));
-    }
-    live(workspace::cargo("deny").args(["--workspace", "check"]))?;
-    live(workspace::cargo("deny").args(["--manifest-path", &format!("{EBPF_DIR}/Cargo.toml"), "check"]))?;
     Ok(Passed)
 }
 

@@ -4,6 +4,7 @@
 
 mod bench;
 mod build;
+mod cargo_install;
 mod ci;
 mod command;
 mod lint;

@@ -1,11 +1,13 @@
 //! `cargo xtask setup`: installs what is missing, and nothing where nothing is.
 
-use std::{fs, path::Path, process::Command};
+use std::{path::Path, process::Command};
 
 use anyhow::{Context, Result, bail};
 
 use crate::{
+    cargo_install,
     command::{self, display, quiet, succeeds, which},
+    lint::deny,
     progress::{Step, Steps},
     toolchain::{
         self, BPF_LINKER, BPF_LINKER_LLVM, CLIPPY, CXX, DEBIAN_RUSTC, Ebpf, LLVM_DEV, Missing,
@@ -16,7 +18,7 @@ use crate::{
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Also build cargo-deny, which `lint` uses where it is there (several minutes)
+    /// Also build cargo-deny, which `lint` needs and builds otherwise (four minutes)
     #[arg(long)]
     with_deny: bool,
 }
@@ -25,7 +27,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let found = ensure_ebpf()?;
     eprintln!("kernel programs: {found}");
     if args.with_deny {
-        ensure_deny()?;
+        deny::ensure()?;
     }
     eprintln!("set-up is complete; next: cargo xtask run");
     Ok(())
@@ -119,23 +121,8 @@ fn in_path_or_sbin(program: &str) -> bool {
         || ["/usr/sbin", "/sbin"].iter().any(|dir| command::is_executable(&Path::new(dir).join(program)))
 }
 
-fn ensure_deny() -> Result<()> {
-    let step =
-        Steps::new("setup", 1).start("cargo-deny: advisories, licences and sources of the dependencies");
-    if succeeds(workspace::cargo("deny").arg("--version")) {
-        step.done("present");
-        return Ok(());
-    }
-    let mut install = workspace::cargo("install");
-    install.args(["cargo-deny", "--locked"]);
-    eprintln!("    {}", display(&install));
-    quiet(&mut install)?;
-    step.done("installed");
-    Ok(())
-}
-
 /// Installs Debian packages after saying which and why. `llvm` completes the names that have a `{llvm}`.
-fn install(packages: &[&Package], rustc: Option<Rustc>, step: Step) -> Result<()> {
+pub(crate) fn install(packages: &[&Package], rustc: Option<Rustc>, step: Step) -> Result<()> {
     if packages.is_empty() {
         step.done("present");
         return Ok(());
@@ -197,7 +184,7 @@ fn has_cxx_library() -> bool {
         .is_ok_and(|path| path.trim().contains('/'))
 }
 
-/// Builds the linker into the cache, all or nothing: into a temporary directory, then a rename.
+/// Builds the linker into the cache.
 fn build_linker(llvm: u32, step: Step) -> Result<()> {
     let linker = cached_linker(llvm)?;
     if linker_runs(&linker) {
@@ -205,31 +192,13 @@ fn build_linker(llvm: u32, step: Step) -> Result<()> {
         return Ok(());
     }
     let root = linker_root(llvm)?;
-    let cache = root.parent().context("the cache has no parent directory")?;
-    fs::create_dir_all(cache).with_context(|| format!("cannot create {}", cache.display()))?;
-    let building = cache.join(format!(".bpf-linker-{}", std::process::id()));
-
     eprintln!("    will build it from its source in the cargo registry: about two minutes, once");
-    let mut cargo = Command::new(toolchain::DEBIAN_CARGO);
-    command::without_rust_settings(&mut cargo);
-    cargo
-        .args(["install", "bpf-linker", "--version", BPF_LINKER, "--locked", "--no-default-features"])
-        .args(["--features", &format!("llvm-{llvm}"), "--root"])
-        .arg(&building)
-        .env("LLVM_PREFIX", format!("/usr/lib/llvm-{llvm}"))
-        .env("RUSTC", DEBIAN_RUSTC)
-        // Not the repository: its cargo configuration is none of the linker's business.
-        .current_dir(cache);
-    let outcome = quiet(&mut cargo).and_then(|()| {
-        if root.exists() {
-            fs::remove_dir_all(&root).with_context(|| format!("cannot replace {}", root.display()))?;
-        }
-        fs::rename(&building, &root).with_context(|| format!("cannot move the linker to {}", root.display()))
-    });
-    if building.exists() {
-        fs::remove_dir_all(&building).with_context(|| format!("cannot remove {}", building.display()))?;
-    }
-    outcome?;
+    cargo_install::into_cache(toolchain::DEBIAN_CARGO, "bpf-linker", BPF_LINKER, &root, |cargo| {
+        cargo
+            .args(["--no-default-features", "--features", &format!("llvm-{llvm}")])
+            .env("LLVM_PREFIX", format!("/usr/lib/llvm-{llvm}"))
+            .env("RUSTC", DEBIAN_RUSTC);
+    })?;
     step.done(format_args!("installed in {}", root.display()));
     Ok(())
 }

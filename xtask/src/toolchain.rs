@@ -23,6 +23,8 @@ pub(crate) const EBPF_TARGET: &str = "bpfel-unknown-none";
 pub(crate) const EBPF_BIN: &str = "agentnet-ebpf";
 /// Version of the linker of the kernel programs.
 pub(crate) const BPF_LINKER: &str = "0.13.0";
+/// Version of cargo-deny, which `lint` checks the dependencies with.
+pub(crate) const CARGO_DENY: &str = "0.20.2";
 /// The LLVM versions that this linker can be built against; it has to be the compiler's own.
 pub(crate) const BPF_LINKER_LLVM: &[u32] = &[21, 22, 23];
 /// The rustup toolchain used where Debian's compilers are not there.
@@ -51,6 +53,9 @@ pub(crate) const CORE_BPF: Package = Package {
 pub(crate) const LLVM_DEV: Package = Package { name: "llvm-{llvm}-dev", why: "LLVM, to build bpf-linker" };
 /// The C++ standard library, which LLVM needs.
 pub(crate) const CXX: Package = Package { name: "g++", why: "the C++ library of LLVM, to build bpf-linker" };
+/// The source of the standard library, for a target that Debian has no library of.
+pub(crate) const RUST_SRC: Package =
+    Package { name: "rust-web-src", why: "source of the standard library, to check for another target" };
 /// `cargo fmt`.
 pub(crate) const RUSTFMT: Package = Package { name: "rustfmt-web", why: "`cargo fmt`" };
 /// `cargo clippy`.
@@ -221,6 +226,11 @@ pub(crate) fn linker_root(llvm: u32) -> Result<PathBuf> {
 /// The linker itself in [`linker_root`].
 pub(crate) fn cached_linker(llvm: u32) -> Result<PathBuf> {
     Ok(linker_root(llvm)?.join("bin/bpf-linker"))
+}
+
+/// Where cargo-deny is kept.
+pub(crate) fn cargo_deny_root() -> Result<PathBuf> {
+    Ok(cache_dir()?.join(format!("cargo-deny-{CARGO_DENY}")))
 }
 
 /// Whether the linker starts: it is linked to LLVM's shared library, which may have gone.

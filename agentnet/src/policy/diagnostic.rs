@@ -82,6 +82,8 @@ problem_codes! {
     TooManyRules = Error "too_many_rules",
     /// More port ranges at one place than the kernel looks through.
     TooManyRanges = Error "too_many_ranges",
+    /// A name that is denied, at addresses of the internet that are allowed.
+    DenyNotEnforced = Error "deny_not_enforced",
     /// An allow rule that denies leave nothing of.
     Unreachable = Warning "unreachable",
     /// The same rule twice.
@@ -90,7 +92,7 @@ problem_codes! {
     WideWildcard = Warning "wide_wildcard",
     /// Name rules, which this version does not resolve.
     NamesNotResolved = Warning "names_not_resolved",
-    /// A name that is denied, at addresses that are allowed.
+    /// A name that is denied, at addresses of special-purpose networks that are allowed.
     DenyByNameOnly = Warning "deny_by_name_only",
 }
 

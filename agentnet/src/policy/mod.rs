@@ -121,6 +121,16 @@ impl Policy {
         let Some(document) = Document::parse(text, &mut problems) else {
             return Err(Diagnostics::new(source, problems));
         };
+        Self::from_document(source, document, local, problems)
+    }
+
+    /// What [`Self::from_text`] does once the text is read, with the `problems` it had.
+    fn from_document(
+        source: Arc<Source>,
+        document: Document,
+        local: &[IpAddr],
+        mut problems: Vec<Diagnostic>,
+    ) -> Result<Self, Diagnostics> {
         let valid = Valid::check(document, &mut problems);
         problems.extend(warnings::of(&valid));
         let compiled = Compiled::new(&valid, &source, local, &mut problems);

@@ -1,8 +1,10 @@
 //! Tests of the policy front end as a whole.
 
 mod diagnostics;
+mod draft;
 mod explain;
 mod files;
+mod many;
 mod robustness;
 mod scan;
 mod verdict;

@@ -1,13 +1,16 @@
-//! What is right and probably not meant.
+//! What means something and does something else, or nothing: most of it can be used all the same.
 
-use std::collections::{HashMap, hash_map::Entry};
+use std::collections::{HashMap, HashSet, hash_map::Entry};
 
 use super::{
     diagnostic::{Code, Diagnostic},
+    special,
+    traffic::Traffic,
     validate::{Effect, Rule, Valid},
 };
 
-/// What a policy without errors does differently than its author may think. Independent of the host.
+/// What a policy whose every part is right does differently than its author may think. Independent of the
+/// host.
 pub fn of(valid: &Valid) -> Vec<Diagnostic> {
     let mut warnings = Vec::new();
     duplicates(valid, &mut warnings);
@@ -66,16 +69,44 @@ fn names_not_resolved(valid: &Valid, warnings: &mut Vec<Diagnostic>) {
     }
 }
 
-fn denies_by_name_only(valid: &Valid, warnings: &mut Vec<Diagnostic>) {
-    let allowed = |rule: &&Rule| rule.effect == Effect::Allow && rule.net().is_some();
-    for rule in valid.rules.iter().filter(|rule| rule.effect == Effect::Deny) {
-        let Some(name) = rule.name() else { continue };
+/// Deny wins over allow, and a name that is denied is not, wherever its address is allowed: on the internet,
+/// where anybody's names can have any address, the policy would promise what does not happen. The addresses
+/// of special-purpose networks are the reader's own to know; a name of others that leads there is unlikely,
+/// and possible.
+fn denies_by_name_only(valid: &Valid, problems: &mut Vec<Diagnostic>) {
+    let denies = valid.rules.iter().filter(|rule| rule.effect == Effect::Deny);
+    let denies: Vec<_> = denies.filter_map(|rule| Some((rule, rule.name()?))).collect();
+    if denies.is_empty() {
+        return;
+    }
+    // Of the rules that allow the same, the first stands for all: files have thousands of them.
+    let mut seen = HashSet::new();
+    let mut allows: Vec<_> = valid
+        .rules
+        .iter()
+        .filter(|rule| rule.effect == Effect::Allow)
+        .filter_map(|rule| Some((rule, special::innermost(rule.net()?, &[]).is_some(), left_of(rule, valid))))
+        .filter(|(_, special, left)| seen.insert((*special, left.clone())))
+        .collect();
+    // The worst first.
+    allows.sort_by_key(|(_, special, _)| *special);
+    for (rule, name) in denies {
         let traffic = rule.traffic();
-        let overlaps = |allow: &&Rule| allow.traffic().minus(&traffic) != allow.traffic();
-        let Some(allow) = valid.rules.iter().filter(allowed).find(overlaps) else { continue };
-        warnings.push(
+        let Some((allow, special, _)) = allows.iter().find(|(_, _, left)| left.minus(&traffic) != *left)
+        else {
+            continue;
+        };
+        let (code, help) = if *special {
+            (Code::DenyByNameOnly, "deny its addresses with `cidr` as well, or allow fewer")
+        } else {
+            (
+                Code::DenyNotEnforced,
+                "deny its addresses with `cidr` instead, or allow only networks that have no such name",
+            )
+        };
+        problems.push(
             Diagnostic::new(
-                Code::DenyByNameOnly,
+                code,
                 rule.target_span.clone(),
                 format!(
                     "names are not resolved by this version: `{name}` is not denied at addresses that a \
@@ -83,7 +114,13 @@ fn denies_by_name_only(valid: &Valid, warnings: &mut Vec<Diagnostic>) {
                 ),
             )
             .related(allow.target_span.clone(), "allows addresses, whatever their names")
-            .help("deny its addresses with `cidr` as well, or allow fewer"),
+            .help(help),
         );
     }
+}
+
+/// What denies for all of its network leave of an allow rule.
+fn left_of(allow: &Rule, valid: &Valid) -> Traffic {
+    let denies = valid.rules.iter().filter(|deny| deny.effect == Effect::Deny && deny.speaks_of(allow));
+    denies.fold(allow.traffic(), |left, deny| left.minus(&deny.traffic()))
 }

@@ -6,7 +6,7 @@
 use std::rc::Rc;
 
 use agentnet_common::{
-    abi::{PortRule, RULESET_ENTRIES, Ruleset},
+    abi::{RULESET_ENTRIES, Ruleset},
     verdict::RuleId,
 };
 
@@ -98,7 +98,6 @@ impl Grants {
             *slot = entry;
             ruleset.len += 1;
         }
-        debug_assert!(ruleset.rules.iter().skip(ruleset.len.into()).all(|rest| *rest == PortRule::default()));
         ruleset
     }
 }

@@ -69,6 +69,6 @@ pub(super) fn compile(valid: &Valid, local: &[IpAddr], findings: &mut Findings) 
         entries.push(NetEntry { addr: net.addr(), prefix: net.prefix(), rules: grants.ruleset(flags) });
         stack.push(Resolved { net, grants, flags });
     }
-    entries.sort_by_key(super::lookup::net_order);
+    entries.sort_by_cached_key(super::lookup::net_order);
     entries
 }

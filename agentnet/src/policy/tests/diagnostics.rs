@@ -246,10 +246,10 @@ protocols = ["tcp"]
     ),
     ("wide_wildcard", "[[egress.allow]]\ndomain = \"*\"\n\n[[egress.allow]]\ndomain = \"*.COM.\"\n"),
     (
-        "deny_by_name_only",
+        "deny_not_enforced",
         r#"[[egress.allow]]
-cidr = "0.0.0.0/0"
-ports = [80]
+cidr = "10.20.0.0/16"
+ports = [443]
 
 [[egress.allow]]
 cidr = "0.0.0.0/0"
@@ -263,6 +263,11 @@ ports = [443]
 domain = "github.com"
 ports = [22]
 "#,
+    ),
+    (
+        "deny_by_name_only",
+        "[[egress.allow]]\ncidr = \"10.20.0.0/16\"\nports = [443]\n\n\
+         [[egress.deny]]\ndomain = \"*.intern.example\"\n",
     ),
     ("control_characters", "\"mood\\u001b[31m\" = 1\nmode = \"\\u202eecrofne\"\n"),
 ];
@@ -289,6 +294,57 @@ fn every_diagnostic_reads_well() {
         assert!(!problems.is_empty(), "{name}: nothing is said");
         insta::assert_snapshot!(name, problems.render(false));
     }
+}
+
+/// One mistake in one part hides none in another: whoever mends a file wants to do it once.
+#[test]
+fn problems_of_every_stage_are_told_at_once() {
+    let text = r#"mood = 1
+mode = "audited"
+name = "Mixed"
+
+[[egress.allow]]
+cidr = "10.20.0.1/16"
+ports = [0, "9-1"]
+protocols = ["tpc"]
+
+[[egress.allow]]
+cidr = "192.0.2.0/24"
+ports = [1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31, 33]
+
+[[egress.allow]]
+domain = "a..b"
+
+[[egress.allow]]
+domain = "example.com"
+
+[[egress.deny]]
+domain = "*"
+
+[local]
+loopback = []
+"#;
+    let told: Vec<_> = problems(text).items().iter().map(|problem| problem.code.label()).collect();
+    let mut expected = [
+        "unknown_key",
+        "unknown_value",
+        "missing_key",
+        "policy_name",
+        "host_bits",
+        "port",
+        "port",
+        "unknown_value",
+        "too_many_ranges",
+        "domain",
+        "names_not_resolved",
+        "deny_not_enforced",
+        "unreachable",
+        "wrong_type",
+    ];
+    let mut sorted = told.clone();
+    sorted.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(sorted, expected, "{told:?}");
 }
 
 #[test]

@@ -30,6 +30,11 @@ ports = [6379]
 [[egress.allow]]
 cidr = "192.0.2.0/24"
 protocols = ["icmp"]
+"#;
+
+/// Without networks: a denied name would not be denied there, which is an error.
+const NAMES: &str = r#"version = 1
+name = "test"
 
 [[egress.allow]]
 domain = "*.example.com"
@@ -87,7 +92,7 @@ fn addresses() {
 
 #[test]
 fn names() {
-    let policy = policy();
+    let policy = Policy::from_text("test.toml", NAMES, &[]).unwrap();
     let mut text = String::new();
     for (name, port) in [
         ("WWW.Example.COM.", 443),

@@ -39,6 +39,24 @@ fn every_published_policy_is_valid() {
 }
 
 #[test]
+fn every_policy_in_the_documentation_is_valid() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let pages = fs::read_dir(docs.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let mut policies = 0;
+    for page in pages.chain([docs.join("README.md")]).filter(|page| page.is_file()) {
+        let text = fs::read_to_string(&page).unwrap();
+        for block in text.split("```toml\n").skip(1) {
+            let block = block.split("```").next().unwrap();
+            let policy = Policy::from_text(page.to_str().unwrap(), block, &[]);
+            let policy = policy.unwrap_or_else(|problems| panic!("{problems}"));
+            assert!(policy.warnings.is_empty(), "{}", policy.warnings);
+            policies += 1;
+        }
+    }
+    assert!(policies > 0, "no page has a policy");
+}
+
+#[test]
 fn every_built_in_policy_has_the_name_it_is_found_by() {
     let empty = tempfile::tempdir().unwrap();
     for (name, _) in BUILT_IN {

@@ -3,7 +3,7 @@
 //! It shares no code with the compiler: it has rules, networks, special-purpose networks and names of its
 //! own.
 
-use std::{fmt::Write as _, net::IpAddr, sync::LazyLock};
+use std::{net::IpAddr, sync::LazyLock};
 
 use agentnet_common::verdict::{Reason, RuleId, Scope, Verdict};
 
@@ -51,7 +51,7 @@ static PARSED: LazyLock<Vec<((IpAddr, u32), bool)>> =
 
 pub(super) const PROTOCOLS: [&str; 3] = ["tcp", "udp", "icmp"];
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Rule<T> {
     pub(super) allow: bool,
     pub(super) target: T,
@@ -62,18 +62,6 @@ pub(super) struct Rule<T> {
 }
 
 impl<T> Rule<T> {
-    pub(super) fn write(&self, text: &mut String, key: &str, target: &str) {
-        let header = if self.allow { "allow" } else { "deny" };
-        writeln!(text, "[[egress.{header}]]\n{key} = \"{target}\"").unwrap();
-        if let Some(protocols) = &self.protocols {
-            writeln!(text, "protocols = {protocols:?}").unwrap();
-        }
-        if let Some(ports) = &self.ports {
-            let ports: Vec<_> = ports.iter().map(|(first, last)| format!("\"{first}-{last}\"")).collect();
-            writeln!(text, "ports = [{}]", ports.join(", ")).unwrap();
-        }
-    }
-
     fn matches(&self, protocol: &str, port: u16, default_ports: &[(u16, u16)]) -> bool {
         let default = if self.allow { default_ports } else { &[(0, u16::MAX)] };
         let ports = self.ports.as_deref().unwrap_or(default);
