@@ -186,6 +186,8 @@ pub enum Enforcement {
     Kept(String),
     /// Connections that the policy does not allow live on, as was asked for; where they go.
     Spared(String),
+    /// Packets without a socket of the agent's are not judged everywhere; where and why not.
+    Exposed(String),
     /// The agent ended and its policy was taken down.
     Ended,
     /// The agent was let go by hand and is not governed any more.
@@ -203,6 +205,7 @@ impl Enforcement {
             Self::Changed => "changed",
             Self::Kept(_) => "kept",
             Self::Spared(_) => "spared",
+            Self::Exposed(_) => "exposed",
             Self::Ended => "ended",
             Self::Detached => "detached",
             Self::Inactive(_) => "inactive",
@@ -214,7 +217,7 @@ impl Enforcement {
         match self {
             Self::Started | Self::Auditing | Self::Changed | Self::Ended => Severity::Info,
             Self::Detached => Severity::Low,
-            Self::Spared(_) => Severity::Medium,
+            Self::Spared(_) | Self::Exposed(_) => Severity::Medium,
             Self::Kept(_) => Severity::High,
             Self::Inactive(_) => Severity::Critical,
         }
@@ -238,6 +241,10 @@ impl Enforcement {
                 "Agent {agent} keeps connections that policy {policy} does not allow, because they were to be kept when \
                  it was attached: {to}. They live until they are closed or the policy is changed."
             ),
+            Self::Exposed(doors) => format!(
+                "Policy {policy} is enforced on the sockets of agent {agent}, and what it sends without one is not judged \
+                 everywhere: {doors}."
+            ),
             Self::Ended => format!("Agent {agent} has ended and policy {policy} was taken down."),
             Self::Detached => format!(
                 "Agent {agent} was detached: policy {policy} is not in force on it any more, and it may send anything."
@@ -257,6 +264,7 @@ impl Enforcement {
             | Self::Auditing
             | Self::Changed
             | Self::Spared(_)
+            | Self::Exposed(_)
             | Self::Ended
             | Self::Detached => None,
         }

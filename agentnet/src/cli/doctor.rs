@@ -50,6 +50,7 @@ fn table(checks: &[Check], root: bool) -> String {
     let groups = [
         (Purpose::Enforcement, "Enforcement"),
         (Purpose::Run, "agentnet run"),
+        (Purpose::Containers, "Containers, by the daemon"),
         (Purpose::Later, "Later versions"),
     ];
     let width = checks.iter().map(|check| check.title.len()).max().unwrap_or_default();
@@ -127,7 +128,8 @@ mod tests {
             check("sysctl", Purpose::Run, State::Degraded, false, Some("set it")),
             check("seccomp", Purpose::Run, State::Missing, true, Some("build it in")),
             check("landlock", Purpose::Run, State::Missing, false, Some("build it in")),
-            check("tcx", Purpose::Later, State::Missing, false, Some("wait")),
+            check("tcx", Purpose::Containers, State::Missing, false, Some("wait")),
+            check("btf", Purpose::Later, State::Ok, false, None),
         ]
     }
 
@@ -146,9 +148,12 @@ mod tests {
                       → build it in
           ! landlock  optional: seen
 
-        Later versions
+        Containers, by the daemon
           ! tcx       optional: seen
                       → wait
+
+        Later versions
+          ✓ btf       seen
 
         agentnet cannot enforce on this host yet. First, for seccomp: build it in.
         ");

@@ -21,7 +21,7 @@ use crate::{
     control::{
         client::{self, ClientError},
         frame::FrameError,
-        protocol::{Report, Status},
+        protocol::{Doors, Report, Status},
     },
     engine::host,
     kernel::{links, mounts},
@@ -270,12 +270,26 @@ impl Row {
                 engine.processes, engine.allowed_packets, engine.allowed_bytes, engine.denied, engine.lost
             )?;
             writeln!(text, "    attached: {}", engine.hooks.join("; "))?;
+            if let Some(doors) = &engine.interfaces {
+                write_doors(text, doors)?;
+            }
         }
         if let Some(cgroup) = &self.cgroup {
             writeln!(text, "    {}", cgroup.dimmed())?;
         }
         Ok(())
     }
+}
+
+fn write_doors(text: &mut String, doors: &Doors) -> std::fmt::Result {
+    let guarded = [("containers", &doors.containers), ("packet sockets", &doors.host)];
+    for (what, names) in guarded.into_iter().filter(|(_, names)| !names.is_empty()) {
+        writeln!(text, "    guarded interfaces, {what}: {}", names.join(", "))?;
+    }
+    for door in &doors.open {
+        writeln!(text, "    {} {door}", "not guarded:".yellow())?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

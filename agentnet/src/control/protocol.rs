@@ -210,6 +210,8 @@ pub struct Status {
     pub started: Timestamp,
     /// Where programs are attached.
     pub hooks: Vec<String>,
+    /// Where packets are judged that have no socket of the agent's; `None` for agents of `run`, which cannot send them.
+    pub interfaces: Option<Doors>,
     /// Why the policy is not in force as it should be; empty if it is.
     pub problems: Vec<String>,
     /// What else should be known: a newer policy that is invalid, for example.
@@ -224,6 +226,17 @@ pub struct Status {
     pub denied: u64,
     /// Records of the kernel that were lost.
     pub lost: u64,
+}
+
+/// The interfaces of the host that guard an agent, and what passes by none of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Doors {
+    /// The host's ends of its containers' interfaces.
+    pub containers: Vec<String>,
+    /// Where frames of its packet sockets are refused, if it lives on the host.
+    pub host: Vec<String>,
+    /// What is not guarded and why, a sentence each.
+    pub open: Vec<String>,
 }
 
 #[cfg(test)]

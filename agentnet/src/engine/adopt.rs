@@ -80,6 +80,10 @@ impl Engine {
                 self.problem(format!("something is left of an agent that was not attached: {error}"));
             }
         }
+        let Self { line, kernel, agents, reserved, .. } = self;
+        if let Err(error) = line.prune(kernel, |id| agents.contains_key(&id) || reserved.contains(&id)) {
+            self.problem(format!("something is left at interfaces of agents that are gone: {error}"));
+        }
         // What the daemon before did not get to read: now there is somebody whom it can be told of.
         self.records(rings.rest());
         for id in self.agents.keys().copied().collect::<Vec<_>>() {
@@ -136,6 +140,10 @@ impl Engine {
             notes.push(format!("its programs are those of the daemon before: {error}"));
             tracing::error!(agent = %name, %error, slot = cfg.slot, "programs were not replaced");
         }
+        if here && let Err(error) = self.line.adopt(&self.kernel, name, meta.id) {
+            notes.push(format!("its interfaces are guarded by the programs of before: {error}"));
+            tracing::error!(agent = %name, %error, "programs were not replaced");
+        }
         let (selection, problem) = self.select_again(name, meta);
         notes.extend(problem);
         let before = held.unwrap_or_default();
@@ -160,9 +168,11 @@ impl Engine {
             if let Err(error) = installed {
                 self.stand(meta.id, format!("its policy is the one of before: {error}"));
             }
+            self.guard(meta.id);
             self.watch(meta.id);
         }
         self.tell_adopted(meta.id);
+        self.tell_open(meta.id);
         Ok(())
     }
 
@@ -213,6 +223,8 @@ impl Engine {
             return Err(error.into());
         }
         agent.cfg = cfg;
+        self.guard(id);
+        let Some(agent) = self.agents.get_mut(&id) else { return Ok(()) };
         let mut meta = agent.meta().clone();
         meta.pins = self.kernel.pins().to_owned();
         agent.footprint.rewrite(meta)?;

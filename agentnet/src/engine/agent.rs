@@ -13,6 +13,7 @@ use super::{
     explain::Explainer,
     follow::Followers,
     host::Footprint,
+    line::SecondLine,
     selection::{Origin, Selection},
 };
 use crate::{
@@ -171,9 +172,9 @@ impl Agent {
     }
 
     /// What `status` says of it.
-    pub(super) fn status(&self, kernel: &Kernel) -> Status {
+    pub(super) fn status(&self, kernel: &Kernel, line: &SecondLine) -> Status {
         let meta = self.meta();
-        let mut problems = kernel.problems(&self.name, self.cgroup.path(), &self.cfg);
+        let mut problems = self.problems(kernel, line);
         let counters = kernel.counters(self.id()).unwrap_or_else(|error| {
             problems.push(error.to_string());
             Default::default()
@@ -187,6 +188,7 @@ impl Agent {
             uid: meta.uid,
             started: meta.started,
             hooks: links::doors(),
+            interfaces: line.doors(&self.name, self.id()),
             problems,
             notes: self.notes.iter().chain(&self.outdated).chain(&self.stuck).cloned().collect(),
             processes: self.cgroup.processes().unwrap_or(0),
@@ -234,13 +236,35 @@ impl Agent {
     }
 
     /// Asks the kernel whether the policy is still in force, and tells once if it is not.
-    pub(super) fn check(&mut self, kernel: &Kernel, now: Timestamp, followers: &mut Followers) {
-        let problems = kernel.problems(&self.name, self.cgroup.path(), &self.cfg);
+    pub(super) fn check(
+        &mut self,
+        kernel: &Kernel,
+        line: &SecondLine,
+        now: Timestamp,
+        followers: &mut Followers,
+    ) {
+        let problems = self.problems(kernel, line);
         if !problems.is_empty() && !self.inactive {
             tracing::error!(agent = %self.name, ?problems, "the policy is not in force");
             self.change(&Enforcement::Inactive(problems.join("; ")), now, followers);
         }
         self.inactive = !problems.is_empty();
+    }
+
+    /// What stands between it and its policy.
+    fn problems(&self, kernel: &Kernel, line: &SecondLine) -> Vec<String> {
+        let mut problems = kernel.problems(&self.name, self.cgroup.path(), &self.cfg);
+        problems.extend(line.problems(kernel, &self.name));
+        problems
+    }
+
+    /// Tells of interfaces by which it may send what has no socket of its own, each once.
+    pub(super) fn tell_open(&mut self, line: &mut SecondLine, now: Timestamp, followers: &mut Followers) {
+        let open = line.newly_open(&self.name, self.id());
+        if !open.is_empty() {
+            tracing::warn!(agent = %self.name, ?open, "not guarded at every interface");
+            self.change(&Enforcement::Exposed(open.join("; ")), now, followers);
+        }
     }
 
     /// Says that enforcement changed.

@@ -23,7 +23,8 @@ use crate::{
 };
 
 /// What the client of a command with leftovers is told if it waits for them.
-const WAITING: &str = "the command has ended and left processes running; agentnet waits for them, and Ctrl-C ends them";
+const WAITING: &str =
+    "the command has ended and left processes running; agentnet waits for them, and Ctrl-C ends them";
 
 /// Who asks, as far as it matters.
 #[derive(Debug)]
@@ -131,7 +132,7 @@ impl Engine {
     fn report(&self, asker: &Asker) -> Result<Report, Failure> {
         let of = reads(asker)?;
         let agents = self.agents.values().filter(|agent| visible(agent.meta().uid, of));
-        let mut agents: Vec<Status> = agents.map(|agent| agent.status(&self.kernel)).collect();
+        let mut agents: Vec<Status> = agents.map(|agent| agent.status(&self.kernel, &self.line)).collect();
         if agents.is_empty() && of.is_some() && !asker.rights.run {
             return Err(Failure::denied(
                 "the daemon tells root and the group of its setting `read_group` about agents, and everybody about \

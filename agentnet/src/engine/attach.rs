@@ -86,7 +86,9 @@ impl Engine {
             Ok(self.settle(id, Occasion::Attach { keep_established: attach.keep_established })?)
         });
         let report = settled.inspect_err(|_| self.abandon(id))?;
+        self.guard(id);
         self.begin(id, None);
+        let open = self.tell_open(id);
         self.tell_spared(id, &report);
         let Some(agent) = self.agents.get(&id) else { return Ok(String::new()) };
         let (name, policy, place) = (&agent.name, &agent.meta().policy, cgroup.path().display());
@@ -97,11 +99,28 @@ impl Engine {
             1 => done.push_str("; 1 connection that it does not allow was closed"),
             more => done.push_str(&format!("; {more} connections that it does not allow were closed")),
         }
-        for notice in &target.notices {
+        for notice in target.notices.iter().chain(&open) {
             done.push_str("; ");
             done.push_str(notice);
         }
         Ok(done)
+    }
+
+    /// Guards the agent at the interfaces by which its processes send.
+    pub(super) fn guard(&mut self, id: u32) {
+        let Self { agents, kernel, line, hierarchy, .. } = self;
+        if let Some(agent) = agents.get(&id) {
+            line.look(kernel, hierarchy, agent, true);
+        }
+    }
+
+    /// Tells where it is not guarded, and returns that.
+    pub(super) fn tell_open(&mut self, id: u32) -> Vec<String> {
+        let Self { agents, followers, line, .. } = self;
+        let Some(agent) = agents.get_mut(&id) else { return Vec::new() };
+        agent.tell_open(line, Timestamp::now(), followers);
+        let open = line.doors(&agent.name, id).map(|doors| doors.open).unwrap_or_default();
+        open.into_iter().map(|door| format!("not guarded: {door}")).collect()
     }
 
     fn may_be_governed(&self, cgroup: &Cgroup) -> Result<(), AttachError> {

@@ -11,10 +11,12 @@ use rustix::{
 };
 
 use super::{
-    EngineError, STATE_DIRECTORY, host, make_directory,
+    EngineError, STATE_DIRECTORY, host,
+    line::SecondLine,
+    make_directory,
     notify::{Heart, Notify},
     policies::PolicyWatch,
-    serve::{Inputs, Rings, listen, run_loop, server},
+    serve::{Inputs, Rings, UNFOLLOWED, listen, run_loop, server},
     start::StartError,
     state::{Engine, Settings},
 };
@@ -22,7 +24,7 @@ use crate::{
     agent::registry::{EngineKind, Registry, RegistryError},
     config::DaemonConfig,
     control::caller::Groups,
-    kernel::{Kernel, KernelError, addrs, mounts, pins},
+    kernel::{Kernel, KernelError, addrs, interfaces::Follow, mounts, pins},
 };
 
 /// Why the daemon did not start. What it found governed stays so.
@@ -101,6 +103,9 @@ pub fn run(config: &DaemonConfig) -> Result<(), DaemonError> {
     let (mut engine, watched) =
         Engine::new(EngineKind::Daemon, kernel, settings, local).map_err(StartError::from)?;
     let mut rings = Rings::of(&mut engine.kernel)?;
+    engine.line = SecondLine::load(&mut engine.kernel);
+    // Before they are listed: what comes in between is seen twice, and not never.
+    let interfaces = follow(&mut engine);
     engine.adopt(&mut rings)?;
     let path = place.socket();
     // Everybody may connect, and is told what is not for them: who it is, the kernel says.
@@ -109,6 +114,7 @@ pub fn run(config: &DaemonConfig) -> Result<(), DaemonError> {
     let (server, calls) = server();
     let mut inputs = Inputs::new(rings, watched, server, calls, listener)?;
     inputs.policies = watch(&config.policies, &mut engine);
+    inputs.interfaces = interfaces;
     tracing::info!(agents = engine.agents.len(), socket = %path.display(), "serving");
     let notify = Notify::from_env();
     inputs.heart = Some(Heart::new(notify, engine.agents.len()));
@@ -132,6 +138,11 @@ fn watch(directory: &Path, engine: &mut Engine) -> Option<PolicyWatch> {
             ));
         })
         .ok()
+}
+
+/// Follows the interfaces of the host.
+fn follow(engine: &mut Engine) -> Option<Follow> {
+    Follow::open(None).map_err(|error| engine.problem(format!("{UNFOLLOWED} ({error})"))).ok()
 }
 
 /// The programs, on the maps of the daemon before this one if it has left any.

@@ -19,7 +19,7 @@ use crate::{
     alert::class::Enforcement,
     control::protocol::{Failure, Reply},
     exit,
-    kernel::KernelError,
+    kernel::{KernelError, tcx::TcxError},
 };
 
 /// Why an agent was not taken down. It stays under its policy; the next command about agents that is root tries
@@ -30,6 +30,9 @@ pub enum EndError {
     /// It is not known which sockets hold refused data.
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    /// Its second line cannot be ended.
+    #[error(transparent)]
+    Interfaces(#[from] TcxError),
     /// They cannot be destroyed.
     #[error("sockets with refused data cannot be destroyed: {0}")]
     Sockets(#[from] SocketsError),
@@ -88,6 +91,8 @@ impl Engine {
         if destroyed > 0 {
             tracing::info!(agent = %agent.name, destroyed, "destroyed sockets with refused data");
         }
+        // First, while its links can still be told from others.
+        self.line.release(&self.kernel, &agent.name, id)?;
         self.kernel.detach(&agent.name, agent.cgroup.path())?;
         self.kernel.forget_refused(refused)?;
         Ok(())

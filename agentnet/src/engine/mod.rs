@@ -18,6 +18,7 @@ pub mod explain;
 mod follow;
 pub mod host;
 mod kept;
+mod line;
 pub mod netns;
 pub mod notify;
 mod policies;

@@ -6,7 +6,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use agentnet_common::abi::MODE_AUDIT;
+use agentnet_common::abi::{AgentCfg, MODE_AUDIT};
 use jiff::Timestamp;
 
 use super::{existing::Occasion, selection::Selection, start::StartError, state::Engine};
@@ -106,17 +106,17 @@ impl Engine {
     /// If the kernel does not take it; what was in force still is.
     pub(super) fn switch(&mut self, id: u32, policy: &Arc<Policy>) -> Result<(), StartError> {
         let slot = self.slots.lease(&mut self.kernel, policy)?;
-        let Some(agent) = self.agents.get_mut(&id) else { return Ok(()) };
+        let Some(agent) = self.agents.get(&id) else { return Ok(()) };
         let before = agent.cfg;
         let mut cfg = policy.compiled.agent_cfg(id, slot, before.generation.wrapping_add(1));
         if agent.only_audit {
             cfg.mode = MODE_AUDIT;
         }
-        if let Err(error) = self.kernel.configure(agent.cgroup.path(), cfg) {
+        if let Err(error) = self.put_in_force(id, cfg) {
             self.slots.release(&mut self.kernel, slot);
-            return Err(error.into());
+            return Err(error);
         }
-        agent.cfg = cfg;
+        let Some(agent) = self.agents.get_mut(&id) else { return Ok(()) };
         let mut meta = agent.meta().clone();
         meta.policy.clone_from(&policy.compiled.name);
         meta.audit = agent.is_audit();
@@ -125,6 +125,25 @@ impl Engine {
         }
         agent.explain_by(policy, Timestamp::now(), &mut self.followers);
         self.slots.release(&mut self.kernel, before.slot);
+        Ok(())
+    }
+
+    /// Changes an agent's configuration, as a whole: at the hooks of its cgroup and at its interfaces.
+    ///
+    /// # Errors
+    /// If the kernel does not take it; what was in force still is.
+    pub(super) fn put_in_force(&mut self, id: u32, cfg: AgentCfg) -> Result<(), StartError> {
+        let Self { agents, kernel, line, .. } = self;
+        let Some(agent) = agents.get_mut(&id) else { return Ok(()) };
+        kernel.configure(agent.cgroup.path(), cfg)?;
+        if let Err(error) = line.configure(kernel, cfg) {
+            let before = agent.cfg;
+            // The error that led here is the one to tell; what is in force now is looked at every second.
+            let _ = kernel.configure(agent.cgroup.path(), before);
+            let _ = line.configure(kernel, before);
+            return Err(error.into());
+        }
+        agent.cfg = cfg;
         Ok(())
     }
 

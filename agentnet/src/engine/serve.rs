@@ -38,7 +38,11 @@ use crate::{
         server::{self, Call, Server},
     },
     exit,
-    kernel::{Kernel, KernelError, addrs, mounts},
+    kernel::{
+        Kernel, KernelError, addrs,
+        interfaces::{Event, Follow, InterfaceError},
+        mounts,
+    },
     store,
 };
 
@@ -47,6 +51,10 @@ pub const TICK: Duration = Duration::from_millis(100);
 
 /// How long the client may take to say what it wants.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What is wrong when nobody says that an interface has come.
+pub(super) const UNFOLLOWED: &str = "the host's interfaces are not followed any more: one that an agent's container gets is \
+     guarded seconds later; restart the daemon";
 
 /// Requests that may wait for the engine. More wait where they are.
 const CALLS: usize = 16;
@@ -87,6 +95,8 @@ pub(super) struct Inputs {
     pub(super) policies: Option<PolicyWatch>,
     /// What a service manager is told, if one may listen.
     pub(super) heart: Option<Heart>,
+    /// The interfaces of the host; `None` where no agent is guarded there.
+    pub(super) interfaces: Option<Follow>,
     terminate: Signal,
     hangup: Signal,
     interrupt: Signal,
@@ -113,6 +123,7 @@ impl Inputs {
             server: tokio::spawn(server.serve(listener)),
             policies: None,
             heart: None,
+            interfaces: None,
             terminate: signal(SignalKind::terminate())?,
             hangup: signal(SignalKind::hangup())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -267,6 +278,13 @@ pub(super) async fn run_loop(mut engine: Engine, mut inputs: Inputs) -> Result<(
                 Some(heart) => heart.reload(|| engine.reload_and_log()),
                 None => engine.reload_and_log(),
             },
+            event = interface_changed(&mut inputs.interfaces) => match event {
+                Ok(event) => engine.on_interface(&event),
+                Err(error) => {
+                    inputs.interfaces = None;
+                    engine.problem(format!("{UNFOLLOWED} ({error})"));
+                }
+            },
             changed = policies_changed(&mut inputs.policies) => match changed {
                 Ok(()) => engine.reload_and_log(),
                 Err(error) => engine.problem(format!(
@@ -284,6 +302,13 @@ pub(super) async fn run_loop(mut engine: Engine, mut inputs: Inputs) -> Result<(
         tracing::warn!("the last replies may not have been written");
     }
     failed.map_or(result, |error| Err(error.into()))
+}
+
+async fn interface_changed(interfaces: &mut Option<Follow>) -> Result<Event, InterfaceError> {
+    match interfaces {
+        Some(interfaces) => interfaces.next().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn policies_changed(policies: &mut Option<PolicyWatch>) -> io::Result<()> {
@@ -318,6 +343,14 @@ impl Engine {
             self.end_if_over(id, rings);
         }
         false
+    }
+
+    /// Guards interfaces that have come, and lets go of those that went.
+    fn on_interface(&mut self, event: &Event) {
+        self.line.on_interface(&self.kernel, event);
+        for id in self.agents.keys().copied().collect::<Vec<_>>() {
+            self.tell_open(id);
+        }
     }
 
     /// Notes something that is not as it should be with the engine itself.

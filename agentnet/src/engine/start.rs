@@ -31,7 +31,7 @@ use crate::{
         protocol::{Failure, PolicySource, Reply, Run},
     },
     exit,
-    kernel::{KernelError, mounts::MountError, pins},
+    kernel::{KernelError, mounts::MountError, pins, tcx::TcxError},
 };
 
 /// Why an agent was not put under its policy. Nothing of it is left.
@@ -68,6 +68,9 @@ pub enum StartError {
     /// The kernel refuses.
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    /// The kernel refuses at the interfaces.
+    #[error(transparent)]
+    Interfaces(#[from] TcxError),
     /// There are pins that no entry of the registry accounts for.
     #[error(
         "{} exists, though no agent of that name is registered; it may enforce a policy still, so look with \
@@ -326,6 +329,9 @@ impl Engine {
     /// Lets go of an agent that was not put under its policy after all.
     pub(super) fn abandon(&mut self, id: u32) {
         let Some(agent) = self.agents.remove(&id) else { return };
+        if let Err(error) = self.line.release(&self.kernel, &agent.name, id) {
+            tracing::error!(agent = %agent.name, %error, "something of the agent's second line is left");
+        }
         if let Err(error) = self.kernel.detach(&agent.name, agent.cgroup.path()) {
             tracing::error!(agent = %agent.name, %error, "something of the agent is left");
         }

@@ -14,6 +14,7 @@ use super::{
     agent::{Agent, Phase},
     end::EndError,
     follow::Followers,
+    line::SecondLine,
     slots::Slots,
     sources::{Item, Population},
 };
@@ -61,6 +62,7 @@ pub struct Settings {
 pub struct Engine {
     pub(super) kind: EngineKind,
     pub(super) kernel: Kernel,
+    pub(super) line: SecondLine,
     pub(super) agents: BTreeMap<u32, Agent>,
     pub(super) slots: Slots,
     pub(super) followers: Followers,
@@ -97,6 +99,7 @@ impl Engine {
         let engine = Self {
             kind,
             kernel,
+            line: SecondLine::default(),
             agents: BTreeMap::new(),
             slots: Slots::default(),
             followers: Followers::default(),
@@ -154,7 +157,12 @@ impl Engine {
     pub fn tick(&mut self) -> Vec<u32> {
         let now = Timestamp::now();
         self.ticks = self.ticks.wrapping_add(1);
-        let Self { agents, kernel, followers, .. } = self;
+        let Self { agents, kernel, followers, line, hierarchy, .. } = self;
+        let again = self.ticks.is_multiple_of(TICKS_PER_RETRY);
+        line.tick(kernel, again);
+        if self.ticks.is_multiple_of(TICKS_PER_CHECK) {
+            line.look_at_host(kernel);
+        }
         if self.ticks.is_multiple_of(TICKS_PER_CLOCK) {
             self.clock = Clock::measure();
             agents.values_mut().for_each(|agent| agent.set_clock(self.clock));
@@ -176,7 +184,15 @@ impl Engine {
                 if has_ended(agent) {
                     ended.push(id);
                 } else {
-                    agent.check(kernel, now, followers);
+                    // What was lost is told before it is mended.
+                    agent.check(kernel, line, now, followers);
+                    line.look(
+                        kernel,
+                        hierarchy,
+                        agent,
+                        (self.ticks / TICKS_PER_CHECK).is_multiple_of(TICKS_PER_CHECK),
+                    );
+                    agent.tell_open(line, now, followers);
                 }
             }
             agent.tick(now, followers);

@@ -13,7 +13,7 @@ use aya::{
 };
 use aya_obj::generated::bpf_attach_type;
 
-use super::{KernelError, object::cgroup_id, pins, sys, tcx};
+use super::{KernelError, object::cgroup_id, pins, sys};
 use crate::agent::AgentName;
 
 /// A program of the object and where it belongs.
@@ -48,7 +48,7 @@ pub fn doors() -> Vec<String> {
     HOOKS.iter().map(|hook| hook.door.to_owned()).collect()
 }
 
-/// Loads every program into the kernel. Nothing is attached.
+/// Loads every program of the hooks into the kernel. Nothing is attached.
 pub(super) fn load_programs(object: &mut Ebpf) -> Result<(), KernelError> {
     for hook in &HOOKS {
         let program =
@@ -63,7 +63,7 @@ pub(super) fn load_programs(object: &mut Ebpf) -> Result<(), KernelError> {
         };
         loaded.map_err(|source| KernelError::Load { program: hook.program, source: Box::new(source) })?;
     }
-    tcx::load_programs(object)
+    Ok(())
 }
 
 /// Why the links that the engine at `pins` has pinned for `agent` do not guard `cgroup`, a hook each, as the

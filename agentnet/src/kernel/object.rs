@@ -93,6 +93,11 @@ impl Kernel {
         &self.pins
     }
 
+    /// The object, for programs that not every engine loads.
+    pub(super) const fn object_mut(&mut self) -> &mut Ebpf {
+        &mut self.object
+    }
+
     pub(super) fn map(&self, name: &'static str) -> Result<&Map, KernelError> {
         self.object.map(name).ok_or_else(|| missing(name))
     }

@@ -19,7 +19,7 @@ use aya::{Ebpf, programs::Program};
 
 use self::{
     links::{Links, Place},
-    table::{delete, forget_visitors, is_empty, read, write},
+    table::{agents_on_host, delete, forget_visitors, read, write},
 };
 use super::{
     Kernel, KernelError,
@@ -28,6 +28,7 @@ use super::{
 };
 use crate::agent::AgentName;
 
+mod adopt;
 mod error;
 mod links;
 mod problems;
@@ -59,6 +60,8 @@ pub struct Coverage {
 #[derive(Debug)]
 pub struct Tcx {
     links: PathBuf,
+    /// Interfaces of the host where packet sockets are judged.
+    host: Vec<u32>,
     agents: BTreeMap<AgentName, Guarded>,
 }
 
@@ -73,8 +76,7 @@ struct Guarded {
     coverage: Coverage,
 }
 
-/// Loads the programs into the kernel. Nothing is attached.
-pub(super) fn load_programs(object: &mut Ebpf) -> Result<(), KernelError> {
+fn load_programs(object: &mut Ebpf) -> Result<(), KernelError> {
     for (program, _) in PROGRAMS {
         match object.program_mut(program) {
             Some(Program::SchedClassifier(classifier)) => {
@@ -89,9 +91,13 @@ pub(super) fn load_programs(object: &mut Ebpf) -> Result<(), KernelError> {
 }
 
 impl Tcx {
-    /// Nothing is guarded yet. Links will be pinned below `links`.
-    pub fn new(links: &Path) -> Self {
-        Self { links: links.to_owned(), agents: BTreeMap::new() }
+    /// Loads the programs into the kernel. Nothing is guarded yet; links will be pinned beside those of `kernel`.
+    ///
+    /// # Errors
+    /// When the kernel refuses a program.
+    pub fn load(kernel: &mut Kernel) -> Result<Self, KernelError> {
+        load_programs(kernel.object_mut())?;
+        Ok(Self { links: kernel.pins().join("links"), host: Vec::new(), agents: BTreeMap::new() })
     }
 
     fn links_of(&self, agent: &AgentName) -> Links {
@@ -118,12 +124,19 @@ impl Tcx {
         let outside = interfaces::list(None)?;
         let is_new = !self.agents.contains_key(agent) && self.links_of(agent).pinned()?.is_empty();
         let guarded = self.entry(agent, cfg);
-        if !is_among(netns, &guarded.namespaces).map_err(TcxError::Namespace)? {
+        let is_known = is_among(netns, &guarded.namespaces).map_err(TcxError::Namespace)?;
+        if !is_known {
             guarded.namespaces.push(netns.try_clone_to_owned().map_err(TcxError::Namespace)?);
         }
         write(kernel, maps::AGENTS, &cfg.agent, &cfg)
             .and_then(|()| self.cover(kernel, agent, &outside))
-            .inspect_err(|_| self.give_up(kernel, agent, is_new))
+            .inspect_err(|_| {
+                // It must not stand in the way of the agent's other containers.
+                if !is_known && let Some(guarded) = self.agents.get_mut(agent) {
+                    guarded.namespaces.pop();
+                }
+                self.give_up(kernel, agent, is_new);
+            })
     }
 
     /// Guards an agent that lives in the network namespace of the calling thread: refuses frames of packet sockets
@@ -207,7 +220,11 @@ impl Tcx {
             }
         }
         for index in before.into_iter().filter(|index| !found.guarded.contains(index)).collect::<Vec<_>>() {
-            if links.is_live(index) {
+            // Moved to the programs of `kernel` as well.
+            if links.is_live(index)
+                && links.attach(kernel, Place::ingress(FROM, index))?
+                && links.attach(kernel, Place::egress(TO, index))?
+            {
                 found.guarded.push(index);
             } else {
                 forget(kernel, &links, index)?;
@@ -220,7 +237,7 @@ impl Tcx {
     }
 
     /// Attaches to every interface of the host, and lets go of those that went.
-    fn cover_host(&self, kernel: &Kernel, outside: &[Interface]) -> Result<Vec<u32>, TcxError> {
+    fn cover_host(&mut self, kernel: &Kernel, outside: &[Interface]) -> Result<Vec<u32>, TcxError> {
         let links = self.host_links();
         let mut guarded = Vec::new();
         for Interface { index, .. } in outside {
@@ -233,6 +250,7 @@ impl Tcx {
                 links.detach(index)?;
             }
         }
+        self.host.clone_from(&guarded);
         Ok(guarded)
     }
 
@@ -266,8 +284,9 @@ impl Tcx {
         if let Some(cgroup) = cgroup {
             delete(kernel, maps::HOSTCG, &cgroup)?;
             // Also those of agents that this process has not heard of yet.
-            if is_empty(kernel, maps::HOSTCG)? {
+            if agents_on_host(kernel)?.is_empty() {
                 self.host_links().clear()?;
+                self.host.clear();
             }
         }
         write(kernel, maps::AGENTS, &cfg.agent, &AgentCfg::default())?;
@@ -315,6 +334,22 @@ impl Tcx {
             changed.extend(hosts.into_iter().map(|agent| (agent, Err(TcxError::Unlisted(told.clone())))));
         }
         changed
+    }
+
+    /// The number of an agent that is guarded.
+    pub fn number(&self, agent: &AgentName) -> Option<u32> {
+        self.agents.get(agent).map(|guarded| guarded.cfg.agent)
+    }
+
+    /// Whether anything of the agent is guarded.
+    pub fn guards(&self, agent: &AgentName) -> bool {
+        self.agents.contains_key(agent)
+    }
+
+    /// Indexes of the host's interfaces where packet sockets of the agent are judged; `None` if it does not live on
+    /// the host.
+    pub fn on_host(&self, agent: &AgentName) -> Option<&[u32]> {
+        self.agents.get(agent)?.cgroup.map(|_| self.host.as_slice())
     }
 
     /// What is covered of an agent's containers, as of the last look at their interfaces.

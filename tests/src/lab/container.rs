@@ -139,7 +139,7 @@ impl<'a> Guard<'a> {
         fs::create_dir(&cgroup).with_context(|| format!("make {}", cgroup.display()))?;
         let mut kernel = Kernel::load(&pins)?;
         kernel.install(SLOT, &compiled)?;
-        let (cfg, tcx) = (compiled.agent_cfg(AGENT, SLOT, 1), Tcx::new(&pins.join("links")));
+        let (cfg, tcx) = (compiled.agent_cfg(AGENT, SLOT, 1), Tcx::load(&mut kernel)?);
         let dir = TempDir::with_prefix("agentnet-lab-")?;
         Ok(Self { kernel, tcx, name, cfg, cgroup, pins, host, inside, dir })
     }
@@ -167,7 +167,11 @@ impl<'a> Guard<'a> {
     /// # Errors
     /// If the lab's threads fail.
     pub fn problems(&self) -> Result<Vec<String>> {
-        self.host.run(|| Ok(self.tcx.problems(&self.kernel, &self.name)))
+        self.host.run(|| {
+            let mut problems = self.tcx.problems(&self.kernel, &self.name);
+            problems.extend(self.tcx.host_problems(&self.kernel));
+            Ok(problems)
+        })
     }
 
     /// Runs operations of the probe in the agent's place: in its cgroup or a descendant, with all privilege.

@@ -67,13 +67,30 @@ impl Served {
         let mut hosts = Hosts::new()?;
         let dir = TempDir::with_prefix("agentnet-daemon-")?;
         hosts.agent.set_mounts(place(dir.path())?);
+        let host = hosts.agent.clone();
+        Self::start(hosts, dir, host, command)
+    }
+
+    /// The same with a container: the lab's agents run in it, and the daemon on the host between it and the servers,
+    /// which is returned as well.
+    ///
+    /// # Errors
+    /// As [`Served::new`], or if the kernel has no bridges.
+    pub fn with_container() -> Result<(Self, Namespace)> {
+        let (hosts, mut host) = Hosts::bridged()?;
+        let dir = TempDir::with_prefix("agentnet-daemon-")?;
+        host.set_mounts(place(dir.path())?);
+        Ok((Self::start(hosts, dir, host.clone(), &[])?, host))
+    }
+
+    fn start(hosts: Hosts, dir: TempDir, namespace: Namespace, under: &[&str]) -> Result<Self> {
         let mut daemon = Daemon {
             dir,
-            namespace: hosts.agent.clone(),
+            namespace,
             child: None,
             said: Arc::default(),
             name: hosts.name.clone(),
-            under: command.iter().map(|&word| word.to_owned()).collect(),
+            under: under.iter().map(|&word| word.to_owned()).collect(),
         };
         let lab = Lab::on(hosts)?;
         daemon.start()?;
@@ -240,6 +257,18 @@ impl Daemon {
         let finished = self.ask(args)?;
         ensure!(finished.status.success(), "{args:?}: {finished:?}\nthe daemon said: {}", self.said());
         Ok(finished)
+    }
+
+    /// Links to interfaces that are pinned in the daemon's place, by their paths.
+    ///
+    /// # Errors
+    /// If they cannot be listed.
+    pub fn pinned_interfaces(&self) -> Result<Vec<PathBuf>> {
+        let mut find = Command::new("find");
+        find.args(["/sys/fs/bpf/agentnet", "-name", "tcx-*"]);
+        self.namespace.attach(&mut find);
+        let found = find.output()?;
+        Ok(String::from_utf8(found.stdout)?.lines().map(PathBuf::from).collect())
     }
 
     /// What `agentnet status --json` says of each agent.

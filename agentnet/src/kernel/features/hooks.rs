@@ -116,8 +116,12 @@ const UNIX_HOOKS: &[Hook] =
     &[unix_hook("hook_connect_unix", "connect_unix", 49), unix_hook("hook_sendmsg_unix", "sendmsg_unix", 50)];
 
 const KILL: Subject = Subject::required("cgroup_kill", "cgroup.kill", Purpose::Run);
-const TCX: Subject = Subject::optional("hook_tcx", "tcx", Purpose::Later);
+const TCX: Subject = Subject::optional("hook_tcx", "tcx", Purpose::Containers);
 const MSG: Subject = Subject::optional("hook_sk_msg", "sk_msg", Purpose::Later);
+
+/// What is lost without tcx, and how to get it.
+const NO_TCX: &str = "use Linux 6.6 or later with CONFIG_NET_XGRESS=y; until then what attached containers send without \
+                      a socket (packet sockets, TUN devices) is not judged";
 
 /// Tries them all. `cgroup.kill` is among them: it shows only in a cgroup below the top, and here is one.
 pub(super) fn probe(privileges: &Privileges) -> Vec<Check> {
@@ -133,7 +137,7 @@ pub(super) fn probe(privileges: &Privileges) -> Vec<Check> {
         Ok(_) => KILL.missing("there is no such file", "use Linux 5.14 or later"),
         Err(error) => KILL.unknown(error),
     });
-    checks.push(judge(TCX, tcx(), "loads and attaches", "use Linux 6.6 or later with CONFIG_NET_XGRESS=y"));
+    checks.push(judge(TCX, tcx(), "loads and attaches", NO_TCX));
     checks.push(sk_msg());
     checks
 }

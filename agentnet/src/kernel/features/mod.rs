@@ -37,7 +37,9 @@ pub enum Purpose {
     Enforcement,
     /// Starting and confining an agent with `agentnet run`.
     Run,
-    /// Nothing yet: name rules, containers and the daemon will use it.
+    /// Guarding containers from the host, which the daemon does.
+    Containers,
+    /// Nothing yet: name rules will use it.
     Later,
 }
 

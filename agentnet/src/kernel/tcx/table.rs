@@ -41,11 +41,11 @@ pub(super) fn delete<K: IntoBytes + Immutable>(
     absent_is_none(sys::map_delete(kernel.map_fd(map)?, key)).map(drop).map_err(failed(map))
 }
 
-/// Whether a map from cgroups to agents has no entry.
-pub(super) fn is_empty(kernel: &Kernel, map: &'static str) -> Result<bool, TcxError> {
-    let failed = |source| KernelError::Map { map, source };
-    let agents = HashMap::<_, u64, u32>::try_from(kernel.map(map)?).map_err(failed)?;
-    Ok(agents.keys().next().transpose().map_err(failed)?.is_none())
+/// The cgroups of agents that live on the host, with the numbers of the agents.
+pub(super) fn agents_on_host(kernel: &Kernel) -> Result<Vec<(u64, u32)>, TcxError> {
+    let failed = |source| KernelError::Map { map: maps::HOSTCG, source };
+    let agents = HashMap::<_, u64, u32>::try_from(kernel.map(maps::HOSTCG)?).map_err(failed)?;
+    Ok(agents.iter().collect::<Result<_, _>>().map_err(failed)?)
 }
 
 /// Deletes who came to an agent: the next one of its number must not answer them.

@@ -20,7 +20,8 @@ use super::{
     Kernel, KernelError,
     links::HOOKS,
     mounts::{MountError, cgroup2_mount, ensure_bpffs},
-    object, tcx,
+    object,
+    tcx::{self, Tcx},
 };
 use crate::{
     agent::AgentName,
@@ -123,6 +124,7 @@ impl Bench {
         let stats = enable_stats(Stats::RunTime)
             .map_err(|error| VerifyError::Measure { what: "enable statistics", source: error.io_error })?;
         let mut kernel = Kernel::load(&self.pins)?;
+        Tcx::load(&mut kernel)?;
         let cfg = AgentCfg {
             agent: 1,
             slot: 0,
