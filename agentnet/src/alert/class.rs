@@ -173,6 +173,10 @@ pub fn reason_from_label(label: &str) -> Option<Reason> {
     Reason::ALL.iter().copied().find(|reason| reason.label() == label)
 }
 
+/// What is to be known of an agent that was governed late.
+pub const LATE: &str = "it is late: processes were in its cgroup before it was governed, and may have sent anything until \
+     then; to govern them from their first packet, select a cgroup above it that is there before";
+
 /// A change in the state of enforcement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Enforcement {
@@ -186,6 +190,10 @@ pub enum Enforcement {
     Kept(String),
     /// Connections that the policy does not allow live on, as was asked for; where they go.
     Spared(String),
+    /// It was selected, and processes were there before its policy was in force.
+    Late,
+    /// What else the policies select may not be seen; why.
+    Unseen(String),
     /// The agent ended and its policy was taken down.
     Ended,
     /// The agent was let go by hand and is not governed any more.
@@ -203,6 +211,8 @@ impl Enforcement {
             Self::Changed => "changed",
             Self::Kept(_) => "kept",
             Self::Spared(_) => "spared",
+            Self::Late => "late",
+            Self::Unseen(_) => "unseen",
             Self::Ended => "ended",
             Self::Detached => "detached",
             Self::Inactive(_) => "inactive",
@@ -214,8 +224,8 @@ impl Enforcement {
         match self {
             Self::Started | Self::Auditing | Self::Changed | Self::Ended => Severity::Info,
             Self::Detached => Severity::Low,
-            Self::Spared(_) => Severity::Medium,
-            Self::Kept(_) => Severity::High,
+            Self::Spared(_) | Self::Late => Severity::Medium,
+            Self::Kept(_) | Self::Unseen(_) => Severity::High,
             Self::Inactive(_) => Severity::Critical,
         }
     }
@@ -238,6 +248,11 @@ impl Enforcement {
                 "Agent {agent} keeps connections that policy {policy} does not allow, because they were to be kept when \
                  it was attached: {to}. They live until they are closed or the policy is changed."
             ),
+            Self::Late => format!("Agent {agent} is under policy {policy}, and {LATE}."),
+            Self::Unseen(why) => format!(
+                "Agent {agent} stays under policy {policy}, and others that policies select may come unnoticed: {why}; \
+                 correct that and look at `agentnet status`."
+            ),
             Self::Ended => format!("Agent {agent} has ended and policy {policy} was taken down."),
             Self::Detached => format!(
                 "Agent {agent} was detached: policy {policy} is not in force on it any more, and it may send anything."
@@ -252,11 +267,12 @@ impl Enforcement {
     /// The error behind it.
     pub fn error(&self) -> Option<String> {
         match self {
-            Self::Inactive(error) | Self::Kept(error) => Some(error.clone()),
+            Self::Inactive(error) | Self::Kept(error) | Self::Unseen(error) => Some(error.clone()),
             Self::Started
             | Self::Auditing
             | Self::Changed
             | Self::Spared(_)
+            | Self::Late
             | Self::Ended
             | Self::Detached => None,
         }

@@ -124,6 +124,11 @@ pub fn run(config: &DaemonConfig, ready: impl FnOnce()) -> Result<(), DaemonErro
         Engine::new(EngineKind::Daemon, kernel, settings, local).map_err(StartError::from)?;
     let mut rings = Rings::of(&mut engine.kernel)?;
     engine.adopt(&mut rings)?;
+    // Told by `status`, and by the log.
+    let selected = engine.reselect(&mut rings);
+    if !selected.wrong.is_empty() {
+        tracing::error!(wrong = ?selected.wrong, "not everything that policies select is governed");
+    }
     let path = place.socket();
     // Everybody may connect, and is told what is not for them: who it is, the kernel says.
     let listener =

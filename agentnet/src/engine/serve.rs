@@ -20,6 +20,7 @@ use super::{
     agent::{Phase, Session},
     host,
     policies::PolicyWatch,
+    selectors::Sources,
     selection::Selection,
     slots::Slots,
     sources::{Item, Records},
@@ -82,6 +83,7 @@ pub(super) struct Inputs {
     pub(super) watched: mpsc::Receiver<u32>,
     pub(super) server: JoinHandle<()>,
     pub(super) policies: Option<PolicyWatch>,
+    selected: Sources,
     terminate: Signal,
     hangup: Signal,
     interrupt: Signal,
@@ -107,6 +109,7 @@ impl Inputs {
             watched,
             server: tokio::spawn(server.serve(listener)),
             policies: None,
+            selected: Sources::new(),
             terminate: signal(SignalKind::terminate())?,
             hangup: signal(SignalKind::hangup())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -212,6 +215,7 @@ pub(super) async fn run_loop(mut engine: Engine, mut inputs: Inputs) -> Result<(
     let mut result = Ok(());
     // The policy holds until the last process is gone, whatever the client says or does.
     while !(alone && engine.is_empty()) && engine.failed.is_none() {
+        inputs.selected.follow(&mut engine);
         let rings = &mut inputs.rings;
         tokio::select! {
             items = rings.alerts.next() => match items {
@@ -223,6 +227,7 @@ pub(super) async fn run_loop(mut engine: Engine, mut inputs: Inputs) -> Result<(
                 Err(error) => { result = Err(events("sample ring")(error)); break }
             },
             Some(id) = inputs.watched.recv() => engine.end_if_over(id, rings),
+            change = inputs.selected.next() => engine.selected(change, rings),
             Some(call) = inputs.calls.recv() => engine.handle(call, rings),
             _ = tick.tick() => {
                 engine.records(rings.rest());
@@ -238,9 +243,9 @@ pub(super) async fn run_loop(mut engine: Engine, mut inputs: Inputs) -> Result<(
             Some(()) = inputs.terminate.recv() => if engine.terminate(rings) { break },
             // A run engine's terminal is its client's, and so is what is typed there.
             Some(()) = inputs.interrupt.recv() => if !alone && engine.terminate(rings) { break },
-            Some(()) = inputs.hangup.recv() => engine.reload_and_log(),
+            Some(()) = inputs.hangup.recv() => engine.reload_and_log(rings),
             changed = policies_changed(&mut inputs.policies) => match changed {
-                Ok(()) => engine.reload_and_log(),
+                Ok(()) => engine.reload_and_log(rings),
                 Err(error) => engine.problem(format!(
                     "the directory of policies is not watched any more ({error}); after a change run `agentnet reload`"
                 )),
@@ -298,9 +303,9 @@ impl Engine {
         self.problems.push(problem);
     }
 
-    fn reload_and_log(&mut self) {
+    fn reload_and_log(&mut self, rings: &mut Rings) {
         if self.kind == EngineKind::Daemon {
-            match self.reload() {
+            match self.reload(rings) {
                 Ok(what) => tracing::info!(what, "reloaded"),
                 Err(failure) => tracing::error!(%failure, "reloaded, and not everything"),
             }

@@ -14,6 +14,7 @@ use super::{
     agent::{Agent, Phase},
     end::EndError,
     follow::Followers,
+    selectors::Selecting,
     slots::Slots,
     sources::{Item, Population},
 };
@@ -66,6 +67,8 @@ pub struct Engine {
     pub(super) started: Timestamp,
     /// What is not as it should be with the engine itself.
     pub(super) problems: Vec<String>,
+    /// What the policies select by themselves.
+    pub(super) selecting: Selecting,
     /// Numbers of agents of which nothing else is known.
     pub(super) reserved: Vec<u32>,
     /// Why the agent that it governs alone cannot be taken down.
@@ -99,6 +102,7 @@ impl Engine {
             clock: Clock::measure(),
             started: Timestamp::now(),
             problems: Vec::new(),
+            selecting: Selecting::default(),
             reserved: Vec::new(),
             failed: None,
             watches,
@@ -222,7 +226,7 @@ fn agent_of(record: &Record) -> u32 {
 /// through with it and its last process is gone. As long as the kernel does not say, there are processes.
 fn has_ended(agent: &Agent) -> bool {
     match agent.phase {
-        Phase::Attached => !agent.cgroup.path().exists(),
+        Phase::Attached => !agent.is_there(),
         Phase::Running => false,
         Phase::Orphaned | Phase::Waiting | Phase::Ending => !agent.cgroup.is_populated().unwrap_or(true),
     }
