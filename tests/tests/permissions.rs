@@ -161,8 +161,8 @@ fn a_governed_root_may_only_go_deeper() -> Result<()> {
 /// A path that calls itself a name is a file that the daemon would open for somebody who may not.
 #[test]
 fn the_daemon_opens_no_file_for_a_user() -> Result<()> {
-    use agentnet::control::protocol::{Attach, PolicySource};
     use agentnet::agent::target::Spec;
+    use agentnet::control::protocol::{Attach, PolicySource};
     let Served { lab, daemon } = Served::new()?;
     let found = Found::new(&lab)?;
     let secret = daemon.directory("state").join("secret.toml");

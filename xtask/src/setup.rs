@@ -8,8 +8,8 @@ use crate::{
     command::{self, display, quiet, succeeds, which},
     progress::{Step, Steps},
     toolchain::{
-        self, BPF_LINKER, BPF_LINKER_LLVM, CLIPPY, CXX, DEBIAN_RUSTC, Ebpf, LLVM_DEV, Missing,
-        NFTABLES, OPENDOAS, Package, RUSTFMT, Rustc, SUDO, cached_linker, linker_root, linker_runs,
+        self, BPF_LINKER, BPF_LINKER_LLVM, CLIPPY, CXX, DEBIAN_RUSTC, Ebpf, LLVM_DEV, Missing, NFTABLES,
+        OPENDOAS, Package, RUSTFMT, Rustc, SUDO, cached_linker, linker_root, linker_runs,
     },
     workspace,
 };

@@ -26,7 +26,8 @@ use crate::{
 };
 
 /// What the client of a command with leftovers is told if it waits for them.
-const WAITING: &str = "the command has ended and left processes running; agentnet waits for them, and Ctrl-C ends them";
+const WAITING: &str =
+    "the command has ended and left processes running; agentnet waits for them, and Ctrl-C ends them";
 
 /// Who asks, as far as it matters.
 #[derive(Debug)]
@@ -99,7 +100,9 @@ impl Engine {
             Request::Detach { agent } => {
                 steers(asker, "detach agents").and_then(|()| self.detach(&agent, rings)).map(Reply::Done)
             }
-            Request::Reload => steers(asker, "reload policies").and_then(|()| self.reload(rings)).map(Reply::Done),
+            Request::Reload => {
+                steers(asker, "reload policies").and_then(|()| self.reload(rings)).map(Reply::Done)
+            }
         };
         replies.send(answer.unwrap_or_else(Reply::Error));
     }

@@ -9,9 +9,7 @@ use std::{path::Path, sync::Arc};
 use agentnet_common::abi::MODE_AUDIT;
 use jiff::Timestamp;
 
-use super::{
-    existing::Occasion, selection::Selection, serve::Rings, start::StartError, state::Engine,
-};
+use super::{existing::Occasion, selection::Selection, serve::Rings, start::StartError, state::Engine};
 use crate::{alert::class::Enforcement, control::protocol::Failure, kernel::addrs, policy::Policy};
 
 impl Engine {

@@ -233,11 +233,7 @@ impl Engine {
                 && !found.iter().any(|known| known.policy == rule.policy)
             {
                 let selector = rule.selector.to_string();
-                found.push(Match {
-                    policy: rule.policy.clone(),
-                    selector,
-                    name: container.name.clone(),
-                });
+                found.push(Match { policy: rule.policy.clone(), selector, name: container.name.clone() });
             }
         }
         if found.is_empty() {
@@ -287,7 +283,11 @@ impl Engine {
             }
             Ok(()) if here.is_none() && found.len() > 1 => {
                 let others = found.get(1..).unwrap_or_default();
-                self.fails(about, others, &format!("policy {} selects it as well, and comes first", first.policy));
+                self.fails(
+                    about,
+                    others,
+                    &format!("policy {} selects it as well, and comes first", first.policy),
+                );
             }
             Ok(()) => {}
         }
@@ -304,9 +304,11 @@ impl Engine {
     /// What is governed is not governed by another policy as well.
     fn stays_with(&self, id: u32, found: &[Match<String>]) -> Result<(), String> {
         match self.agents.get(&id) {
-            Some(agent) if agent.selected.is_some() => {
-                Err(format!("it is governed already, by policy {}, as agent {}", agent.meta().policy, agent.name))
-            }
+            Some(agent) if agent.selected.is_some() => Err(format!(
+                "it is governed already, by policy {}, as agent {}",
+                agent.meta().policy,
+                agent.name
+            )),
             // Whoever attached it wanted it so.
             Some(agent) => {
                 tracing::debug!(agent = %agent.name, ?found, "selected, and attached by hand");
@@ -318,11 +320,14 @@ impl Engine {
 
     fn begin_selected(&mut self, found: &Match<String>, target: &Target) -> Result<(), String> {
         let told = |error: AttachError| error.to_string();
-        let source = PolicySource { name: Some(found.policy.clone()), file: String::new(), text: String::new() };
+        let source =
+            PolicySource { name: Some(found.policy.clone()), file: String::new(), text: String::new() };
         let selection = self.select(Some(&source), false).map_err(|error| error.to_string())?;
         let name = self.name_for(&found.name, target.id).map_err(|error| error.to_string())?;
-        let asked = Asked { name: &name, client: std::process::id().cast_signed(), uid: 0, keep_established: false };
-        let (id, report) = self.attach_target(asked, target, selection, Some(&found.selector)).map_err(told)?;
+        let asked =
+            Asked { name: &name, client: std::process::id().cast_signed(), uid: 0, keep_established: false };
+        let (id, report) =
+            self.attach_target(asked, target, selection, Some(&found.selector)).map_err(told)?;
         let Self { agents, followers, .. } = self;
         let Some(agent) = agents.get_mut(&id) else { return Ok(()) };
         let late = agent.selected.as_ref().is_some_and(|selected| selected.late);
@@ -361,7 +366,8 @@ impl Engine {
             Registry::system().list()?.into_iter().map(|listed| listed.name).collect();
         let plain = AgentName::plain(called);
         let tag = u16::try_from(id & 0xffff).unwrap_or_default();
-        let tagged = (0..=u16::MAX).map(|more| AgentName::for_command(called.as_ref(), tag.wrapping_add(more)));
+        let tagged =
+            (0..=u16::MAX).map(|more| AgentName::for_command(called.as_ref(), tag.wrapping_add(more)));
         let mut names = std::iter::once(plain.clone()).chain(tagged);
         Ok(names.find(|name| !taken.contains(name)).unwrap_or(plain))
     }

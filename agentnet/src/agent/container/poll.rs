@@ -184,7 +184,10 @@ mod tests {
         let blind = Change::Blind { runtime: Runtime::Podman, why };
         assert_eq!(told(&mut poll, silent()), std::slice::from_ref(&blind), "they are not taken for ended");
         assert_eq!(told(&mut poll, silent()), []);
-        assert_eq!(told(&mut poll, listing(&["a"], &[])), [Change::Sees { runtime: Runtime::Podman }, Change::Ended(b)]);
+        assert_eq!(
+            told(&mut poll, listing(&["a"], &[])),
+            [Change::Sees { runtime: Runtime::Podman }, Change::Ended(b)]
+        );
         assert_eq!(told(&mut poll, silent()), [blind], "anew after an answer");
         sleep.kill().unwrap();
         sleep.wait().unwrap();

@@ -67,9 +67,7 @@ impl Rules {
 
     /// Whether it is known what the policy selects.
     pub(super) fn is_known(&self, policy: &str) -> bool {
-        self.known.contains_key(policy)
-            && !self.wrong.contains_key(policy)
-            && !self.wrong.contains_key("")
+        self.known.contains_key(policy) && !self.wrong.contains_key(policy) && !self.wrong.contains_key("")
     }
 
     /// Whether the policy has this selector, as it is written, and it is about containers.
