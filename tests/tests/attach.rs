@@ -145,7 +145,7 @@ fn what_cannot_be_attached_is_told() -> Result<()> {
     let absent = format!("{}/no-such-cgroup", found.arg());
     let climbing = format!("{}/../..", found.arg());
     for (place, words) in
-        [(top, "whole host"), (&absent, "no cgroup"), (&climbing, "no cgroup"), ("/etc", "no cgroup")]
+        [(top, "whole host"), (&absent, "no cgroup"), (&climbing, "leads upwards"), ("/etc", "no cgroup")]
     {
         let refused =
             daemon.ask(&["attach", "--agent", &found.name, "--cgroup", place, "--policy", &policy])?;
