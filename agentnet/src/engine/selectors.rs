@@ -219,7 +219,7 @@ impl Engine {
         }
         let target = || Target::resolve(&self.hierarchy, &Spec::Cgroup(path.to_owned()), false);
         match target() {
-            Ok(target) => self.want(found, target, &path.display().to_string(), unwanted),
+            Ok(target) => self.want(found, &target, &path.display().to_string(), unwanted),
             // It went as it came.
             Err(_) if !path.exists() => {}
             Err(error) => self.fails(&path.display().to_string(), &found, &error.to_string()),
@@ -240,7 +240,7 @@ impl Engine {
             return;
         }
         match Target::of_container(&self.hierarchy, container, false) {
-            Ok(target) => self.want(found, target, &container.id, unwanted),
+            Ok(target) => self.want(found, &target, &container.id, unwanted),
             Err(error) => self.fails(&container.id, &found, &error.to_string()),
         }
     }
@@ -249,7 +249,7 @@ impl Engine {
     fn want(
         &mut self,
         mut found: Vec<Match<String>>,
-        target: Target,
+        target: &Target,
         about: &str,
         unwanted: &mut BTreeSet<u32>,
     ) {
@@ -270,7 +270,7 @@ impl Engine {
                 unwanted.remove(&id);
             }),
             Some(id) => self.stays_with(id, &found),
-            None => self.begin_selected(&first, &target),
+            None => self.begin_selected(&first, target),
         };
         match done {
             Err(_) if !path.exists() => {}
