@@ -75,19 +75,14 @@ fn nothing_that_was_refused_leaves_after_detach(
     let (_dir, policy) = written(&Policy::standard())?;
     let found = Found::new(&lab)?;
     let (allowed, denied) = (family.allowed_endpoint().to_string(), family.denied_endpoint().to_string());
-    let mut talker = found.start(&["talk", &allowed, &denied])?;
-    daemon.tell(&[
-        "attach",
-        "--agent",
-        &found.name,
-        "--cgroup",
-        found.arg(),
-        "--policy",
-        &policy,
-        "--keep-established",
-    ])?;
+    // A connection whose maker's cgroup is gone is not found when its policy begins, and so not closed.
+    let below = Found::below(&lab, &found.path)?;
+    let mut talker = below.start(&["talk", &allowed, &denied])?;
+    fs::write(found.path.join("cgroup.procs"), talker.pid().to_string())?;
+    below.remove()?;
+    daemon.tell(&["attach", "--agent", &found.name, "--cgroup", found.arg(), "--policy", &policy])?;
     // The call says nothing: the data is queued, and each of its packets refused.
-    ensure!(talker.say(1, "HELD-BACK")?.errno == 0, "the connection was to be kept");
+    ensure!(talker.say(1, "HELD-BACK")?.errno == 0, "the connection was closed");
     ensure!(talker.say(0, "LET-THROUGH")?.errno == 0);
     eventually(DEADLINE, "the refusal is counted", || {
         let status = daemon.status_of(&found.name).map_err(|error| error.to_string())?;
@@ -150,7 +145,7 @@ fn what_cannot_be_attached_is_told() -> Result<()> {
     let absent = format!("{}/no-such-cgroup", found.arg());
     let climbing = format!("{}/../..", found.arg());
     for (place, words) in
-        [(top, "every process"), (&absent, "no cgroup"), (&climbing, "no cgroup"), ("/etc", "no cgroup")]
+        [(top, "whole host"), (&absent, "no cgroup"), (&climbing, "leads upwards"), ("/etc", "no cgroup")]
     {
         let refused =
             daemon.ask(&["attach", "--agent", &found.name, "--cgroup", place, "--policy", &policy])?;

@@ -14,7 +14,7 @@ use agentnet_tests::{
     lab::{
         Lab,
         account::{self, Account, Lender, UID, installed},
-        agent::{Agent, STORE, STRANGER},
+        agent::{Agent, NOBODY, STORE, STRANGER},
         child::{agentnet, agentnet_binary, finish, probe_binary, wait},
         net::Family,
         policy::Policy,
@@ -98,7 +98,7 @@ fn the_user_who_started_an_agent_may_read_about_it() -> Result<()> {
     let args = ["alerts", "--json", "--agent", &agent.name];
     let shown = agentnet(Some(UID), &args)?.clean_lines()?;
     ensure!(shown == lines && shown.len() > 1, "shown are {shown:#?}\nstored are {lines:#?}");
-    ensure!(agentnet(Some(STRANGER), &args)?.stdout.is_empty(), "a stranger reads as well");
+    ensure!(agentnet(Some(NOBODY), &args)?.stdout.is_empty(), "a stranger reads as well");
     // The agent runs as that user: it must not edit what is said about it.
     for path in files.iter().map(PathBuf::as_path).chain(files.first().and_then(|file| file.parent())) {
         let written = as_user(UID, || fs::OpenOptions::new().append(true).open(path).map(drop))?;

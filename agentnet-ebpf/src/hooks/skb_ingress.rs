@@ -13,7 +13,7 @@ use aya_ebpf::{EbpfContext as _, helpers::bpf_ktime_get_ns, macros::cgroup_skb, 
 use super::{
     code,
     skb::{facts, socket},
-    sock_addr::{is_reported},
+    sock_addr::is_reported,
 };
 use crate::{
     agent::{config, sock_state, udp_peers},

@@ -34,22 +34,32 @@ impl AgentName {
     pub fn for_command(command: &OsStr, tag: u16) -> Self {
         const TAG_BYTES: usize = "-ffff".len();
         let base = Path::new(command).file_name().unwrap_or(OsStr::new("agent")).to_string_lossy();
-        let mut name = String::with_capacity(NAME_BYTES);
-        for character in base.chars().flat_map(char::to_lowercase) {
-            if name.len() + TAG_BYTES == NAME_BYTES {
-                break;
-            }
-            match character {
-                'a'..='z' | '0'..='9' => name.push(character),
-                _ if !name.is_empty() && !name.ends_with('-') => name.push('-'),
-                _ => {}
-            }
-        }
-        let base = match name.trim_end_matches('-') {
-            "" => "agent",
-            base => base,
-        };
+        let base = legal(&base, NAME_BYTES - TAG_BYTES);
         Self(format!("{base}-{tag:04x}"))
+    }
+
+    /// A name for what is called `text`, such as `claude-x-service` for `claude@x.service`.
+    pub fn plain(text: &str) -> Self {
+        Self(legal(text, NAME_BYTES))
+    }
+}
+
+/// What of `text` can be in a name, at most `room` bytes of it.
+fn legal(text: &str, room: usize) -> String {
+    let mut name = String::with_capacity(room);
+    for character in text.chars().flat_map(char::to_lowercase) {
+        if name.len() == room {
+            break;
+        }
+        match character {
+            'a'..='z' | '0'..='9' => name.push(character),
+            _ if !name.is_empty() && !name.ends_with('-') => name.push('-'),
+            _ => {}
+        }
+    }
+    match name.trim_end_matches('-') {
+        "" => "agent".to_owned(),
+        name => name.to_owned(),
     }
 }
 
@@ -105,6 +115,14 @@ mod tests {
         for bad in ["", "-a", "A", "a b", "a/b", "..", ".", "a\0", "ü", "a_b", &"x".repeat(64)] {
             assert!(bad.parse::<AgentName>().is_err(), "{bad:?} was accepted");
         }
+    }
+
+    #[test]
+    fn units_have_names() {
+        for (unit, expected) in [("claude@x.service", "claude-x-service"), ("@@", "agent"), ("a-b", "a-b")] {
+            assert_eq!(AgentName::plain(unit).as_str(), expected);
+        }
+        assert!(AgentName::plain(&"x".repeat(200)).as_str().parse::<AgentName>().is_ok());
     }
 
     #[test]

@@ -173,6 +173,10 @@ pub fn reason_from_label(label: &str) -> Option<Reason> {
     Reason::ALL.iter().copied().find(|reason| reason.label() == label)
 }
 
+/// What is to be known of an agent that was governed late.
+pub const LATE: &str = "it is late: processes were in its cgroup before it was governed, and may have sent anything until \
+     then; to govern them from their first packet, select a cgroup above it that is there before";
+
 /// A change in the state of enforcement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Enforcement {
@@ -188,6 +192,10 @@ pub enum Enforcement {
     Spared(String),
     /// Packets without a socket of the agent's are not judged everywhere; where and why not.
     Exposed(String),
+    /// It was selected, and processes were there before its policy was in force.
+    Late,
+    /// What else the policies select may not be seen; why.
+    Unseen(String),
     /// The agent ended and its policy was taken down.
     Ended,
     /// The agent was let go by hand and is not governed any more.
@@ -206,6 +214,8 @@ impl Enforcement {
             Self::Kept(_) => "kept",
             Self::Spared(_) => "spared",
             Self::Exposed(_) => "exposed",
+            Self::Late => "late",
+            Self::Unseen(_) => "unseen",
             Self::Ended => "ended",
             Self::Detached => "detached",
             Self::Inactive(_) => "inactive",
@@ -217,8 +227,8 @@ impl Enforcement {
         match self {
             Self::Started | Self::Auditing | Self::Changed | Self::Ended => Severity::Info,
             Self::Detached => Severity::Low,
-            Self::Spared(_) | Self::Exposed(_) => Severity::Medium,
-            Self::Kept(_) => Severity::High,
+            Self::Spared(_) | Self::Exposed(_) | Self::Late => Severity::Medium,
+            Self::Kept(_) | Self::Unseen(_) => Severity::High,
             Self::Inactive(_) => Severity::Critical,
         }
     }
@@ -245,6 +255,11 @@ impl Enforcement {
                 "Policy {policy} is enforced on the sockets of agent {agent}, and what it sends without one is not judged \
                  everywhere: {doors}."
             ),
+            Self::Late => format!("Agent {agent} is under policy {policy}, and {LATE}."),
+            Self::Unseen(why) => format!(
+                "Agent {agent} stays under policy {policy}, and others that policies select may come unnoticed: {why}; \
+                 correct that and look at `agentnet status`."
+            ),
             Self::Ended => format!("Agent {agent} has ended and policy {policy} was taken down."),
             Self::Detached => format!(
                 "Agent {agent} was detached: policy {policy} is not in force on it any more, and it may send anything."
@@ -259,12 +274,13 @@ impl Enforcement {
     /// The error behind it.
     pub fn error(&self) -> Option<String> {
         match self {
-            Self::Inactive(error) | Self::Kept(error) => Some(error.clone()),
+            Self::Inactive(error) | Self::Kept(error) | Self::Unseen(error) => Some(error.clone()),
             Self::Started
             | Self::Auditing
             | Self::Changed
             | Self::Spared(_)
             | Self::Exposed(_)
+            | Self::Late
             | Self::Ended
             | Self::Detached => None,
         }

@@ -30,7 +30,7 @@ pub struct AttachArgs {
     /// Block nothing; report what the policy would refuse
     #[arg(long)]
     audit: bool,
-    /// Do not close connections that the policy would not have allowed; what they send is refused all the same
+    /// Leave connections open that the policy would not have allowed: they may go on, and an alert tells of them
     #[arg(long)]
     keep_established: bool,
     /// Govern the cgroup of a process although it shares it with others

@@ -214,6 +214,12 @@ pub struct Status {
     pub interfaces: Option<Doors>,
     /// Why the policy is not in force as it should be; empty if it is.
     pub problems: Vec<String>,
+    /// The selector that it was governed for, as it is written in its policy, if nobody asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
+    /// Whether its processes may have sent something before it was governed.
+    #[serde(default)]
+    pub late: bool,
     /// What else should be known: a newer policy that is invalid, for example.
     pub notes: Vec<String>,
     /// How many processes it has.

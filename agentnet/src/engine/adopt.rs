@@ -153,9 +153,13 @@ impl Engine {
         let counters = self.kernel.counters(meta.id).unwrap_or_default();
         let mut agent = Agent::new(beginning, self.clock).resumed(&counters);
         agent.notes = notes;
+        if let Ok(kept) = Kept::read(&self.settings.state, name) {
+            agent.selected = kept.selected;
+            agent.place = kept.place.or(agent.place);
+        }
+        let gone = !agent.is_there();
         self.agents.insert(meta.id, agent);
         self.reserved.retain(|id| *id != meta.id);
-        let gone = !meta.cgroup.exists();
         if !gone {
             let links = pins::links_of(self.kernel.pins(), name);
             let installed = match (here, held) {

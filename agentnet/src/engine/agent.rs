@@ -15,10 +15,17 @@ use super::{
     host::Footprint,
     line::SecondLine,
     selection::{Origin, Selection},
+    selectors::{Selected, id_of},
 };
 use crate::{
     agent::{AgentName, cgroup::Cgroup, registry::Meta},
-    alert::{class::Enforcement, clock::Clock, model::Output, pipeline::Pipeline, summary::Summary},
+    alert::{
+        class::{Enforcement, LATE},
+        clock::Clock,
+        model::Output,
+        pipeline::Pipeline,
+        summary::Summary,
+    },
     control::{
         outbox::Outbox,
         protocol::{Ready, Reply, Status},
@@ -60,6 +67,10 @@ pub(super) struct Agent {
     /// Whether it was asked only to report, whatever the policy says.
     pub(super) only_audit: bool,
     pub(super) cgroup: Cgroup,
+    /// The cgroup's id: another one that is made at the same place later has another. `None` if it was gone.
+    pub(super) place: Option<u64>,
+    /// How it was selected, unless somebody asked for it.
+    pub(super) selected: Option<Selected>,
     pub(super) footprint: Footprint,
     pub(super) phase: Phase,
     pub(super) session: Option<Session>,
@@ -111,6 +122,8 @@ impl Agent {
             cfg,
             policy,
             origin,
+            place: id_of(cgroup.path()),
+            selected: None,
             only_audit: audit,
             cgroup,
             footprint,
@@ -190,13 +203,20 @@ impl Agent {
             hooks: links::doors(),
             interfaces: line.doors(&self.name, self.id()),
             problems,
-            notes: self.notes.iter().chain(&self.outdated).chain(&self.stuck).cloned().collect(),
+            notes: self.notes(),
+            selector: self.selected.as_ref().map(|selected| selected.selector.clone()),
+            late: self.selected.as_ref().is_some_and(|selected| selected.late),
             processes: self.cgroup.processes().unwrap_or(0),
             allowed_packets: counters.allowed_packets,
             allowed_bytes: counters.allowed_bytes,
             denied: counters.denied.iter().sum(),
             lost: counters.alerts_lost + counters.samples_lost,
         }
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let late = self.selected.as_ref().filter(|selected| selected.late).map(|_| LATE.to_owned());
+        late.iter().chain(&self.notes).chain(&self.outdated).chain(&self.stuck).cloned().collect()
     }
 
     /// Takes a record of the kernel.

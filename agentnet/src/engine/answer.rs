@@ -102,7 +102,9 @@ impl Engine {
             Request::Detach { agent } => {
                 steers(asker, "detach agents").and_then(|()| self.detach(&agent, rings)).map(Reply::Done)
             }
-            Request::Reload => steers(asker, "reload policies").and_then(|()| self.reload()).map(Reply::Done),
+            Request::Reload => {
+                steers(asker, "reload policies").and_then(|()| self.reload(rings)).map(Reply::Done)
+            }
         };
         replies.send(answer.unwrap_or_else(Reply::Error));
     }
@@ -144,7 +146,7 @@ impl Engine {
             engine: std::process::id(),
             daemon: self.kind == EngineKind::Daemon,
             started: self.started,
-            problems: self.problems.clone(),
+            problems: self.problems.iter().chain(self.selecting.problems()).cloned().collect(),
             agents,
         })
     }

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use super::{
     agent::Phase,
     existing::{self, ExistingError, Occasion, Question, Report},
+    selection::Selection,
     serve::Rings,
     start::{Claim, StartError},
     state::Engine,
@@ -53,6 +54,19 @@ pub enum AttachError {
     Sockets(#[from] ExistingError),
 }
 
+/// Who asks for an agent, and how.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked<'a> {
+    /// What it is to be called.
+    pub(super) name: &'a AgentName,
+    /// The process that asks.
+    pub(super) client: i32,
+    /// Its user.
+    pub(super) uid: u32,
+    /// Whether connections that the policy does not allow stay open.
+    pub(super) keep_established: bool,
+}
+
 impl Engine {
     /// Puts a cgroup under a policy and says so.
     ///
@@ -64,32 +78,14 @@ impl Engine {
         }
         let target = Target::resolve(&self.hierarchy, &attach.target, attach.whole_cgroup)?;
         let cgroup = target.cgroup.clone();
-        self.may_be_governed(&cgroup)?;
         let selection = self.select(attach.policy.as_ref(), attach.audit)?;
-        let claim = Claim::of(&attach.agent).map_err(AttachError::from)?;
-        let meta = Meta {
-            cgroup: cgroup.path().to_owned(),
-            pins: self.kernel.pins().to_owned(),
-            started: Timestamp::now(),
-            policy: selection.policy.compiled.name.clone(),
-            audit: selection.is_audit(),
+        let asked = Asked {
+            name: &attach.agent,
             client: client.pid,
             uid: client.uid,
-            id: 0,
-            engine: self.kind,
-            made: false,
+            keep_established: attach.keep_established,
         };
-        let footprint = claim.footprint(&attach.agent, &meta)?;
-        let id = self.govern(&attach.agent, footprint, selection, Phase::Attached)?;
-        // Only now is it certain that what is governed is what was meant.
-        let settled = target.confirm(&self.hierarchy).map_err(AttachError::from).and_then(|()| {
-            Ok(self.settle(id, Occasion::Attach { keep_established: attach.keep_established })?)
-        });
-        let report = settled.inspect_err(|_| self.abandon(id))?;
-        self.guard(id);
-        self.begin(id, None);
-        let open = self.tell_open(id);
-        self.tell_spared(id, &report);
+        let (id, report, open) = self.attach_target(asked, &target, selection, None)?;
         let Some(agent) = self.agents.get(&id) else { return Ok(String::new()) };
         let (name, policy, place) = (&agent.name, &agent.meta().policy, cgroup.path().display());
         let what = if agent.is_audit() { "audited" } else { "governed" };
@@ -121,6 +117,50 @@ impl Engine {
         agent.tell_open(line, Timestamp::now(), followers);
         let open = line.doors(&agent.name, id).map(|doors| doors.open).unwrap_or_default();
         open.into_iter().map(|door| format!("not guarded: {door}")).collect()
+    }
+
+    /// Puts what was found under a policy, `selector` being why if nobody asked for it. The number of the agent,
+    /// what became of its connections, and where it is not guarded.
+    ///
+    /// # Errors
+    /// See [`AttachError`]; nothing is changed then.
+    pub(super) fn attach_target(
+        &mut self,
+        asked: Asked<'_>,
+        target: &Target,
+        selection: Selection,
+        selector: Option<&str>,
+    ) -> Result<(u32, Report, Vec<String>), AttachError> {
+        let cgroup = &target.cgroup;
+        self.may_be_governed(cgroup)?;
+        let claim = Claim::of(asked.name).map_err(AttachError::from)?;
+        let meta = Meta {
+            cgroup: cgroup.path().to_owned(),
+            pins: self.kernel.pins().to_owned(),
+            started: Timestamp::now(),
+            policy: selection.policy.compiled.name.clone(),
+            audit: selection.is_audit(),
+            client: asked.client,
+            uid: asked.uid,
+            id: 0,
+            engine: self.kind,
+            made: false,
+        };
+        let footprint = claim.footprint(asked.name, &meta)?;
+        let id = self.govern(asked.name, footprint, selection, Phase::Attached)?;
+        if let Some(selector) = selector {
+            self.is_selected(id, selector);
+        }
+        // Only now is it certain that what is governed is what was meant.
+        let settled = target.confirm(&self.hierarchy).map_err(AttachError::from).and_then(|()| {
+            Ok(self.settle(id, Occasion::Attach { keep_established: asked.keep_established })?)
+        });
+        let report = settled.inspect_err(|_| self.abandon(id))?;
+        self.guard(id);
+        self.begin(id, None);
+        let open = self.tell_open(id);
+        self.tell_spared(id, &report);
+        Ok((id, report, open))
     }
 
     fn may_be_governed(&self, cgroup: &Cgroup) -> Result<(), AttachError> {
@@ -189,8 +229,17 @@ impl Engine {
                 "agent `{name}` was started by `agentnet run` and ends with its command; end that instead"
             )));
         }
+        let selected = self.agents.get(&id).filter(|agent| agent.selected.is_some());
+        let selected = selected.map(|agent| (agent.cgroup.clone(), agent.meta().policy.clone()));
         self.end(id, rings)
             .map_err(|error| Failure::new(format!("agent `{name}` stays under its policy: {error}")))?;
-        Ok(format!("agent {name} is not governed any more"))
+        let mut done = format!("agent {name} is not governed any more");
+        if let Some((cgroup, policy)) = selected {
+            self.selecting.release(&cgroup);
+            done.push_str(&format!(
+                "; policy {policy} selects it, and it is governed again when policies are read the next time"
+            ));
+        }
+        Ok(done)
     }
 }

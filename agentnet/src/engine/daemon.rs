@@ -107,6 +107,11 @@ pub fn run(config: &DaemonConfig) -> Result<(), DaemonError> {
     // Before they are listed: what comes in between is seen twice, and not never.
     let interfaces = follow(&mut engine);
     engine.adopt(&mut rings)?;
+    // Told by `status`, and by the log.
+    let selected = engine.reselect(&mut rings);
+    if !selected.wrong.is_empty() {
+        tracing::error!(wrong = ?selected.wrong, "not everything that policies select is governed");
+    }
     let path = place.socket();
     // Everybody may connect, and is told what is not for them: who it is, the kernel says.
     let listener =

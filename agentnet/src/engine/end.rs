@@ -11,6 +11,7 @@ use super::{
     agent::{Agent, Phase},
     existing::{ExistingError, Occasion},
     host::{self, RemoveError, SocketsError},
+    selectors::id_of,
     serve::Rings,
     state::Engine,
 };
@@ -56,7 +57,7 @@ impl Engine {
         let now = Timestamp::now();
         let Self { agents, kernel, followers, .. } = self;
         let Some(mut agent) = agents.remove(&id) else { return Ok(()) };
-        let by_hand = agent.is_attached() && agent.cgroup.path().exists();
+        let by_hand = agent.is_attached() && agent.is_there();
         agent.change(if by_hand { &Enforcement::Detached } else { &Enforcement::Ended }, now, followers);
         agent.count(kernel, now, followers);
         self.slots.release(&mut self.kernel, agent.cfg.slot);
@@ -84,7 +85,7 @@ impl Engine {
         // More than fit on the list, or nobody knows what is refused: then all sockets of the agent.
         let all = self.kernel.counters(id)?.refused_overflow > 0 || agent.policy.is_unknown();
         let mut destroyed = host::destroy_sockets(&refused, all.then_some(&agent.cgroup))?;
-        if agent.is_attached() && !all && !agent.is_audit() && agent.cgroup.path().exists() {
+        if agent.is_attached() && !all && !agent.is_audit() && agent.is_there() {
             // Its processes live on, and what they have queued and was not tried yet would leave.
             destroyed += self.settle(id, Occasion::Reload)?.destroyed.len();
         }
@@ -119,5 +120,11 @@ impl Agent {
     /// Whether it was let go by hand, and its processes live on.
     pub(super) fn is_attached(&self) -> bool {
         self.phase == Phase::Attached
+    }
+
+    /// Whether its cgroup is there still, and not another one in the same place.
+    pub(super) fn is_there(&self) -> bool {
+        let now = id_of(self.cgroup.path());
+        now.is_some() && now == self.place
     }
 }

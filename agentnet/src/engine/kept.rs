@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     make_directory,
     selection::Origin,
+    selectors::Selected,
     state::{Engine, state_file},
 };
 use crate::agent::{AgentName, registry::EngineKind};
@@ -25,6 +26,12 @@ pub(super) struct Kept {
     pub(super) origin: Origin,
     /// Whether it was asked only to report.
     pub(super) audit: bool,
+    /// How it was selected, unless somebody asked for it.
+    #[serde(default)]
+    pub(super) selected: Option<Selected>,
+    /// The id of its cgroup.
+    #[serde(default)]
+    pub(super) place: Option<u64>,
     /// The text, if it is nowhere else.
     #[serde(skip)]
     pub(super) text: Option<String>,
@@ -81,7 +88,13 @@ impl Engine {
         }
         let Some(agent) = self.agents.get_mut(&id) else { return };
         let text = matches!(agent.origin, Origin::Text(_)).then(|| agent.policy.text().to_owned());
-        let kept = Kept { origin: agent.origin.clone(), audit: agent.only_audit, text };
+        let kept = Kept {
+            origin: agent.origin.clone(),
+            audit: agent.only_audit,
+            selected: agent.selected.clone(),
+            place: agent.place,
+            text,
+        };
         if let Err(error) = kept.write(&self.settings.state, &agent.name) {
             // The policy holds; what is lost is that a daemon that is started later can explain it.
             let problem = format!("its policy cannot be kept for a restart of the daemon: {error}");

@@ -25,6 +25,7 @@ mod policies;
 pub mod process;
 mod reload;
 pub mod selection;
+mod selectors;
 pub mod serve;
 pub mod slots;
 pub mod sources;

@@ -9,15 +9,15 @@ use std::{path::Path, sync::Arc};
 use agentnet_common::abi::{AgentCfg, MODE_AUDIT};
 use jiff::Timestamp;
 
-use super::{existing::Occasion, selection::Selection, start::StartError, state::Engine};
+use super::{existing::Occasion, selection::Selection, serve::Rings, start::StartError, state::Engine};
 use crate::{alert::class::Enforcement, control::protocol::Failure, kernel::addrs, policy::Policy};
 
 impl Engine {
-    /// Reads every policy anew, and says what came of it.
+    /// Reads every policy anew, governs what is selected by now, and says what came of it.
     ///
     /// # Errors
     /// With everything that is wrong; agents of invalid policies keep what they have.
-    pub(super) fn reload(&mut self) -> Result<String, Failure> {
+    pub(super) fn reload(&mut self, rings: &mut Rings) -> Result<String, Failure> {
         let mut wrong = Vec::new();
         match addrs::local_addresses() {
             Ok(local) => self.local = local,
@@ -39,8 +39,20 @@ impl Engine {
             }
         }
         let all = self.agents.len();
-        let done =
+        let selected = self.reselect(rings);
+        for why in selected.wrong {
+            if !wrong.contains(&why) {
+                wrong.push(why);
+            }
+        }
+        let mut done =
             format!("{changed} of {all} agents have another policy now; {closed} connections were closed");
+        if selected.begun + selected.ended > 0 {
+            done.push_str(&format!(
+                "; {} agents were selected and {} are selected no more",
+                selected.begun, selected.ended
+            ));
+        }
         if wrong.is_empty() {
             Ok(done)
         } else {

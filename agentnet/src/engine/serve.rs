@@ -22,6 +22,7 @@ use super::{
     notify::Heart,
     policies::PolicyWatch,
     selection::Selection,
+    selectors::Sources,
     slots::Slots,
     sources::{Item, Records},
     start::{self, Child, Claim, StartError},
@@ -97,6 +98,7 @@ pub(super) struct Inputs {
     pub(super) heart: Option<Heart>,
     /// The interfaces of the host; `None` where no agent is guarded there.
     pub(super) interfaces: Option<Follow>,
+    selected: Sources,
     terminate: Signal,
     hangup: Signal,
     interrupt: Signal,
@@ -124,6 +126,7 @@ impl Inputs {
             policies: None,
             heart: None,
             interfaces: None,
+            selected: Sources::new(),
             terminate: signal(SignalKind::terminate())?,
             hangup: signal(SignalKind::hangup())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -245,6 +248,7 @@ pub(super) async fn run_loop(mut engine: Engine, mut inputs: Inputs) -> Result<(
     let mut result = Ok(());
     // The policy holds until the last process is gone, whatever the client says or does.
     while !(alone && engine.is_empty()) && engine.failed.is_none() {
+        inputs.selected.follow(&mut engine);
         let rings = &mut inputs.rings;
         tokio::select! {
             items = rings.alerts.next() => match items {
@@ -256,6 +260,7 @@ pub(super) async fn run_loop(mut engine: Engine, mut inputs: Inputs) -> Result<(
                 Err(error) => { result = Err(events("sample ring")(error)); break }
             },
             Some(id) = inputs.watched.recv() => engine.end_if_over(id, rings),
+            change = inputs.selected.next() => engine.selected(change, rings),
             Some(call) = inputs.calls.recv() => engine.handle(call, rings),
             _ = tick.tick() => {
                 engine.records(rings.rest());
@@ -275,8 +280,8 @@ pub(super) async fn run_loop(mut engine: Engine, mut inputs: Inputs) -> Result<(
             // A run engine's terminal is its client's, and so is what is typed there.
             Some(()) = inputs.interrupt.recv() => if !alone && engine.terminate(rings) { break },
             Some(()) = inputs.hangup.recv() => match &inputs.heart {
-                Some(heart) => heart.reload(|| engine.reload_and_log()),
-                None => engine.reload_and_log(),
+                Some(heart) => heart.reload(|| engine.reload_and_log(rings)),
+                None => engine.reload_and_log(rings),
             },
             event = interface_changed(&mut inputs.interfaces) => match event {
                 Ok(event) => engine.on_interface(&event),
@@ -286,7 +291,7 @@ pub(super) async fn run_loop(mut engine: Engine, mut inputs: Inputs) -> Result<(
                 }
             },
             changed = policies_changed(&mut inputs.policies) => match changed {
-                Ok(()) => engine.reload_and_log(),
+                Ok(()) => engine.reload_and_log(rings),
                 Err(error) => engine.problem(format!(
                     "the directory of policies is not watched any more ({error}); after a change run `agentnet reload`"
                 )),
@@ -359,9 +364,9 @@ impl Engine {
         self.problems.push(problem);
     }
 
-    fn reload_and_log(&mut self) {
+    fn reload_and_log(&mut self, rings: &mut Rings) {
         if self.kind == EngineKind::Daemon {
-            match self.reload() {
+            match self.reload(rings) {
                 Ok(what) => tracing::info!(what, "reloaded"),
                 Err(failure) => tracing::error!(%failure, "reloaded, and not everything"),
             }

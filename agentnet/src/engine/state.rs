@@ -15,6 +15,7 @@ use super::{
     end::EndError,
     follow::Followers,
     line::SecondLine,
+    selectors::Selecting,
     slots::Slots,
     sources::{Item, Population},
 };
@@ -75,6 +76,8 @@ pub struct Engine {
     pub(super) started: Timestamp,
     /// What is not as it should be with the engine itself.
     pub(super) problems: Vec<String>,
+    /// What the policies select by themselves.
+    pub(super) selecting: Selecting,
     /// Numbers of agents of which nothing else is known.
     pub(super) reserved: Vec<u32>,
     /// Why the agent that it governs alone cannot be taken down.
@@ -110,6 +113,7 @@ impl Engine {
             clock: Clock::measure(),
             started: Timestamp::now(),
             problems: Vec::new(),
+            selecting: Selecting::default(),
             reserved: Vec::new(),
             failed: None,
             watches,
@@ -260,7 +264,7 @@ fn agent_of(record: &Record) -> u32 {
 /// through with it and its last process is gone. As long as the kernel does not say, there are processes.
 fn has_ended(agent: &Agent) -> bool {
     match agent.phase {
-        Phase::Attached => !agent.cgroup.path().exists(),
+        Phase::Attached => !agent.is_there(),
         Phase::Running => false,
         Phase::Orphaned | Phase::Waiting | Phase::Ending => !agent.cgroup.is_populated().unwrap_or(true),
     }

@@ -223,7 +223,7 @@ fn check_name(name: Field<String>, problems: &mut Vec<Diagnostic>) -> String {
 }
 
 /// Whether `name` can be the name of a policy, and thus of a file.
-pub(super) fn is_policy_name(name: &str) -> bool {
+pub fn is_policy_name(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     name.len() <= schema::NAME_LENGTH
         && name.bytes().next().is_some_and(plain)

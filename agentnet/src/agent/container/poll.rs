@@ -33,6 +33,11 @@ pub enum Change {
         /// Why, in one sentence.
         why: String,
     },
+    /// A runtime that did not answer does again.
+    Sees {
+        /// The runtime.
+        runtime: Runtime,
+    },
 }
 
 /// Asks the runtimes.
@@ -115,7 +120,9 @@ impl Poll {
                 return;
             }
         };
-        self.blind.remove(&runtime);
+        if self.blind.remove(&runtime).is_some() {
+            self.changes.push_back(Change::Sees { runtime });
+        }
         let ended = self.known.extract_if(.., |(of, id), _| *of == runtime && !running.contains(id));
         self.changes.extend(ended.map(|(_, known)| Change::Ended(known.container)));
         for container in fresh {
@@ -177,7 +184,10 @@ mod tests {
         let blind = Change::Blind { runtime: Runtime::Podman, why };
         assert_eq!(told(&mut poll, silent()), std::slice::from_ref(&blind), "they are not taken for ended");
         assert_eq!(told(&mut poll, silent()), []);
-        assert_eq!(told(&mut poll, listing(&["a"], &[])), [Change::Ended(b)]);
+        assert_eq!(
+            told(&mut poll, listing(&["a"], &[])),
+            [Change::Sees { runtime: Runtime::Podman }, Change::Ended(b)]
+        );
         assert_eq!(told(&mut poll, silent()), [blind], "anew after an answer");
         sleep.kill().unwrap();
         sleep.wait().unwrap();
