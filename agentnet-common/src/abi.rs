@@ -2,6 +2,7 @@
 
 use crate::{
     addr::{Addr, protocols},
+    event::VerdictEvent,
     verdict::{REASON_SLOTS, RuleId},
     wire,
 };
@@ -27,6 +28,8 @@ pub mod maps {
     pub const OWNERS: &str = "OWNERS";
     /// Per-CPU array by agent, value [`super::AgentCounters`].
     pub const COUNTERS: &str = "COUNTERS";
+    /// Per-CPU array by a hash of the flow, value [`super::Series`].
+    pub const SERIES: &str = "SERIES";
     /// Hash by socket cookie of TCP sockets that may hold refused data, value: the agent.
     pub const REFUSED: &str = "REFUSED";
     /// Hash by interface index of host sides of containers' interfaces, value: the agent.
@@ -316,6 +319,22 @@ wire! {
 pub const OWNERS: u32 = 1 << 12;
 
 wire! {
+    /// Allowed flows that one process begins to one endpoint by one rule, one after the other. The first is written
+    /// to the ring, the rest only counted here, until another series takes the place: then a record tells the total.
+    pub struct Series {
+        /// The record of the first; its time and CPU name the series, its `total` counts.
+        pub first: VerdictEvent,
+        /// Generation of the agent's configuration.
+        pub generation: u32,
+        /// Zero.
+        pub pad: u32,
+    }
+}
+
+/// Series that are followed on each CPU, a power of two.
+pub const SERIES_PLACES: u32 = 64;
+
+wire! {
     /// Whom a UDP socket may answer. Storage of its own, made when somebody is let in: few sockets need it,
     /// and what every socket has is allocated with every socket.
     #[derive(Default)]
@@ -343,6 +362,8 @@ wire! {
         pub window_start: u64,
         /// Alert records in this second.
         pub window_count: u64,
+        /// Flows that were allowed and only counted, see [`Series`].
+        pub repeats: u64,
         /// Packets let through.
         pub allowed_packets: u64,
         /// Bytes let through, IP headers included.
@@ -387,6 +408,8 @@ const _: () = {
     assert!(size_of::<UdpPeers>() == 128);
     assert!(size_of::<Owner>() == 32);
     assert!(OWNERS.is_power_of_two());
+    assert!(size_of::<Series>() == 136);
+    assert!(SERIES_PLACES.is_power_of_two());
     assert!(size_of::<Visitor>() == 28);
-    assert!(size_of::<AgentCounters>() == 8 * (11 + REASON_SLOTS));
+    assert!(size_of::<AgentCounters>() == 8 * (12 + REASON_SLOTS));
 };

@@ -100,8 +100,9 @@ wire! {
         /// What the reason needs: `family << 16 | type << 8 | protocol` of a socket, `level << 16 | option` of a
         /// socket option, else 0.
         pub detail: u32,
-        /// Zero.
-        pub pad2: u32,
+        /// How many of the kind there were up to now, this one included; more than 1 only for [`Outcome::Allowed`],
+        /// where a record ends a series, see [`crate::abi::Series`].
+        pub total: u32,
         /// Bytes this socket had sent before, IP headers included; of TCP from its first data on.
         pub sent: u64,
     }

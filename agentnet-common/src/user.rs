@@ -104,7 +104,11 @@ impl Record {
 }
 
 impl VerdictRecord {
-    fn check(event: VerdictEvent) -> Result<Self, DecodeError> {
+    /// Reads the codes of `event`.
+    ///
+    /// # Errors
+    /// [`DecodeError::Code`] for one that this build does not know.
+    pub fn check(event: VerdictEvent) -> Result<Self, DecodeError> {
         let outcome = Outcome::from_code(event.outcome)
             .ok_or(DecodeError::Code { field: "outcome", code: event.outcome })?;
         let cause = match outcome {
@@ -138,6 +142,7 @@ impl AgentCounters {
             (&mut self.alerts_lost, other.alerts_lost),
             (&mut self.samples_lost, other.samples_lost),
             (&mut self.suppressed, other.suppressed),
+            (&mut self.repeats, other.repeats),
             (&mut self.allowed_packets, other.allowed_packets),
             (&mut self.allowed_bytes, other.allowed_bytes),
             (&mut self.refused_overflow, other.refused_overflow),

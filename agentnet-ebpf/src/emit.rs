@@ -15,7 +15,10 @@ use aya_ebpf::{
     helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
 };
 
-use crate::maps::{ALERTS, COUNTERS, REFUSED, SAMPLES};
+use crate::{
+    maps::{ALERTS, COUNTERS, REFUSED, SAMPLES},
+    series,
+};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -105,9 +108,31 @@ pub fn forget_refused(cookie: u64) {
     let _ = REFUSED.remove(cookie);
 }
 
+/// Reports an allowed flow, or counts it if it goes on with a series.
 #[inline(always)]
 fn report_allowed(cfg: &AgentCfg, facts: &Facts, rule: RuleId) {
     let Some(counters) = counters(cfg.agent) else { return };
+    let place = series::place(facts);
+    if series::goes_on(place, cfg, facts, rule) {
+        // SAFETY: the map value outlives the run.
+        unsafe { add(&raw mut (*counters).repeats, 1) };
+        return;
+    }
+    // SAFETY: as above.
+    let Some(place) = (unsafe { place.as_mut() }) else { return };
+    if place.first.total > 1 {
+        submit_allowed(&place.first);
+    }
+    place.generation = cfg.generation;
+    // A map value, aligned.
+    fill(&raw mut place.first, cfg, facts, 0, Outcome::Allowed, rule.0, 0, bpf_now());
+    submit_allowed(&place.first);
+}
+
+/// Writes the record of a series, under the next number of its agent.
+#[inline(always)]
+fn submit_allowed(record: &VerdictEvent) {
+    let Some(counters) = counters(record.header.agent) else { return };
     // SAFETY: the map value outlives the run.
     let seq = unsafe { add(&raw mut (*counters).samples, 1) };
     let Some(mut entry) = SAMPLES.reserve(0) else {
@@ -115,7 +140,11 @@ fn report_allowed(cfg: &AgentCfg, facts: &Facts, rule: RuleId) {
         unsafe { add(&raw mut (*counters).samples_lost, 1) };
         return;
     };
-    fill(entry.as_mut_ptr(), cfg, facts, seq, Outcome::Allowed, rule.0, 0, bpf_now());
+    // SAFETY: the ring reserved room for one record, aligned to eight bytes.
+    unsafe {
+        entry.as_mut_ptr().write(*record);
+        (*entry.as_mut_ptr()).header.seq = seq;
+    }
     // Waking the reader costs ten times as much as the rest of connect(), and nobody waits for this: the
     // reader looks several times a second, and is woken where the ring might fill up before.
     entry.submit(
@@ -207,7 +236,7 @@ fn fill(
             pad: 0,
             bytes: facts.bytes,
             detail: facts.detail,
-            pad2: 0,
+            total: 1,
             sent: facts.sent,
         });
     }

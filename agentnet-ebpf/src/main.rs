@@ -14,7 +14,7 @@
 //! Every hook is a shim around one `try_*` function; what a failure means is written once, in [`emit`].
 #![no_std]
 #![no_main]
-#![feature(core_intrinsics)]
+#![feature(asm_experimental_arch, core_intrinsics)]
 #![allow(internal_features, reason = "core::sync::atomic has no read-modify-write on the BPF target")]
 
 mod agent;
@@ -24,6 +24,7 @@ mod local;
 mod maps;
 mod neighbour;
 mod packet;
+mod series;
 mod tables;
 mod visitors;
 

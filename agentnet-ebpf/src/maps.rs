@@ -3,7 +3,8 @@
 use agentnet_common::{
     abi::{
         ALERT_RING_BYTES, AgentCfg, AgentCounters, IFACE_ENTRIES, MAX_AGENTS, OWNERS as OWNER_PLACES, Owner,
-        REFUSED_ENTRIES, Ruleset, SAMPLE_RING_BYTES, SLOTS, SockState, UdpPeers, VISITOR_ENTRIES, Visitor,
+        REFUSED_ENTRIES, Ruleset, SAMPLE_RING_BYTES, SERIES_PLACES, SLOTS, Series, SockState, UdpPeers,
+        VISITOR_ENTRIES, Visitor,
     },
     addr::Addr,
     event::VerdictEvent,
@@ -76,6 +77,8 @@ pub static NETS: ArrayOfMaps<NetTrie, { SLOTS as usize }> = ArrayOfMaps::new();
 pub static OWNERS: Array<Owner, { OWNER_PLACES as usize }> = Array::new();
 #[btf_map]
 pub static COUNTERS: PerCpuArray<AgentCounters, { MAX_AGENTS as usize }> = PerCpuArray::new();
+#[btf_map]
+pub static SERIES: PerCpuArray<Series, { SERIES_PLACES as usize }> = PerCpuArray::new();
 #[btf_map]
 pub static REFUSED: HashMap<u64, u32, { REFUSED_ENTRIES as usize }> = HashMap::new();
 #[btf_map]

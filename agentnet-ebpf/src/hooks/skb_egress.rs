@@ -19,7 +19,7 @@ use crate::{
     agent::{config, owner, sock_state},
     emit::{conclude, count_allowed, remember_refused},
     local::scope_on_host,
-    packet::{Direction, Packet, on_loopback, parse, segment},
+    packet::{Direction, Packet, parse},
     tables::Maps,
 };
 
@@ -33,13 +33,13 @@ fn try_egress(ctx: &SkBuffContext) -> bool {
     let Some(cfg) = config() else { return false };
     let sk = socket(ctx);
     let mut state = sk.and_then(|sk| sock_state(sk, false));
+    let (packet, unreadable) = parse(ctx, Direction::Egress);
     if let Some(state) = &mut state
-        && goes_on(ctx, cfg, state)
+        && goes_on(cfg, state, &packet)
     {
         account(cfg, Some(state), ctx.len());
         return true;
     }
-    let (packet, unreadable) = parse(ctx, Direction::Egress);
     let (verdict, fresh) = match (sk, unreadable) {
         (None, _) => (Verdict::Deny(Reason::NoSocket), false),
         (_, Some(reason)) => (Verdict::Deny(reason), false),
@@ -67,12 +67,14 @@ fn try_egress(ctx: &SkBuffContext) -> bool {
 /// Whether the packet belongs to a TCP connection that is under way and was allowed, or accepted. What opens
 /// one is never among them: on this host another listener may have taken the port.
 #[inline(always)]
-fn goes_on(ctx: &SkBuffContext, cfg: &AgentCfg, state: &SockState) -> bool {
+fn goes_on(cfg: &AgentCfg, state: &SockState, packet: &Packet) -> bool {
     let cached = state.cached == CACHED_ALLOW && state.generation == cfg.generation && !cfg.is_quarantined();
-    let known = cached || state.role == ROLE_ACCEPTED && cfg.may_come_in(on_loopback(ctx));
+    let known = cached || state.role == ROLE_ACCEPTED && cfg.may_come_in(packet.on_loopback);
     known
         && state.agent == cfg.agent
-        && segment(ctx).is_some_and(|segment| segment.goes_to(&state.peer, state.peer_port))
+        && packet.is_later_segment()
+        && state.peer_port == packet.remote.port
+        && state.peer == packet.remote.addr.words
 }
 
 /// The verdict on a packet, and whether it begins a flow that nobody has reported.

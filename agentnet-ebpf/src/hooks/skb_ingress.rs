@@ -19,7 +19,7 @@ use crate::{
     agent::{config, sock_state, udp_peers},
     emit::conclude,
     local::scope_on_host,
-    packet::{Direction, Packet, parse, segment},
+    packet::{Direction, Packet, parse},
     tables::Maps,
 };
 
@@ -37,11 +37,11 @@ fn try_ingress(ctx: &SkBuffContext) -> bool {
     let Some(cfg) = config() else { return false };
     // Only what opens a connection is a question; the rest belongs to one that was answered.
     let sk = socket(ctx);
-    if sk.is_some() && segment(ctx).is_some() {
+    let (packet, unreadable) = parse(ctx, Direction::Ingress);
+    if sk.is_some() && packet.is_later_segment() {
         return true;
     }
     let state = sk.and_then(|sk| sock_state(sk, false));
-    let (packet, unreadable) = parse(ctx, Direction::Ingress);
     let verdict = match (sk, unreadable) {
         (None, _) => Verdict::Deny(Reason::NoSocket),
         // What cannot be read cannot be a reply to something that was allowed.

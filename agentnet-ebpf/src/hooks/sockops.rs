@@ -8,8 +8,8 @@ use agentnet_common::{
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
-        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
-        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB,
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
+        BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_LISTEN_CB,
     },
     helpers::generated::{bpf_get_socket_cookie, bpf_sock_ops_cb_flags_set},
     macros::sock_ops,
@@ -27,7 +27,7 @@ const AF_INET: u32 = 2;
 #[sock_ops]
 pub fn an_sockops(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
-        BPF_SOCK_OPS_TCP_CONNECT_CB => watch_state(&ctx),
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => watch_state(&ctx),
         BPF_SOCK_OPS_TCP_LISTEN_CB => mark_listener(&ctx),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => {
             watch_state(&ctx);

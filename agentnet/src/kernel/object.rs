@@ -11,8 +11,9 @@ use std::{
 };
 
 use agentnet_common::{
-    abi::{AgentCfg, AgentCounters, Ruleset, maps},
+    abi::{AgentCfg, AgentCounters, Ruleset, SERIES_PLACES, Series, maps},
     addr::Addr,
+    event::VerdictEvent,
 };
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
@@ -251,6 +252,23 @@ impl Kernel {
             .get(&agent, 0)
             .map_err(failed)?;
         Ok(values.iter().fold(AgentCounters::default(), AgentCounters::plus))
+    }
+
+    /// The series of allowed flows that the kernel follows for `agent` and that began at `since` or later,
+    /// nanoseconds of `CLOCK_MONOTONIC`: an earlier agent may have had the number.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn series(&self, agent: u32, since: u64) -> Result<Vec<VerdictEvent>, KernelError> {
+        let failed = |source| KernelError::Map { map: maps::SERIES, source };
+        let map = PerCpuArray::<_, Series>::try_from(self.map(maps::SERIES)?).map_err(failed)?;
+        let mut found = Vec::new();
+        for place in 0..SERIES_PLACES {
+            let values = map.get(&place, 0).map_err(failed)?;
+            let first = values.iter().map(|series| series.first);
+            found.extend(first.filter(|first| first.header.agent == agent && first.header.time >= since));
+        }
+        Ok(found)
     }
 
     /// Cookies of the TCP sockets that may hold refused data, with the number of the agent. Destroy an agent's

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use agentnet_common::{
     abi::AgentCounters,
+    event::{Outcome, VerdictEvent},
     user::{Cause, DecodeError, Record, VerdictRecord},
 };
 use jiff::Timestamp;
@@ -17,6 +18,7 @@ use super::{
     loss::{self, Losses},
     model::{Alert, EnforcementEvidence, Evidence, Kind, Output},
     sequence::{Ring, Sequences},
+    series::SeriesTold,
     summary::{Summary, Tally},
     text::{MAX_COMM, MAX_SENTENCE, clean},
     verdict::destination,
@@ -41,6 +43,7 @@ pub struct Pipeline {
     distinct_flows: Distinct,
     distinct_refusals: Distinct,
     sequences: Sequences,
+    series: SeriesTold,
     losses: Losses,
     tally: Tally,
 }
@@ -65,6 +68,7 @@ impl Pipeline {
             distinct_flows: Distinct::default(),
             distinct_refusals: Distinct::default(),
             sequences: Sequences::default(),
+            series: SeriesTold::default(),
             losses: Losses::default(),
             tally: Tally::default(),
         }
@@ -76,6 +80,7 @@ impl Pipeline {
     pub fn resumed(mut self, counters: &AgentCounters) -> Self {
         self.losses.baseline(counters);
         self.sequences = Sequences::resumed();
+        self.series = SeriesTold::resumed();
         self
     }
 
@@ -106,7 +111,12 @@ impl Pipeline {
         match record {
             Record::Verdict(verdict) => {
                 self.sequences.observe(&verdict.event.header, Ring::of(verdict.outcome));
-                self.verdict(verdict, now)
+                // Each refusal has a record; what the kernel did not tell of it has counted as suppressed.
+                let count = match verdict.outcome {
+                    Outcome::Allowed => self.series.news(&verdict.event),
+                    Outcome::Blocked | Outcome::Audited => 1,
+                };
+                if count == 0 { Vec::new() } else { self.verdict(verdict, count, now) }
             }
             // A kind that a newer record type brings: it was not understood, so it counts as lost.
             other => self.on_decode_error(&DecodeError::Kind(other.header().kind), now),
@@ -133,6 +143,19 @@ impl Pipeline {
         self.losses.missing(self.sequences.missing());
         self.tally.counters(counters);
         self.lost(now, false)
+    }
+
+    /// Takes all series of allowed flows that the kernel follows, read after the rings were drained.
+    pub fn on_series(&mut self, series: &[VerdictEvent], now: Timestamp) -> Vec<Output> {
+        let mut outputs = Vec::new();
+        for (event, count) in self.series.look(series) {
+            match VerdictRecord::check(*event) {
+                Ok(record) => outputs.extend(self.verdict(&record, count, now)),
+                // Read while it was written.
+                Err(error) => tracing::debug!(%error, "a series that cannot be read"),
+            }
+        }
+        outputs
     }
 
     /// Takes note of a change in the state of enforcement.
@@ -165,10 +188,8 @@ impl Pipeline {
         (outputs, summary)
     }
 
-    fn verdict(&mut self, record: &VerdictRecord, now: Timestamp) -> Vec<Output> {
+    fn verdict(&mut self, record: &VerdictRecord, count: u64, now: Timestamp) -> Vec<Output> {
         let event = &record.event;
-        // Each record tells of one; what the kernel did not tell it has counted as suppressed.
-        let count = 1;
         let executable = self.executable(record);
         let distinct = match record.cause {
             Cause::Rule(rule) => {

@@ -105,7 +105,7 @@ pub(super) fn event(ip: &str) -> VerdictEvent {
         pad: 0,
         bytes: 0,
         detail: 0,
-        pad2: 0,
+        total: 1,
         sent: 0,
     }
 }
