@@ -30,6 +30,12 @@ pub mod maps {
     pub const COUNTERS: &str = "COUNTERS";
     /// Per-CPU array by a hash of the flow, value [`super::Series`].
     pub const SERIES: &str = "SERIES";
+    /// Array of programs that packets out are handed to, by `TAIL_*`.
+    pub const TAILS_OUT: &str = "TAILS_OUT";
+    /// The same for packets in.
+    pub const TAILS_IN: &str = "TAILS_IN";
+    /// Array by agent, value [`super::Budget`].
+    pub const BUDGETS: &str = "BUDGETS";
     /// Hash by socket cookie of TCP sockets that may hold refused data, value: the agent.
     pub const REFUSED: &str = "REFUSED";
     /// Hash by interface index of host sides of containers' interfaces, value: the agent.
@@ -293,16 +299,41 @@ wire! {
         pub role: u8,
         /// 1 if the socket is in [`maps::REFUSED`], else 0.
         pub refused: u8,
-        /// Zero.
-        pub pad: u8,
+        /// `SAMPLED_*`.
+        pub sampled: u8,
         /// Whoever made it listen, or last connected it; of a UDP socket else the maker.
         pub process: Process,
         /// Bytes let out since this was made, IP headers included.
         pub tx_bytes: u64,
         /// Packets let out since this was made, before segmentation.
         pub tx_packets: u64,
+        /// Bytes that came in, IP headers included; of TCP those of segments with data.
+        pub rx_bytes: u64,
+        /// Packets that came in; of TCP those with data.
+        pub rx_packets: u64,
+        /// When this was made, nanoseconds of `CLOCK_MONOTONIC`.
+        pub began: u64,
+        /// TCP: sequence number of the first byte that was sampled, by way out and in.
+        pub base: [u32; 2],
+        /// TCP: offset behind the last byte that was seen with data, by way.
+        pub next: [u64; 2],
     }
 }
+
+/// `base` is set for the way out; for the way in the next bit.
+pub const SAMPLED_OUT: u8 = 1;
+/// `base` is set for the way in.
+pub const SAMPLED_IN: u8 = 2;
+
+/// TCP: bytes of each flow that are sampled, each way.
+pub const SAMPLE_TCP_BYTES: u64 = 4096;
+/// UDP and ICMP: datagrams of each socket that are sampled, each way; later ones now and then.
+pub const SAMPLE_DATAGRAMS: u64 = 16;
+/// Of later datagrams one in so many is sampled, a power of two.
+pub const SAMPLE_EVERY: u64 = 64;
+/// Payload bytes that may be sampled of an agent's streams in a second. Heads of flows, datagrams and DNS have as
+/// much again, which streams cannot take from them.
+pub const SAMPLE_BUDGET: u64 = 8 << 20;
 
 wire! {
     /// Who connected a TCP socket lately, until its [`SockState`] is made. A later socket may take the place.
@@ -330,6 +361,22 @@ wire! {
         pub pad: u32,
     }
 }
+
+wire! {
+    /// What was sampled of an agent in a second.
+    #[derive(Default)]
+    pub struct Budget {
+        /// When the second began, nanoseconds of `CLOCK_MONOTONIC`.
+        pub since: u64,
+        /// Payload bytes sampled in it.
+        pub bytes: u64,
+    }
+}
+
+/// Index of the program that samples a packet which was let through.
+pub const TAIL_SAMPLE: u32 = 0;
+/// Places for such programs.
+pub const TAILS: u32 = 8;
 
 /// Series that are followed on each CPU, a power of two.
 pub const SERIES_PLACES: u32 = 64;
@@ -364,6 +411,8 @@ wire! {
         pub window_count: u64,
         /// Flows that were allowed and only counted, see [`Series`].
         pub repeats: u64,
+        /// Payload bytes that should have been sampled and were not, because the agent's budget was used up.
+        pub unsampled: u64,
         /// Packets let through.
         pub allowed_packets: u64,
         /// Bytes let through, IP headers included.
@@ -385,7 +434,7 @@ pub const ALERTS_PER_SECOND: u64 = 500;
 /// Bytes of the alert ring, a power of two of pages.
 pub const ALERT_RING_BYTES: u32 = 1 << 20;
 /// Bytes of the sample ring, a power of two of pages.
-pub const SAMPLE_RING_BYTES: u32 = 1 << 21;
+pub const SAMPLE_RING_BYTES: u32 = 1 << 22;
 /// TCP sockets with refused data that are remembered.
 pub const REFUSED_ENTRIES: u32 = 1 << 16;
 /// Agents that one set of maps can govern; identifiers are smaller, and 0 is nobody.
@@ -404,12 +453,12 @@ const _: () = {
     assert!(size_of::<PortRule>() == 8);
     assert!(size_of::<Ruleset>() == 132);
     assert!(size_of::<NameNode>() == 268);
-    assert!(size_of::<SockState>() == 72);
+    assert!(size_of::<SockState>() == 120);
     assert!(size_of::<UdpPeers>() == 128);
     assert!(size_of::<Owner>() == 32);
     assert!(OWNERS.is_power_of_two());
     assert!(size_of::<Series>() == 136);
     assert!(SERIES_PLACES.is_power_of_two());
     assert!(size_of::<Visitor>() == 28);
-    assert!(size_of::<AgentCounters>() == 8 * (12 + REASON_SLOTS));
+    assert!(size_of::<AgentCounters>() == 8 * (13 + REASON_SLOTS));
 };

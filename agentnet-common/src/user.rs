@@ -4,7 +4,7 @@ use zerocopy::FromBytes as _;
 
 use crate::{
     abi::{ABI_VERSION, AgentCounters, COMM_BYTES, Process},
-    event::{Header, Hook, Kind, Outcome, VerdictEvent},
+    event::{FlowEnd, Header, Hook, Kind, Outcome, SampleHead, VerdictEvent, Way},
     verdict::{Reason, RuleId},
 };
 
@@ -14,6 +14,21 @@ use crate::{
 pub enum Record {
     /// A verdict.
     Verdict(VerdictRecord),
+    /// Payload.
+    Sample(SampleRecord),
+    /// The end of a flow.
+    FlowEnd(FlowEnd),
+}
+
+/// Payload that was sampled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SampleRecord {
+    /// What it is of.
+    pub head: SampleHead,
+    /// Which way it went.
+    pub way: Way,
+    /// The bytes.
+    pub bytes: Vec<u8>,
 }
 
 /// A [`VerdictEvent`] whose codes are known.
@@ -92,6 +107,20 @@ impl Record {
                     VerdictEvent::read_from_prefix(bytes).map_err(|_| short(size_of::<VerdictEvent>()))?;
                 VerdictRecord::check(event).map(Self::Verdict)
             }
+            Kind::Sample => {
+                let (head, rest) =
+                    SampleHead::read_from_prefix(bytes).map_err(|_| short(size_of::<SampleHead>()))?;
+                let len = usize::try_from(head.len).unwrap_or(usize::MAX);
+                let taken =
+                    rest.get(..len).ok_or_else(|| short(size_of::<SampleHead>().saturating_add(len)))?;
+                let way =
+                    Way::from_code(head.way).ok_or(DecodeError::Code { field: "way", code: head.way })?;
+                Ok(Self::Sample(SampleRecord { head, way, bytes: taken.to_vec() }))
+            }
+            Kind::FlowEnd => {
+                let (end, _) = FlowEnd::read_from_prefix(bytes).map_err(|_| short(size_of::<FlowEnd>()))?;
+                Ok(Self::FlowEnd(end))
+            }
         }
     }
 
@@ -99,6 +128,8 @@ impl Record {
     pub const fn header(&self) -> &Header {
         match self {
             Self::Verdict(record) => &record.event.header,
+            Self::Sample(record) => &record.head.header,
+            Self::FlowEnd(end) => &end.header,
         }
     }
 }
@@ -143,6 +174,7 @@ impl AgentCounters {
             (&mut self.samples_lost, other.samples_lost),
             (&mut self.suppressed, other.suppressed),
             (&mut self.repeats, other.repeats),
+            (&mut self.unsampled, other.unsampled),
             (&mut self.allowed_packets, other.allowed_packets),
             (&mut self.allowed_bytes, other.allowed_bytes),
             (&mut self.refused_overflow, other.refused_overflow),

@@ -5,14 +5,20 @@
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
 use agentnet_common::{
-    abi::{ABI_VERSION, ALERTS_PER_SECOND, AgentCfg, AgentCounters, MODE_AUDIT, Process},
+    abi::{
+        ABI_VERSION, ALERTS_PER_SECOND, AgentCfg, AgentCounters, MODE_AUDIT, Process, ROLE_ACCEPTED,
+        SockState,
+    },
     addr::Endpoint,
-    event::{Header, Hook, Kind, Outcome, VerdictEvent},
+    event::{FlowEnd, Header, Hook, Kind, Outcome, VerdictEvent},
     verdict::{REASON_SLOTS, Reason, RuleId, Verdict},
 };
 use aya_ebpf::{
     bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
-    helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
+    helpers::{
+        bpf_get_smp_processor_id, bpf_ktime_get_ns,
+        generated::{bpf_ringbuf_reserve, bpf_ringbuf_submit},
+    },
 };
 
 use crate::{
@@ -47,13 +53,13 @@ pub struct Facts {
 /// Sequentially consistent because LLVM compiles a relaxed add whose result is used to one that does not
 /// fetch.
 #[inline(always)]
-fn add(counter: *mut u64, value: u64) -> u64 {
+pub fn add(counter: *mut u64, value: u64) -> u64 {
     // SAFETY: the pointer comes from a map value, is aligned and outlives the run.
     unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(counter, value) }
 }
 
 #[inline(always)]
-fn counters(agent: u32) -> Option<*mut AgentCounters> {
+pub fn counters(agent: u32) -> Option<*mut AgentCounters> {
     COUNTERS.get_ptr_mut(agent)
 }
 
@@ -145,11 +151,61 @@ fn submit_allowed(record: &VerdictEvent) {
         entry.as_mut_ptr().write(*record);
         (*entry.as_mut_ptr()).header.seq = seq;
     }
-    // Waking the reader costs ten times as much as the rest of connect(), and nobody waits for this: the
-    // reader looks several times a second, and is woken where the ring might fill up before.
-    entry.submit(
-        if seq % WAKE_EVERY == WAKE_EVERY - 1 { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }.into(),
-    );
+    entry.submit(wake(seq).into());
+}
+
+/// Reports a flow that has ended, if it carried anything. `local` has the protocol as well.
+#[inline(always)]
+pub fn report_end(cfg: &AgentCfg, flow: u64, state: &SockState, local: &Endpoint) {
+    if state.tx_bytes == 0 && state.rx_bytes == 0 {
+        return;
+    }
+    let Some(counters) = counters(cfg.agent) else { return };
+    // SAFETY: the map value outlives the run.
+    let seq = unsafe { add(&raw mut (*counters).samples, 1) };
+    // SAFETY: the size is constant.
+    let record = unsafe {
+        bpf_ringbuf_reserve((&raw const SAMPLES).cast_mut().cast(), size_of::<FlowEnd>() as u64, 0)
+    };
+    if record.is_null() {
+        // SAFETY: as above.
+        unsafe { add(&raw mut (*counters).samples_lost, 1) };
+        return;
+    }
+    let rule = if state.role == ROLE_ACCEPTED { RuleId::REPLY.0 } else { state.rule };
+    // SAFETY: room for one record was reserved, aligned to eight bytes.
+    unsafe {
+        record.cast::<FlowEnd>().write(FlowEnd {
+            header: Header {
+                abi: ABI_VERSION,
+                kind: Kind::FlowEnd as u16,
+                len: size_of::<FlowEnd>() as u32,
+                seq,
+                time: bpf_now(),
+                agent: cfg.agent,
+                cpu: bpf_get_smp_processor_id(),
+                flow,
+            },
+            process: state.process,
+            endpoint: Endpoint::new(state.peer_addr(), state.peer_port, local.protocol),
+            local: local.addr,
+            local_port: local.port,
+            rule,
+            began: state.began,
+            tx_bytes: state.tx_bytes,
+            tx_packets: state.tx_packets,
+            rx_bytes: state.rx_bytes,
+            rx_packets: state.rx_packets,
+        });
+        bpf_ringbuf_submit(record, wake(seq).into());
+    }
+}
+
+/// Waking the reader costs ten times as much as the rest of connect(), and nobody waits for these: the reader looks
+/// several times a second, and is woken where the ring might fill up before.
+#[inline(always)]
+const fn wake(seq: u64) -> u32 {
+    if seq % WAKE_EVERY == WAKE_EVERY - 1 { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }
 }
 
 #[inline(always)]

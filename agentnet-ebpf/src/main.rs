@@ -6,9 +6,11 @@
 //! | cgroup/setsockopt | `hooks/setsockopt.rs` | refuses options that would let packets pass the other hooks by |
 //! | cgroup/connect4, connect6 | `hooks/connect.rs` | EPERM at once for the process |
 //! | cgroup/sendmsg4, sendmsg6 | `hooks/sendmsg.rs` | the same for unconnected UDP |
+//! | cgroup/sock_release | `hooks/sock_release.rs` | tells of datagram sockets that end |
 //! | sockops | `hooks/sockops.rs` | marks accepted sockets, forgets closed ones |
 //! | cgroup_skb/egress | `hooks/skb_egress.rs` | the last word on every packet out |
 //! | cgroup_skb/ingress | `hooks/skb_ingress.rs` | who may connect into the agent |
+//! | (handed over) | `hooks/skb_sample.rs` | samples payload that was let through |
 //! | tcx | `hooks/tcx.rs` | containers from outside, packet sockets |
 //!
 //! Every hook is a shim around one `try_*` function; what a failure means is written once, in [`emit`].
@@ -24,6 +26,7 @@ mod local;
 mod maps;
 mod neighbour;
 mod packet;
+mod sample;
 mod series;
 mod tables;
 mod visitors;

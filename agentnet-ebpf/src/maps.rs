@@ -2,16 +2,16 @@
 
 use agentnet_common::{
     abi::{
-        ALERT_RING_BYTES, AgentCfg, AgentCounters, IFACE_ENTRIES, MAX_AGENTS, OWNERS as OWNER_PLACES, Owner,
-        REFUSED_ENTRIES, Ruleset, SAMPLE_RING_BYTES, SERIES_PLACES, SLOTS, Series, SockState, UdpPeers,
-        VISITOR_ENTRIES, Visitor,
+        ALERT_RING_BYTES, AgentCfg, AgentCounters, Budget, IFACE_ENTRIES, MAX_AGENTS, OWNERS as OWNER_PLACES,
+        Owner, REFUSED_ENTRIES, Ruleset, SAMPLE_RING_BYTES, SERIES_PLACES, SLOTS, Series, SockState, TAILS,
+        UdpPeers, VISITOR_ENTRIES, Visitor,
     },
     addr::Addr,
     event::VerdictEvent,
 };
 use aya_ebpf::{
     bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, bpf_map_type},
-    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
+    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
     macros::btf_map,
 };
 
@@ -79,6 +79,12 @@ pub static OWNERS: Array<Owner, { OWNER_PLACES as usize }> = Array::new();
 pub static COUNTERS: PerCpuArray<AgentCounters, { MAX_AGENTS as usize }> = PerCpuArray::new();
 #[btf_map]
 pub static SERIES: PerCpuArray<Series, { SERIES_PLACES as usize }> = PerCpuArray::new();
+#[btf_map]
+pub static TAILS_OUT: ProgramArray<{ TAILS as usize }> = ProgramArray::new();
+#[btf_map]
+pub static TAILS_IN: ProgramArray<{ TAILS as usize }> = ProgramArray::new();
+#[btf_map]
+pub static BUDGETS: Array<Budget, { MAX_AGENTS as usize }> = Array::new();
 #[btf_map]
 pub static REFUSED: HashMap<u64, u32, { REFUSED_ENTRIES as usize }> = HashMap::new();
 #[btf_map]

@@ -31,6 +31,10 @@ pub struct Packet {
     pub local: Endpoint,
     /// Flags of a TCP header, else 0.
     pub tcp_flags: u8,
+    /// Sequence number of a TCP segment, else 0.
+    pub sequence: u32,
+    /// Where the payload begins.
+    pub payload: u32,
     /// Carries something besides headers. Told of TCP only, whose segments often do not.
     pub has_data: bool,
     /// Leaves or came by `lo`: the far end is this host, whatever its address.
@@ -44,6 +48,8 @@ impl Packet {
         remote: Endpoint::new(Addr::UNSPECIFIED, 0, 0),
         local: Endpoint::new(Addr::UNSPECIFIED, 0, 0),
         tcp_flags: 0,
+        sequence: 0,
+        payload: 0,
         has_data: false,
         on_loopback: false,
     };
@@ -206,13 +212,18 @@ fn walk(
         _ => return Err(Reason::Malformed),
     };
     let mut has_data = true;
+    let mut sequence = 0;
+    // UDP and echo messages have headers of eight bytes.
+    let mut payload = network.transport + 8;
     let (source_port, destination_port, tcp_flags) = match network.protocol {
         protocol::TCP => {
             // Source and destination port in the first word, data offset and flags in the fourth.
             let header: [u32; 4] = headers.words(network.transport)?;
             let (ports, fourth) = (u32::from_be(header[0]), u32::from_be(header[3]));
+            sequence = u32::from_be(header[1]);
             // The data offset counts words.
-            has_data = ctx.len() > network.transport + (fourth >> 28) * 4;
+            payload = network.transport + (fourth >> 28) * 4;
+            has_data = ctx.len() > payload;
             ((ports >> 16) as u16, ports as u16, fourth >> 16)
         }
         protocol::UDP => {
@@ -240,7 +251,7 @@ fn walk(
         Direction::Egress => (source, destination),
         Direction::Ingress => (destination, source),
     };
-    Ok(Packet { remote, local, tcp_flags, has_data, on_loopback: on_loopback(ctx) })
+    Ok(Packet { remote, local, tcp_flags, sequence, payload, has_data, on_loopback: on_loopback(ctx) })
 }
 
 /// The same value, of which the verifier knows nothing.

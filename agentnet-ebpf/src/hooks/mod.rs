@@ -6,8 +6,10 @@ mod setsockopt;
 mod skb;
 mod skb_egress;
 mod skb_ingress;
+mod skb_sample;
 mod sock_addr;
 mod sock_create;
+mod sock_release;
 mod sockops;
 mod tcx;
 

@@ -5,7 +5,10 @@ use core::ffi::c_void;
 use agentnet_common::{abi::SockState, event::Hook};
 use aya_ebpf::{
     EbpfContext as _,
-    helpers::generated::{bpf_get_socket_cookie, bpf_sk_fullsock},
+    helpers::{
+        bpf_ktime_get_ns,
+        generated::{bpf_get_socket_cookie, bpf_sk_fullsock},
+    },
     programs::SkBuffContext,
 };
 
@@ -45,4 +48,12 @@ pub fn facts(ctx: &SkBuffContext, hook: Hook, packet: &Packet, state: Option<&So
         detail: 0,
         sent: state.map_or(0, |state| state.tx_bytes),
     }
+}
+
+/// What is remembered with a TCP socket begins.
+#[inline(always)]
+pub fn begin(ctx: &SkBuffContext, state: &mut SockState) {
+    state.process = owner(cookie(ctx));
+    // SAFETY: no arguments.
+    state.began = unsafe { bpf_ktime_get_ns() };
 }

@@ -5,21 +5,22 @@ use core::ffi::c_void;
 use agentnet_common::{
     abi::{AgentCfg, CACHED_ALLOW, CACHED_NONE, ROLE_ACCEPTED, ROLE_NONE, SockState},
     addr::protocol,
-    event::Hook,
+    event::{Hook, Way},
     verdict::{Reason, RuleId, Scope, Verdict, decide},
 };
 use aya_ebpf::{EbpfContext as _, bindings::bpf_sock, macros::cgroup_skb, programs::SkBuffContext};
 
 use super::{
     TCP_LISTEN, code,
-    skb::{cookie, facts, socket},
+    skb::{begin, facts, socket},
     sock_addr::{is_reply, is_reported, remember},
 };
 use crate::{
-    agent::{config, owner, sock_state},
+    agent::{config, sock_state},
     emit::{conclude, count_allowed, remember_refused},
     local::scope_on_host,
     packet::{Direction, Packet, parse},
+    sample,
     tables::Maps,
 };
 
@@ -34,24 +35,40 @@ fn try_egress(ctx: &SkBuffContext) -> bool {
     let sk = socket(ctx);
     let mut state = sk.and_then(|sk| sock_state(sk, false));
     let (packet, unreadable) = parse(ctx, Direction::Egress);
-    if let Some(state) = &mut state
-        && goes_on(cfg, state, &packet)
-    {
-        account(cfg, Some(state), ctx.len());
-        return true;
+    let goes_on = state.as_ref().is_some_and(|state| goes_on(cfg, state, &packet));
+    if !goes_on && !is_let_out(ctx, cfg, sk, &packet, unreadable, &mut state) {
+        return false;
     }
+    count_allowed(cfg, ctx.len());
+    if let Some(state) = state {
+        state.tx_bytes = state.tx_bytes.wrapping_add(u64::from(ctx.len()));
+        state.tx_packets = state.tx_packets.wrapping_add(1);
+        if sample::is_wanted(state, &packet, Way::Out) {
+            sample::hand_over(ctx, Way::Out);
+        }
+    }
+    true
+}
+
+/// Judges a packet in full and reports what is news. Returns whether it may leave.
+#[inline(always)]
+fn is_let_out(
+    ctx: &SkBuffContext,
+    cfg: &AgentCfg,
+    sk: Option<*mut c_void>,
+    packet: &Packet,
+    unreadable: Option<Reason>,
+    state: &mut Option<&'static mut SockState>,
+) -> bool {
     let (verdict, fresh) = match (sk, unreadable) {
         (None, _) => (Verdict::Deny(Reason::NoSocket), false),
         (_, Some(reason)) => (Verdict::Deny(reason), false),
-        (Some(sk), None) => judge(ctx, cfg, sk, &packet, &mut state),
+        (Some(sk), None) => judge(ctx, cfg, sk, packet, state),
     };
-    if matches!(verdict, Verdict::Allow(_)) {
-        account(cfg, state.as_deref_mut(), ctx.len());
-        if !fresh {
-            return true;
-        }
+    if !fresh && matches!(verdict, Verdict::Allow(_)) {
+        return true;
     }
-    let facts = facts(ctx, Hook::Egress, &packet, state.as_deref());
+    let facts = facts(ctx, Hook::Egress, packet, state.as_deref());
     // Whatever protocol an unreadable packet has: destroying asks TCP sockets only.
     if let (Verdict::Deny(_), Some(sk)) = (verdict, sk)
         && (unreadable.is_some() || facts.remote.protocol == protocol::TCP)
@@ -92,7 +109,7 @@ fn judge(
     if state.is_none() && (!tcp || packet.has_data || packet.on_loopback) {
         *state = sock_state(sk, true);
         match state {
-            Some(state) => state.process = owner(cookie(ctx)),
+            Some(state) => begin(ctx, state),
             None => return (Verdict::Deny(Reason::StorageFull), false),
         }
     }
@@ -116,6 +133,8 @@ fn judge(
     state.agent = cfg.agent;
     if tcp && packet.is_syn() {
         state.role = ROLE_NONE;
+        state.sampled = 0;
+        state.next = [0; 2];
     }
     // What connect and sendmsg let through they have reported. TCP connects always, so that it is news only
     // where the policy has changed since.
@@ -127,16 +146,6 @@ fn judge(
     }
     // A reply is the other side's flow.
     (verdict, !reported && !matches!(verdict, Verdict::Allow(RuleId::REPLY)))
-}
-
-/// Counts what is let through, for the socket and for the agent.
-#[inline(always)]
-fn account(cfg: &AgentCfg, state: Option<&mut SockState>, bytes: u32) {
-    if let Some(state) = state {
-        state.tx_bytes = state.tx_bytes.wrapping_add(u64::from(bytes));
-        state.tx_packets = state.tx_packets.wrapping_add(1);
-    }
-    count_allowed(cfg, bytes);
 }
 
 /// Whether the packet goes back to the peer whose connection this socket accepted.

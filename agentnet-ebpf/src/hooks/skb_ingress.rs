@@ -5,14 +5,14 @@ use core::ffi::c_void;
 use agentnet_common::{
     abi::{AgentCfg, SockState, UDP_PEERS},
     addr::protocol,
-    event::Hook,
+    event::{Hook, Way},
     verdict::{Reason, RuleId, Scope, Verdict, decide},
 };
 use aya_ebpf::{EbpfContext as _, helpers::bpf_ktime_get_ns, macros::cgroup_skb, programs::SkBuffContext};
 
 use super::{
     code,
-    skb::{facts, socket},
+    skb::{begin, facts, socket},
     sock_addr::is_reported,
 };
 use crate::{
@@ -20,6 +20,7 @@ use crate::{
     emit::conclude,
     local::scope_on_host,
     packet::{Direction, Packet, parse},
+    sample,
     tables::Maps,
 };
 
@@ -38,21 +39,41 @@ fn try_ingress(ctx: &SkBuffContext) -> bool {
     // Only what opens a connection is a question; the rest belongs to one that was answered.
     let sk = socket(ctx);
     let (packet, unreadable) = parse(ctx, Direction::Ingress);
-    if sk.is_some() && packet.is_later_segment() {
-        return true;
+    let mut state = sk.and_then(|sk| sock_state(sk, false));
+    let later = sk.is_some() && unreadable.is_none() && packet.is_later_segment();
+    if later {
+        // A connection on which only the other side has talked until now.
+        if let (Some(sk), None, true) = (sk, &state, packet.has_data) {
+            state = sock_state(sk, true);
+            if let Some(state) = &mut state {
+                state.agent = cfg.agent;
+                begin(ctx, state);
+            }
+        }
+    } else {
+        let verdict = match (sk, unreadable) {
+            (None, _) => Verdict::Deny(Reason::NoSocket),
+            // What cannot be read cannot be a reply to something that was allowed.
+            (_, Some(reason)) => Verdict::Deny(reason),
+            (Some(sk), None) => judge(ctx, cfg, sk, state.as_deref(), &packet),
+        };
+        if !matches!(verdict, Verdict::Allow(_)) {
+            let facts = facts(ctx, Hook::Ingress, &packet, state.as_deref());
+            if !conclude(cfg, &facts, verdict, false) {
+                return false;
+            }
+        }
     }
-    let state = sk.and_then(|sk| sock_state(sk, false));
-    let verdict = match (sk, unreadable) {
-        (None, _) => Verdict::Deny(Reason::NoSocket),
-        // What cannot be read cannot be a reply to something that was allowed.
-        (_, Some(reason)) => Verdict::Deny(reason),
-        (Some(sk), None) => judge(ctx, cfg, sk, state.as_deref(), &packet),
-    };
-    if matches!(verdict, Verdict::Allow(_)) {
-        return true;
+    if packet.has_data
+        && let Some(state) = state
+    {
+        state.rx_bytes = state.rx_bytes.wrapping_add(u64::from(ctx.len()));
+        state.rx_packets = state.rx_packets.wrapping_add(1);
+        if sample::is_wanted(state, &packet, Way::In) {
+            sample::hand_over(ctx, Way::In);
+        }
     }
-    let facts = facts(ctx, Hook::Ingress, &packet, state.as_deref());
-    conclude(cfg, &facts, verdict, false)
+    true
 }
 
 #[inline(always)]

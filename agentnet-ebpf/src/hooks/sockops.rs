@@ -3,7 +3,7 @@
 
 use agentnet_common::{
     abi::{CACHED_NONE, ROLE_ACCEPTED, ROLE_NONE, SockState},
-    addr::Addr,
+    addr::{Addr, Endpoint, protocol},
 };
 use aya_ebpf::{
     EbpfContext as _,
@@ -11,7 +11,10 @@ use aya_ebpf::{
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
         BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_LISTEN_CB,
     },
-    helpers::generated::{bpf_get_socket_cookie, bpf_sock_ops_cb_flags_set},
+    helpers::{
+        bpf_ktime_get_ns,
+        generated::{bpf_get_socket_cookie, bpf_sock_ops_cb_flags_set},
+    },
     macros::sock_ops,
     programs::SockOpsContext,
 };
@@ -19,7 +22,7 @@ use aya_ebpf::{
 use super::TCP_CLOSE;
 use crate::{
     agent::{config, current_process, sock_state},
-    emit::forget_refused,
+    emit::{forget_refused, report_end},
 };
 
 const AF_INET: u32 = 2;
@@ -87,15 +90,50 @@ fn mark_accepted(ctx: &SockOpsContext) {
         state.cached = CACHED_NONE;
         // Of what it inherits, its own is only who listened.
         state.refused = 0;
-        state.tx_bytes = 0;
-        state.tx_packets = 0;
+        begin_anew(state);
     }
 }
 
+/// A connection has ended: its queue is gone, and what it carried is told.
 #[inline(always)]
 fn forget_closed(ctx: &SockOpsContext) {
-    if state_of(ctx, false).is_some_and(|state| state.refused != 0) {
-        // SAFETY: the context is the kernel's.
-        forget_refused(unsafe { bpf_get_socket_cookie(ctx.as_ptr()) });
+    let Some(state) = state_of(ctx, false) else { return };
+    // SAFETY: the context is the kernel's.
+    let flow = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    if state.refused != 0 {
+        forget_refused(flow);
+        state.refused = 0;
+    }
+    let Some(cfg) = config() else { return };
+    let (local, port) = local(ctx);
+    report_end(cfg, flow, state, &Endpoint::new(local, port, protocol::TCP));
+    // A socket can be connected again.
+    begin_anew(state);
+}
+
+/// Nothing was sent, received or sampled yet.
+#[inline(always)]
+fn begin_anew(state: &mut SockState) {
+    state.tx_bytes = 0;
+    state.tx_packets = 0;
+    state.rx_bytes = 0;
+    state.rx_packets = 0;
+    state.sampled = 0;
+    state.next = [0; 2];
+    // SAFETY: no arguments.
+    state.began = unsafe { bpf_ktime_get_ns() };
+}
+
+/// The near end: address and port.
+#[inline(always)]
+fn local(ctx: &SockOpsContext) -> (Addr, u16) {
+    // SAFETY: as in `mark_accepted`.
+    unsafe {
+        let ops = ctx.ops;
+        let word = |index: usize| (&raw const (*ops).local_ip6[index]).read_volatile();
+        let v4 = (&raw const (*ops).local_ip4).read_volatile();
+        let v6 = [word(0), word(1), word(2), word(3)];
+        let addr = if ctx.family() == AF_INET { Addr::from_v4_word(v4) } else { Addr { words: v6 } };
+        (addr, (*ops).local_port as u16)
     }
 }

@@ -3,7 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use agentnet_common::{
-    addr::{Addr, protocol},
+    abi,
+    addr::{Addr, Endpoint, protocol},
     event::{Hook, Outcome},
     user::VerdictRecord,
     verdict::Reason,
@@ -18,7 +19,11 @@ use super::{
 
 /// Who did it, if the kernel knew.
 pub(super) fn process(verdict: &VerdictRecord, executable: Option<&str>) -> Option<Process> {
-    let process = &verdict.event.process;
+    who(&verdict.event.process, executable)
+}
+
+/// A process of the kernel's, if it knew one.
+pub(super) fn who(process: &abi::Process, executable: Option<&str>) -> Option<Process> {
     (process.pid != 0).then(|| Process {
         pid: process.pid,
         comm: clean(&process.comm_text(), MAX_COMM),
@@ -29,7 +34,11 @@ pub(super) fn process(verdict: &VerdictRecord, executable: Option<&str>) -> Opti
 
 /// The far end; `None` where the hook knows of none.
 pub(super) fn destination(verdict: &VerdictRecord) -> Option<Destination> {
-    let endpoint = verdict.event.endpoint;
+    far_end(&verdict.event.endpoint)
+}
+
+/// An endpoint of the kernel's, if it knew one.
+pub(super) fn far_end(endpoint: &Endpoint) -> Option<Destination> {
     let unknown = endpoint.addr == Addr::UNSPECIFIED && endpoint.port == 0;
     (!unknown).then(|| Destination {
         ip: endpoint.addr.into(),
@@ -58,9 +67,12 @@ fn local(verdict: &VerdictRecord) -> Option<SocketAddr> {
 
 /// The Community ID, where both ends are known.
 pub(super) fn community(verdict: &VerdictRecord) -> Option<String> {
-    let endpoint = verdict.event.endpoint;
-    let far = SocketAddr::new(destination(verdict)?.ip, endpoint.port);
-    community_id(endpoint.protocol, local(verdict)?, far)
+    community_of(&verdict.event.endpoint, local(verdict)?)
+}
+
+/// The Community ID of a flow between `local` and `endpoint`.
+pub(super) fn community_of(endpoint: &Endpoint, local: SocketAddr) -> Option<String> {
+    community_id(endpoint.protocol, local, SocketAddr::new(far_end(endpoint)?.ip, endpoint.port))
 }
 
 /// What was measured; `reason` if it was refused.

@@ -25,6 +25,7 @@ pub mod running;
 pub mod server;
 pub mod sniffer;
 pub mod stored;
+pub mod watched;
 pub mod wire;
 
 use std::{

@@ -11,7 +11,7 @@ use agentnet_common::{
 };
 use jiff::{SignedDuration, Timestamp};
 
-use super::super::fold;
+use super::super::fold::{self, Merge};
 
 /// Refusals, and as many allowed flows, that are told apart in one window of [`fold::WINDOW`]. What is more
 /// is folded by its reason or rule alone: an agent that tries a thousand addresses must not wash older
@@ -24,6 +24,12 @@ pub(super) struct Told {
     pub(super) record: VerdictRecord,
     pub(super) executable: Option<Arc<str>>,
     pub(super) various: bool,
+}
+
+impl Merge for Told {
+    fn merge(&mut self, later: Self) {
+        *self = later;
+    }
 }
 
 /// What makes two verdicts the same to people.

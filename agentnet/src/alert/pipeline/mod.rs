@@ -25,6 +25,7 @@ use super::{
 };
 use crate::agent::process::{Executables, Freshness, ProcessTable};
 
+mod ended;
 mod key;
 mod tell;
 
@@ -40,8 +41,10 @@ pub struct Pipeline {
     executables: Box<dyn Executables>,
     ids: IdSource,
     fold: Fold<Key, Told>,
+    ends: Fold<ended::Key, ended::Ended>,
     distinct_flows: Distinct,
     distinct_refusals: Distinct,
+    distinct_ends: Distinct,
     sequences: Sequences,
     series: SeriesTold,
     losses: Losses,
@@ -65,8 +68,10 @@ impl Pipeline {
             executables: Box::new(ProcessTable::default()),
             ids: IdSource::default(),
             fold: Fold::new(fold::WINDOW, fold::CAPACITY),
+            ends: Fold::new(fold::WINDOW, fold::CAPACITY),
             distinct_flows: Distinct::default(),
             distinct_refusals: Distinct::default(),
+            distinct_ends: Distinct::default(),
             sequences: Sequences::default(),
             series: SeriesTold::default(),
             losses: Losses::default(),
@@ -100,7 +105,9 @@ impl Pipeline {
     /// Replaces the policy after a reload; repeats of before are told in the terms of before.
     pub fn set_policy(&mut self, policy: Arc<dyn Explain>, now: Timestamp) -> Vec<Output> {
         let ended = self.fold.drain();
-        let outputs = self.repeats(ended, now);
+        let mut outputs = self.repeats(ended, now);
+        let ended = self.ends.drain();
+        outputs.extend(self.ended_repeats(ended, now));
         self.policy = policy;
         self.tally.forget_rules();
         outputs
@@ -117,6 +124,15 @@ impl Pipeline {
                     Outcome::Blocked | Outcome::Audited => 1,
                 };
                 if count == 0 { Vec::new() } else { self.verdict(verdict, count, now) }
+            }
+            Record::FlowEnd(end) => {
+                self.sequences.observe(&end.header, Ring::Samples);
+                self.ended(end, now)
+            }
+            // What it means is not the pipeline's to say.
+            Record::Sample(sample) => {
+                self.sequences.observe(&sample.head.header, Ring::Samples);
+                Vec::new()
             }
             // A kind that a newer record type brings: it was not understood, so it counts as lost.
             other => self.on_decode_error(&DecodeError::Kind(other.header().kind), now),
@@ -173,6 +189,8 @@ impl Pipeline {
     pub fn tick(&mut self, now: Timestamp) -> Vec<Output> {
         let ended = self.fold.expired(now);
         let mut outputs = self.repeats(ended, now);
+        let ended = self.ends.expired(now);
+        outputs.extend(self.ended_repeats(ended, now));
         outputs.extend(self.lost(now, false));
         outputs
     }
@@ -181,6 +199,8 @@ impl Pipeline {
     pub fn finish(mut self, now: Timestamp) -> (Vec<Output>, Summary) {
         let ended = self.fold.drain();
         let mut outputs = self.repeats(ended, now);
+        let ended = self.ends.drain();
+        outputs.extend(self.ended_repeats(ended, now));
         self.losses.missing(self.sequences.missing());
         outputs.extend(self.lost(now, true));
         let policy = Arc::clone(&self.policy);

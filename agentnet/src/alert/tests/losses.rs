@@ -17,6 +17,7 @@ pub(super) fn no_losses() -> AgentCounters {
         window_start: 0,
         window_count: 0,
         repeats: 0,
+        unsampled: 0,
         allowed_packets: 0,
         allowed_bytes: 0,
         refused_overflow: 0,
