@@ -4,7 +4,7 @@ use zerocopy::FromBytes as _;
 
 use crate::{
     abi::{ABI_VERSION, AgentCounters, COMM_BYTES, Process},
-    event::{FlowEnd, Header, Hook, Kind, Outcome, SampleHead, VerdictEvent, Way},
+    event::{FlowEnd, Header, Hook, Kind, Outcome, QUESTION_BYTES, QueryEvent, SampleHead, VerdictEvent, Way},
     verdict::{Reason, RuleId},
 };
 
@@ -42,6 +42,8 @@ pub struct VerdictRecord {
     pub outcome: Outcome,
     /// The rule that allowed it, or the reason why none did.
     pub cause: Cause,
+    /// The beginning of the DNS message that was refused; behind its end, anything.
+    pub message: Option<Box<[u8; QUESTION_BYTES]>>,
 }
 
 /// Why a verdict is what it is.
@@ -107,6 +109,12 @@ impl Record {
                     VerdictEvent::read_from_prefix(bytes).map_err(|_| short(size_of::<VerdictEvent>()))?;
                 VerdictRecord::check(event).map(Self::Verdict)
             }
+            Kind::Query => {
+                let (query, _) =
+                    QueryEvent::read_from_prefix(bytes).map_err(|_| short(size_of::<QueryEvent>()))?;
+                let record = VerdictRecord::check(query.verdict)?;
+                Ok(Self::Verdict(VerdictRecord { message: Some(Box::new(query.message)), ..record }))
+            }
             Kind::Sample => {
                 let (head, rest) =
                     SampleHead::read_from_prefix(bytes).map_err(|_| short(size_of::<SampleHead>()))?;
@@ -151,7 +159,7 @@ impl VerdictRecord {
         };
         let hook =
             Hook::from_code(event.hook).ok_or(DecodeError::Code { field: "hook", code: event.hook })?;
-        Ok(Self { event, hook, outcome, cause })
+        Ok(Self { event, hook, outcome, cause, message: None })
     }
 }
 

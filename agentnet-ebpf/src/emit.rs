@@ -6,12 +6,12 @@ use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
 use agentnet_common::{
     abi::{
-        ABI_VERSION, ALERTS_PER_SECOND, AgentCfg, AgentCounters, MODE_AUDIT, Process, ROLE_ACCEPTED,
+        ABI_VERSION, ALERTS_PER_SECOND, AgentCfg, AgentCounters, MODE_AUDIT, Process, QUERY_BYTES, ROLE_ACCEPTED,
         SockState,
     },
     addr::Endpoint,
-    event::{FlowEnd, Header, Hook, Kind, Outcome, VerdictEvent},
-    verdict::{REASON_SLOTS, Reason, RuleId, Verdict},
+    event::{FlowEnd, Header, Hook, Kind, Outcome, QUESTION_BYTES, QueryEvent, VerdictEvent},
+    verdict::{REASON_SLOTS, RuleId, Verdict},
 };
 use aya_ebpf::{
     bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
@@ -87,12 +87,16 @@ pub fn conclude(cfg: &AgentCfg, facts: &Facts, verdict: Verdict, fresh: bool) ->
             }
             true
         }
-        Verdict::Deny(reason) => {
-            let audit = cfg.mode == MODE_AUDIT;
-            report_denied(cfg, facts, reason, audit);
-            audit
-        }
+        Verdict::Deny(reason) => conclude_denied(cfg, facts, reason as u8),
     }
+}
+
+/// The same of a refusal, by the code of its reason.
+#[inline(always)]
+pub fn conclude_denied(cfg: &AgentCfg, facts: &Facts, reason: u8) -> bool {
+    let audit = cfg.mode == MODE_AUDIT;
+    report_denied(cfg, facts, reason, audit);
+    audit
 }
 
 /// Remembers that the TCP socket `cookie` may hold refused data: the kernel keeps what a hook drops in
@@ -208,14 +212,50 @@ const fn wake(seq: u64) -> u32 {
     if seq % WAKE_EVERY == WAKE_EVERY - 1 { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }
 }
 
+/// As [`conclude`], of a DNS message that the packet carries. What was let through is told by its sample.
 #[inline(always)]
-fn report_denied(cfg: &AgentCfg, facts: &Facts, reason: Reason, audit: bool) {
-    let Some(counters) = counters(cfg.agent) else { return };
+pub fn conclude_query(cfg: &AgentCfg, facts: &Facts, verdict: Verdict, message: &[u8; QUERY_BYTES]) -> bool {
+    let Verdict::Deny(reason) = verdict else { return true };
+    let audit = cfg.mode == MODE_AUDIT;
+    if let Some((seq, time)) = count_denied(cfg, reason as u8) {
+        // SAFETY: the size is constant.
+        let record = unsafe {
+            bpf_ringbuf_reserve((&raw const ALERTS).cast_mut().cast(), size_of::<QueryEvent>() as u64, 0)
+        };
+        if record.is_null() {
+            lose_alert(cfg);
+            return audit;
+        }
+        let record = record.cast::<QueryEvent>();
+        // SAFETY: room for one record was reserved, aligned to eight bytes; the message is longer than its beginning.
+        unsafe {
+            let verdict = &raw mut (*record).verdict;
+            fill(verdict, cfg, facts, seq, outcome(audit), RuleId::NONE.0, reason as u8, time);
+            (*verdict).header.kind = Kind::Query as u16;
+            (*verdict).header.len = size_of::<QueryEvent>() as u32;
+            let (from, to) = (message.as_ptr().cast::<u64>(), (&raw mut (*record).message).cast::<u64>());
+            for index in 0..QUESTION_BYTES / 8 {
+                to.add(index).write_volatile(from.add(index).read_volatile());
+            }
+            bpf_ringbuf_submit(record.cast(), 0);
+        }
+    }
+    audit
+}
+
+const fn outcome(audit: bool) -> Outcome {
+    if audit { Outcome::Audited } else { Outcome::Blocked }
+}
+
+/// Counts a refusal. Gives number and time of the record that tells of it, unless the agent had too many in this second.
+#[inline(always)]
+fn count_denied(cfg: &AgentCfg, reason: u8) -> Option<(u64, u64)> {
+    let counters = counters(cfg.agent)?;
     // SAFETY: the map value outlives the run; a reason is smaller than the array, and what is read back is cut to
     // its size.
     unsafe {
         let place = &raw mut (*counters).reason;
-        place.write_volatile(reason as u64);
+        place.write_volatile(reason.into());
         let index = place.read_volatile() as usize & (REASON_SLOTS - 1);
         add((&raw mut (*counters).denied).cast::<u64>().add(index), 1);
     }
@@ -223,17 +263,25 @@ fn report_denied(cfg: &AgentCfg, facts: &Facts, reason: Reason, audit: bool) {
     if !within_rate(counters, now) {
         // SAFETY: as above.
         unsafe { add(&raw mut (*counters).suppressed, 1) };
-        return;
+        return None;
     }
     // SAFETY: as above.
-    let seq = unsafe { add(&raw mut (*counters).alerts, 1) };
-    let Some(mut entry) = ALERTS.reserve(0) else {
-        // SAFETY: as above.
+    Some((unsafe { add(&raw mut (*counters).alerts, 1) }, now))
+}
+
+#[inline(always)]
+fn lose_alert(cfg: &AgentCfg) {
+    if let Some(counters) = counters(cfg.agent) {
+        // SAFETY: the map value outlives the run.
         unsafe { add(&raw mut (*counters).alerts_lost, 1) };
-        return;
-    };
-    let outcome = if audit { Outcome::Audited } else { Outcome::Blocked };
-    fill(entry.as_mut_ptr(), cfg, facts, seq, outcome, RuleId::NONE.0, reason as u8, now);
+    }
+}
+
+#[inline(always)]
+fn report_denied(cfg: &AgentCfg, facts: &Facts, reason: u8, audit: bool) {
+    let Some((seq, time)) = count_denied(cfg, reason) else { return };
+    let Some(mut entry) = ALERTS.reserve(0) else { return lose_alert(cfg) };
+    fill(entry.as_mut_ptr(), cfg, facts, seq, outcome(audit), RuleId::NONE.0, reason, time);
     entry.submit(0);
 }
 

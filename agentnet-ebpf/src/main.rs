@@ -20,13 +20,16 @@
 #![allow(internal_features, reason = "core::sync::atomic has no read-modify-write on the BPF target")]
 
 mod agent;
+mod dns;
 mod emit;
 mod hooks;
 mod local;
 mod maps;
 mod neighbour;
 mod packet;
+mod pins;
 mod sample;
+mod scratch;
 mod series;
 mod tables;
 mod visitors;

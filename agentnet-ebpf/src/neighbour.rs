@@ -83,7 +83,7 @@ fn is_needed_discovery(
         None => false,
         Some(Reach::Link) => true,
         Some(Reach::Probe) => {
-            Maps.net(cfg.slot, &destination).is_some_and(|rules| rules.is_local() || rules.len > 0)
+            Maps::new().net(cfg.slot, &destination).is_some_and(|rules| rules.is_local() || rules.len > 0)
         }
         Some(Reach::Answer) => visitors::has_asked(cfg, destination),
     })

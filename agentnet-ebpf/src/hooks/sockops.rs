@@ -118,7 +118,7 @@ fn begin_anew(state: &mut SockState) {
     state.tx_packets = 0;
     state.rx_bytes = 0;
     state.rx_packets = 0;
-    state.sampled = 0;
+    state.marks = 0;
     state.next = [0; 2];
     // SAFETY: no arguments.
     state.began = unsafe { bpf_ktime_get_ns() };

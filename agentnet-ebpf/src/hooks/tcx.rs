@@ -134,7 +134,7 @@ fn judge_packet(cfg: &AgentCfg, packet: &Packet) -> Verdict {
         return Verdict::Deny(Reason::ForeignListener);
     }
     // The host's own addresses are no other place either: a rule that opens them is as good here.
-    let verdict = decide(&Maps, cfg, &packet.remote, Scope::Remote);
+    let verdict = decide(&Maps::new(), cfg, &packet.remote, Scope::Remote);
     if matches!(verdict, Verdict::Deny(_)) && cfg.may_come_in(false) && visitors::is_answer(cfg, packet) {
         return Verdict::Allow(RuleId::REPLY);
     }
@@ -169,7 +169,7 @@ fn try_to(ctx: &SkBuffContext) -> bool {
         Reason::ListenDenied
     } else {
         // The answer to what the agent may send.
-        if matches!(decide(&Maps, cfg, &packet.remote, Scope::Remote), Verdict::Allow(_)) {
+        if matches!(decide(&Maps::new(), cfg, &packet.remote, Scope::Remote), Verdict::Allow(_)) {
             return true;
         }
         Reason::Unsolicited

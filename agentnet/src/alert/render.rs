@@ -12,7 +12,7 @@ use super::{
     class::{Class, reason_from_label},
     model::{
         Action, Alert, Destination, Direction, Evidence, Flow, FlowAction, FlowEvidence, Output, PolicyRef,
-        Process, Severity,
+        Process, Query, Severity,
     },
     names::{Socket, SocketOption},
     summary::{Refused, Summary},
@@ -93,7 +93,11 @@ impl Renderer {
             VARIOUS.to_owned()
         } else {
             let from = evidence.direction == Direction::Ingress;
+            if let Some(Query { name, kind }) = &evidence.query {
+                clean(&format!("dns {kind} {name}"), MAX_SENTENCE)
+            } else {
             what(alert.destination.as_ref(), evidence.socket.as_ref(), evidence.option.as_ref(), from)
+            }
         };
         self.columns(&time, (verb, look), alert.process.as_ref(), &what, &why, &place)
     }

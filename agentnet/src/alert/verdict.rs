@@ -14,6 +14,7 @@ use super::{
     community::community_id,
     model::{Destination, Direction, Process, VerdictEvidence},
     names::{Socket, SocketOption, protocol_name},
+    query,
     text::{MAX_COMM, clean},
 };
 
@@ -105,6 +106,7 @@ pub(super) fn evidence(verdict: &VerdictRecord, reason: Option<Reason>) -> Verdi
         special: None,
         socket: socket(verdict),
         option: option(verdict),
+        query: verdict.message.as_deref().and_then(|message| query::read(message)),
         socket_cookie: (event.header.flow != 0).then_some(event.header.flow),
         various: false,
     }

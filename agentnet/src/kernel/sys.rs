@@ -11,7 +11,7 @@ use std::{
     path::Path,
 };
 
-use aya_obj::generated::bpf_cmd;
+use aya_obj::generated::{bpf_cmd, bpf_map_type};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Runs one command with its attributes (`union bpf_attr`, include/uapi/linux/bpf.h).
@@ -211,6 +211,24 @@ struct Element {
     key: u64,
     value: u64,
     flags: u64,
+}
+
+/// The attributes of a new map up to its flags: `union bpf_attr`, include/uapi/linux/bpf.h.
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+struct NewMap {
+    kind: u32,
+    key: u32,
+    value: u32,
+    entries: u32,
+    flags: u32,
+}
+
+/// Makes a map of `entries` elements.
+pub(super) fn map_create(kind: bpf_map_type, key: usize, value: usize, entries: u32) -> io::Result<OwnedFd> {
+    let size = |bytes: usize| u32::try_from(bytes).map_err(io::Error::other);
+    let attributes = NewMap { kind: kind as u32, key: size(key)?, value: size(value)?, entries, flags: 0 };
+    bpf_fd(bpf_cmd::BPF_MAP_CREATE, &attributes)
 }
 
 /// Writes one element.

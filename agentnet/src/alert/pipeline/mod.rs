@@ -17,6 +17,7 @@ use super::{
     id::IdSource,
     loss::{self, Losses},
     model::{Alert, EnforcementEvidence, Evidence, Kind, Output},
+    query,
     sequence::{Ring, Sequences},
     series::SeriesTold,
     summary::{Summary, Tally},
@@ -234,6 +235,7 @@ impl Pipeline {
             cause,
             endpoint: event.endpoint,
             detail: event.detail,
+            query: record.message.as_deref().and_then(|message| query::read(message)),
             comm: event.process.comm,
             executable: executable.clone(),
         };
