@@ -190,11 +190,11 @@ pub fn decide<T: Tables>(tables: &T, cfg: &AgentCfg, endpoint: &Endpoint, scope:
     }
 }
 
-/// Decides whether the agent of `cfg` may name `endpoint` in a call. What it then sends is decided packet by packet by
-/// [`decide`]: NAT may have rewritten where it goes, a resolver's port included.
+/// What [`decide`] says, of a call that names `endpoint`. What is then sent is decided packet by packet: NAT may have
+/// rewritten where it goes, a resolver's port included, so that of a resolver only calls know the port.
 #[inline(always)]
-pub fn decide_call<T: Tables>(tables: &T, cfg: &AgentCfg, endpoint: &Endpoint, scope: Scope) -> Verdict {
-    match decide(tables, cfg, endpoint, scope) {
+pub fn held_to_call(verdict: Verdict, endpoint: &Endpoint) -> Verdict {
+    match verdict {
         Verdict::Allow(RuleId::RESOLVER) if endpoint.port != DNS_PORT => Verdict::Deny(Reason::NoRule),
         verdict => verdict,
     }

@@ -75,61 +75,83 @@ pub struct Question {
     pub end: usize,
 }
 
-/// Reads the name behind the header into the scratch's key, and hashes it.
-///
-/// The loop's state is in the map's memory: in registers, the verifier would follow each of its values.
-#[inline(always)]
-fn name(scratch: &mut Scratch, len: usize) -> Result<(), Reason> {
-    let state: *mut Scratch = scratch;
-    let mut hash = NameHash::EMPTY;
-    // SAFETY (of the block): fields of the scratch, which is this run's alone, and elements of its arrays below their
-    // lengths, as the masks see to.
-    unsafe {
-        (&raw mut (*state).left).write_volatile(0);
-        (&raw mut (*state).found).write_volatile(0);
-        for index in 0..=NAME {
-            let at = HEADER + index as usize;
-            if at >= len {
-                return Err(Reason::DnsMalformed);
-            }
-            let byte = (&raw const (*state).message).cast::<u8>().add(at & (QUERY_BYTES - 1)).read_volatile();
-            let left = (&raw const (*state).left).read_volatile();
-            let (out, left) = if left == 0 {
-                if byte == 0 {
-                    (&raw mut (*state).name_len).write_volatile(index);
-                    (&raw mut (*state).found).write_volatile(1);
-                    break;
-                }
-                if byte > LABEL {
-                    return Err(Reason::DnsMalformed);
-                }
-                (byte | LABEL_END, u32::from(byte))
-            } else {
-                match byte {
-                    b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' => (byte, left - 1),
-                    b'A'..=b'Z' => return Err(Reason::DnsCase),
-                    _ => return Err(Reason::DnsMalformed),
-                }
-            };
-            hash = hash.with(out);
-            (&raw mut (*state).key).cast::<u8>().add((KEY_END - 1 - index as usize) & 511).write_volatile(out);
-            (&raw mut (*state).left).write_volatile(left);
-        }
-        (*state).hash = hash.0;
-        // The root alone is no name of anybody's.
-        if (&raw const (*state).found).read_volatile() == 0 || (&raw const (*state).name_len).read_volatile() == 0 {
-            return Err(Reason::DnsMalformed);
-        }
-    }
-    Ok(())
+/// What became of a name.
+mod name {
+    /// It goes on, or is cut off.
+    pub const OPEN: u32 = 0;
+    /// It ended with the root.
+    pub const WHOLE: u32 = 1;
+    /// It has upper-case letters.
+    pub const CASE: u32 = 2;
+    /// It has a byte or a length that no host name has.
+    pub const BROKEN: u32 = 3;
 }
 
-/// Reads the question of a message of `len` bytes.
+/// Takes one byte of a name; 1 when there is nothing more to take.
 ///
-/// # Errors
-/// Why it is none that a plain query has.
+/// A loop of its own, with its state in the map's memory: the verifier walks it a few times instead of 255.
+extern "C" fn take(index: u32, scratch: *mut c_void) -> c_long {
+    let scratch = scratch.cast::<*mut Scratch>();
+    // SAFETY (of the block): `bpf_loop` hands through what it was given; fields of the scratch, which is this run's
+    // alone, and elements of its arrays below their lengths, as the masks see to.
+    unsafe {
+        let scratch = *scratch;
+        let at = HEADER + index as usize;
+        let byte = (&raw const (*scratch).message).cast::<u8>().add(at & (QUERY_BYTES - 1)).read_volatile();
+        let left = (&raw const (*scratch).left).read_volatile();
+        let out = if left == 0 {
+            if byte == 0 {
+                (&raw mut (*scratch).name_len).write_volatile(index);
+                (&raw mut (*scratch).found).write_volatile(name::WHOLE);
+                return 1;
+            }
+            if byte > LABEL {
+                (&raw mut (*scratch).found).write_volatile(name::BROKEN);
+                return 1;
+            }
+            (&raw mut (*scratch).left).write_volatile(byte.into());
+            byte | LABEL_END
+        } else {
+            if byte.is_ascii_uppercase() {
+                (&raw mut (*scratch).found).write_volatile(name::CASE);
+                return 1;
+            }
+            if !byte.is_ascii_lowercase() && !byte.is_ascii_digit() && byte != b'-' && byte != b'_' {
+                (&raw mut (*scratch).found).write_volatile(name::BROKEN);
+                return 1;
+            }
+            (&raw mut (*scratch).left).write_volatile(left - 1);
+            byte
+        };
+        let hash = NameHash((&raw const (*scratch).hash).read_volatile());
+        (&raw mut (*scratch).hash).write_volatile(hash.with(out).0);
+        let place = (KEY_END - 1).wrapping_sub(index as usize) & 511;
+        (&raw mut (*scratch).key).cast::<u8>().add(place).write_volatile(out);
+    }
+    0
+}
+
+/// Reads the name behind the header into the scratch's key, and hashes it.
 #[inline(always)]
-pub fn question(scratch: &mut Scratch, len: usize) -> Result<Question, Reason> {
+fn name(scratch: &mut Scratch, len: usize) -> Result<(), Reason> {
+    scratch.left = 0;
+    scratch.found = name::OPEN;
+    scratch.hash = NameHash::EMPTY.0;
+    let most = (len - HEADER).min(NAME as usize + 1) as u32;
+    let mut place: *mut Scratch = scratch;
+    // SAFETY: the callback has the signature that the helper wants, and the context is of the type it takes.
+    unsafe { bpf_loop(most, take as *mut _, (&raw mut place).cast(), 0) };
+    // SAFETY: a field of the scratch.
+    match unsafe { (&raw const (*place).found).read_volatile() } {
+        // The root alone is no name of anybody's.
+        name::WHOLE if scratch.name_len != 0 => Ok(()),
+        name::CASE => Err(Reason::DnsCase),
+        _ => Err(Reason::DnsMalformed),
+    }
+}
+
+#[inline(always)]
+fn read_question(scratch: &mut Scratch, len: usize) -> Result<Question, Reason> {
     if len < HEADER || count(scratch, 0) != 1 {
         return Err(Reason::DnsMalformed);
     }
@@ -171,12 +193,63 @@ const fn is_known(kind: u16) -> bool {
     matches!(kind, 1 | 2 | 5 | 6 | 12 | 15 | 16 | 28 | 29 | 33 | 35 | 43 | 44 | 48 | 52 | 257)
 }
 
+/// Set in the word that says what was read; the rest is the question's type, and where the message goes on from bit 32.
+/// Else the word is the reason why not.
+const READ: u64 = 1 << 16;
+
+const fn encode(read: Result<Question, Reason>) -> u64 {
+    match read {
+        Ok(question) => READ | question.kind as u64 | (question.end as u64) << 32,
+        Err(reason) => reason as u64,
+    }
+}
+
+const fn decode(word: u64) -> Result<Question, Reason> {
+    if word & READ != 0 {
+        return Ok(Question { kind: word as u16, end: (word >> 32) as usize });
+    }
+    // SAFETY: the code of a reason, which has two bytes.
+    Err(unsafe { core::mem::transmute::<u16, Reason>(word as u16) })
+}
+
+/// Reads the question of a message of `len` bytes, which the scratch holds.
+///
+/// # Errors
+/// Why it is none that a plain query has.
+#[inline(always)]
+pub fn question(scratch: &mut Scratch, len: u32) -> Result<Question, Reason> {
+    decode(an_question(scratch, len))
+}
+
 /// Reads a query of `len` bytes, which the scratch holds.
 ///
 /// # Errors
 /// Why it may not leave, whatever it asks for.
 #[inline(always)]
-pub fn query(scratch: &mut Scratch, len: usize) -> Result<Question, Reason> {
+pub fn query(scratch: &mut Scratch, len: u32) -> Result<Question, Reason> {
+    decode(an_query(scratch, len))
+}
+
+/// [`question`], a function of its own to the kernel as well, see [`crate::tables::an_decide`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn an_question(scratch: *mut Scratch, len: u32) -> u64 {
+    // SAFETY: null, or the caller's.
+    let Some(scratch) = (unsafe { scratch.as_mut() }) else { return Reason::DnsRoom as u64 };
+    encode(read_question(scratch, len as usize))
+}
+
+/// [`query`], likewise.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn an_query(scratch: *mut Scratch, len: u32) -> u64 {
+    // SAFETY: null, or the caller's.
+    let Some(scratch) = (unsafe { scratch.as_mut() }) else { return Reason::DnsRoom as u64 };
+    encode(read_query(scratch, len as usize))
+}
+
+#[inline(always)]
+fn read_query(scratch: &mut Scratch, len: usize) -> Result<Question, Reason> {
     // Recursion desired, authentic data, checking disabled: nothing else is set in a query.
     if len < HEADER || flags(scratch) & !0x0130 != 0 {
         return Err(Reason::DnsMalformed);
@@ -184,7 +257,7 @@ pub fn query(scratch: &mut Scratch, len: usize) -> Result<Question, Reason> {
     if count(scratch, 1) != 0 || count(scratch, 2) != 0 || count(scratch, 3) > 1 {
         return Err(Reason::DnsMalformed);
     }
-    let question = question(scratch, len)?;
+    let question = read_question(scratch, len)?;
     if !is_known(question.kind) {
         return Err(Reason::DnsType);
     }

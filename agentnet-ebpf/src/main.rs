@@ -26,6 +26,7 @@ mod hooks;
 mod local;
 mod maps;
 mod neighbour;
+mod opaque;
 mod packet;
 mod pins;
 mod sample;

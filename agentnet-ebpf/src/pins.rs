@@ -78,24 +78,40 @@ extern "C" fn look(index: u32, search: *mut c_void) -> c_long {
     }
 }
 
-/// The rule and the name by which the endpoint's address is open.
-#[inline(always)]
-pub fn pinned(cfg: &AgentCfg, endpoint: &Endpoint) -> Option<(RuleId, u64)> {
+/// The rule by which a name opens `endpoint` for an agent, and the name into `name`; [`RuleId::NONE`] if none does.
+///
+/// A function of its own to the kernel as well, which verifies it once, whatever its callers know.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn an_pinned(agent: u32, slot: u32, endpoint: *const Endpoint, name: *mut u64) -> u64 {
+    let none = u64::from(RuleId::NONE.0);
+    // SAFETY: null, or what the caller has on its stack.
+    let (Some(endpoint), Some(name)) = (unsafe { endpoint.as_ref() }, unsafe { name.as_mut() }) else { return none };
+    let Some(map) = PINS.get(agent) else { return none };
     // SAFETY: as in `rule_by`.
-    let pins: &Pins = unsafe { PINS.get(cfg.agent)?.get(&endpoint.addr) }?;
+    let Some(pins) = (unsafe { map.get(&endpoint.addr) }) else { return none };
     let mut search = Search {
         pins,
         now: now(),
         name: 0,
-        agent: cfg.agent,
-        slot: cfg.slot,
+        agent,
+        slot,
         port: endpoint.port.into(),
         protocol: endpoint.protocol.into(),
-        rule: 0,
+        rule: none as u32,
     };
     // SAFETY: the callback has the signature that the helper wants, and the context is of the type it takes.
     unsafe { bpf_loop(PIN_NAMES as u32, look as *mut _, (&raw mut search).cast(), 0) };
-    if search.name == 0 { None } else { Some((RuleId(search.rule as u16), search.name)) }
+    *name = search.name;
+    search.rule.into()
+}
+
+/// The rule and the name by which the endpoint's address is open.
+#[inline(always)]
+pub fn pinned(cfg: &AgentCfg, endpoint: &Endpoint) -> Option<(RuleId, u64)> {
+    let mut name = 0;
+    let rule = RuleId(an_pinned(cfg.agent, cfg.slot, endpoint, &raw mut name) as u16);
+    if rule == RuleId::NONE { None } else { Some((rule, name)) }
 }
 
 /// The rule by which a name allows the endpoint, however long ago it was resolved: for a connection that has been open
@@ -108,13 +124,19 @@ pub fn still_named(cfg: &AgentCfg, name: u64, endpoint: &Endpoint) -> Option<Rul
 /// Keeps a name that was asked for. Whether there is room, and the hash is not that of another name.
 #[inline(always)]
 pub fn keep_name(cfg: &AgentCfg, hash: u64, key: *const u8) -> bool {
-    let Some(names) = NAMED.get(cfg.agent) else { return false };
-    // SAFETY: readable for as many bytes as a key has, as the verifier checks; bytes have no invalid values.
-    let named = unsafe { &*key.cast::<Named>() };
+    an_keep_name(cfg.agent, hash, key.cast()) != 0
+}
+
+/// [`keep_name`], a function of its own to the kernel as well, see [`crate::tables::an_decide`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn an_keep_name(agent: u32, hash: u64, named: *const Named) -> u64 {
+    // SAFETY: null, or readable for as many bytes as a key has; bytes have no invalid values.
+    let (Some(named), Some(names)) = (unsafe { named.as_ref() }, NAMED.get(agent)) else { return 0 };
     // SAFETY: as in `rule_by`.
     match unsafe { names.get(&hash) } {
-        Some(known) => is_same(known, named),
-        None => names.insert(&hash, named, 0).is_ok(),
+        Some(known) => is_same(known, named).into(),
+        None => names.insert(&hash, named, 0).is_ok().into(),
     }
 }
 

@@ -95,7 +95,7 @@ fn learn(
     let Some(query) = take(sk, &packet.remote.addr, dns::id(scratch)) else {
         return Err(Reason::Unsolicited);
     };
-    let question = dns::question(scratch, head as usize)?;
+    let question = dns::question(scratch, head)?;
     // QR set, a plain query answered (RFC 1035, 4.1.1).
     if dns::flags(scratch) & 0xf800 != 0x8000 || scratch.hash != query.name || question.kind != query.kind {
         return Err(Reason::Unsolicited);

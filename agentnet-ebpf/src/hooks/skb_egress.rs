@@ -3,25 +3,26 @@
 use core::ffi::c_void;
 
 use agentnet_common::{
-    abi::{AgentCfg, CACHED_ALLOW, CACHED_NONE, ROLE_ACCEPTED, ROLE_NONE, SockState},
+    abi::{AgentCfg, CACHED_ALLOW, CACHED_NONE, ROLE_ACCEPTED, ROLE_NONE, SockState, TOLD_ALLOWED},
     addr::protocol,
     event::Way,
-    verdict::{Reason, RuleId, Scope, Verdict, decide},
+    verdict::{Reason, RuleId, Scope, Verdict},
 };
 use aya_ebpf::{EbpfContext as _, bindings::bpf_sock, macros::cgroup_skb, programs::SkBuffContext};
 
 use super::{
     TCP_LISTEN, code,
     skb::{begin, let_out, socket},
-    skb_report::report,
+    skb_report::{report, told},
     sock_addr::{is_reply, is_reported, remember},
 };
 use crate::{
     agent::{config, sock_state},
     local::scope_on_host,
+    opaque,
     packet::{Direction, Packet, parse},
     pins::still_named,
-    tables::Maps,
+    tables::{decide, look_up},
 };
 
 #[cgroup_skb(egress)]
@@ -46,9 +47,11 @@ fn try_egress(ctx: &SkBuffContext) -> bool {
         (_, Some(reason)) => (Verdict::Deny(reason), false),
         (Some(sk), None) => judge(ctx, cfg, sk, &packet, &mut state),
     };
-    match verdict {
-        Verdict::Allow(rule) if !fresh => let_out(ctx, cfg, state, &packet, rule),
-        _ => report(ctx, Way::Out, verdict),
+    let told = told(ctx, verdict);
+    if told & TOLD_ALLOWED != 0 && !opaque::flag(fresh, ctx.len()) {
+        let_out(ctx, cfg, state, &packet, RuleId(told as u16))
+    } else {
+        report(ctx, Way::Out, told)
     }
 }
 
@@ -91,17 +94,17 @@ fn judge(
     } else {
         Scope::Remote
     };
+    let scope = opaque::scope(scope, ctx.len());
     let half_open = listening && packet.is_syn_ack() && cfg.may_come_in(packet.on_loopback);
     let mut named = 0;
-    let mut verdict = if half_open
+    let answers = half_open
         || is_accepted(state.as_deref(), cfg, packet)
-        || is_reply(sk, cfg, &packet.remote, scope)
-    {
+        || is_reply(sk, cfg, &packet.remote, scope);
+    let mut verdict = if opaque::flag(answers, ctx.len()) {
         Verdict::Allow(RuleId::REPLY)
     } else {
-        let maps = Maps::new();
-        let verdict = decide(&maps, cfg, &packet.remote, scope);
-        named = maps.named();
+        let verdict;
+        (verdict, named) = decide(cfg, look_up(cfg.slot, &packet.remote.addr), &packet.remote, scope);
         verdict
     };
     let Some(state) = state else { return (verdict, false) };

@@ -3,24 +3,24 @@
 use core::ffi::c_void;
 
 use agentnet_common::{
-    abi::{AgentCfg, SockState, UDP_PEERS},
+    abi::{AgentCfg, SockState, TOLD_ALLOWED, UDP_PEERS},
     addr::protocol,
     event::Way,
-    verdict::{Reason, RuleId, Scope, Verdict, decide},
+    verdict::{Reason, RuleId, Scope, Verdict},
 };
 use aya_ebpf::{EbpfContext as _, helpers::bpf_ktime_get_ns, macros::cgroup_skb, programs::SkBuffContext};
 
 use super::{
     code,
     skb::{begin, let_in, socket},
-    skb_report::report,
+    skb_report::{report, told},
     sock_addr::is_reported,
 };
 use crate::{
     agent::{config, sock_state, udp_peers},
     local::scope_on_host,
     packet::{Direction, Packet, parse},
-    tables::Maps,
+    tables::decide_remote,
 };
 
 /// How long a UDP peer that was let in may be answered after its last datagram, nanoseconds. As long as
@@ -56,8 +56,9 @@ fn try_ingress(ctx: &SkBuffContext) -> bool {
             (_, Some(reason)) => Verdict::Deny(reason),
             (Some(sk), None) => judge(ctx, cfg, sk, state.as_deref(), &packet),
         };
-        if !matches!(verdict, Verdict::Allow(_)) {
-            return report(ctx, Way::In, verdict);
+        let told = told(ctx, verdict);
+        if told & TOLD_ALLOWED == 0 {
+            return report(ctx, Way::In, told);
         }
     }
     let_in(ctx, cfg, state, &packet)
@@ -92,7 +93,7 @@ fn judge(
         return reply;
     }
     if packet.remote.protocol != protocol::TCP
-        && matches!(decide(&Maps::new(), cfg, &packet.remote, Scope::Remote), Verdict::Allow(_))
+        && matches!(decide_remote(cfg, &packet.remote), Verdict::Allow(_))
     {
         return reply;
     }

@@ -90,7 +90,7 @@ fn judge(
     if loaded != 0 {
         return Err(Reason::DnsMalformed);
     }
-    let question = dns::query(scratch, len as usize)?;
+    let question = dns::query(scratch, len)?;
     dns::close_key(scratch);
     let audit = cfg.mode == MODE_AUDIT;
     let found = decide_question(rules_of(cfg.slot, dns::key(scratch)));
@@ -120,7 +120,16 @@ fn judge(
 /// Notes a query: in the place of one with its identifier, else of the oldest.
 #[inline(always)]
 fn wait_for(sk: *mut core::ffi::c_void, query: Query) -> bool {
-    let Some(Queries { open }) = queries(sk, true) else { return false };
+    queries(sk, true).is_some_and(|queries| an_wait_for(queries, &raw const query) != 0)
+}
+
+/// Notes a query among others of its socket: 1 if it was. A function of its own to the kernel as well, see
+/// [`crate::tables::an_decide`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn an_wait_for(queries: *mut Queries, query: *const Query) -> u64 {
+    // SAFETY: null, or what the caller has.
+    let (Some(Queries { open }), Some(query)) = (unsafe { (queries.as_mut(), query.as_ref()) }) else { return 0 };
     let mut place = 0;
     let mut oldest = u64::MAX;
     for (index, known) in open.iter().enumerate() {
@@ -133,7 +142,7 @@ fn wait_for(sk: *mut core::ffi::c_void, query: Query) -> bool {
             place = index;
         }
     }
-    let Some(known) = open.get_mut(place & (QUERIES_OPEN - 1)) else { return false };
+    let Some(known) = open.get_mut(place & (QUERIES_OPEN - 1)) else { return 0 };
     // Nothing is waited for at this place until all of it is written.
     let name = &raw mut known.name;
     // SAFETY: a field of the storage, aligned.
@@ -145,7 +154,7 @@ fn wait_for(sk: *mut core::ffi::c_void, query: Query) -> bool {
     known.search = query.search;
     // SAFETY: as above.
     unsafe { name.write_volatile(query.name) };
-    true
+    1
 }
 
 /// The query of `sk` with this identifier that went to this resolver; it is waited for no longer.

@@ -17,17 +17,25 @@ use crate::{
     agent::{config, sock_state},
     emit::{conclude, conclude_denied, remember_refused},
     maps::{TAILS_IN, TAILS_OUT},
+    opaque,
     packet::{Direction, parse},
 };
 
-/// Hands a packet and its verdict to the program that reports. Returns only if that is not there: the packet is
-/// dropped then.
+/// A verdict as the program that reports is told of it, in a form of which the verifier knows nothing: it would follow
+/// every reason and rule through the rest of a program.
 #[inline(always)]
-pub fn report(ctx: &SkBuffContext, way: Way, verdict: Verdict) -> bool {
+pub fn told(ctx: &SkBuffContext, verdict: Verdict) -> u32 {
     let told = match verdict {
         Verdict::Allow(rule) => TOLD_ALLOWED | u32::from(rule.0),
         Verdict::Deny(reason) => TOLD_DENIED | reason as u32,
     };
+    opaque::word(told, ctx.len())
+}
+
+/// Hands a packet and its verdict to the program that reports. Returns only if that is not there: the packet is
+/// dropped then.
+#[inline(always)]
+pub fn report(ctx: &SkBuffContext, way: Way, told: u32) -> bool {
     // SAFETY: the control block is this run's alone; nothing is to be dropped.
     unsafe {
         (*ctx.skb.skb).cb[0] = told;
