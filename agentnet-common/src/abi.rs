@@ -28,6 +28,10 @@ pub mod maps {
     pub const NAMED: &str = "NAMED";
     /// Socket storage, value [`super::Queries`].
     pub const QUERIES: &str = "QUERIES";
+    /// Socket storage, value [`super::Dialog`].
+    pub const DIALOG: &str = "DIALOG";
+    /// Hash of sockets whose messages are judged before they are sent, by socket cookie.
+    pub const GATE: &str = "GATE";
     /// Per-CPU array, value [`super::Scratch`].
     pub const SCRATCH: &str = "SCRATCH";
     /// Socket storage, value [`super::SockState`].
@@ -309,6 +313,8 @@ pub const CACHED_JUDGE: u8 = 2;
 pub const ROLE_NONE: u8 = 0;
 /// A TCP socket that accept() made; `peer` may be answered.
 pub const ROLE_ACCEPTED: u8 = 1;
+/// A TCP socket that connects to a resolver: it may send queries.
+pub const ROLE_ASKS: u8 = 2;
 
 wire! {
     /// What is remembered with a socket.
@@ -498,6 +504,32 @@ wire! {
         pub open: [Query; QUERIES_OPEN],
     }
 }
+
+/// Bytes of a DNS message over TCP that can be read, a power of two.
+pub const DIALOG_BYTES: usize = 8192;
+
+wire! {
+    /// A connection to a resolver: what of it was judged.
+    pub struct Dialog {
+        /// Sequence number of the first byte out.
+        pub out: u32,
+        /// Bytes out, from the first on, that were judged to be queries that may leave.
+        pub approved: u32,
+        /// Sequence number of the first byte in.
+        pub in_: u32,
+        /// Bytes in, from the first on, that were read.
+        pub read: u32,
+        /// Bytes of `frame` that are there: the beginning of a message that came in, its length first.
+        pub have: u32,
+        /// Zero.
+        pub pad: u32,
+        /// See `have`.
+        pub frame: [u8; DIALOG_BYTES],
+    }
+}
+
+/// Connections whose messages are judged before they are sent.
+pub const GATE_ENTRIES: u32 = 1 << 14;
 
 /// Bytes of a DNS query that can be judged: a header, a name of 255 bytes, EDNS with the options that may pass.
 pub const QUERY_BYTES: usize = 512;

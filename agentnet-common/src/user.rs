@@ -4,7 +4,9 @@ use zerocopy::FromBytes as _;
 
 use crate::{
     abi::{ABI_VERSION, AgentCounters, COMM_BYTES, Process},
-    event::{FlowEnd, Header, Hook, Kind, Outcome, QUESTION_BYTES, QueryEvent, SampleHead, VerdictEvent, Way},
+    event::{
+        FlowEnd, Header, Hook, Kind, Outcome, QUESTION_BYTES, QueryEvent, SampleHead, VerdictEvent, Way,
+    },
     verdict::{Reason, RuleId},
 };
 

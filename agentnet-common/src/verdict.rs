@@ -174,8 +174,7 @@ pub fn decide<T: Tables>(tables: &T, cfg: &AgentCfg, endpoint: &Endpoint, scope:
     let resolver = rules.is_resolver() && matches!(endpoint.protocol, protocol::TCP | protocol::UDP);
     // Rules open what is on this host only where the policy knows that the address is this host's: an
     // address that appeared later must not turn a rule for a network into one for the host itself.
-    let found =
-        if local && !rules.is_local() { None } else { rules.find(endpoint.protocol, endpoint.port) };
+    let found = if local && !rules.is_local() { None } else { rules.find(endpoint.protocol, endpoint.port) };
     match found {
         Some(rule) => Verdict::Allow(rule),
         None if resolver => Verdict::Allow(RuleId::RESOLVER),

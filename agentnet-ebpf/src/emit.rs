@@ -6,8 +6,8 @@ use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
 use agentnet_common::{
     abi::{
-        ABI_VERSION, ALERTS_PER_SECOND, AgentCfg, AgentCounters, MODE_AUDIT, Process, QUERY_BYTES, ROLE_ACCEPTED,
-        SockState,
+        ABI_VERSION, ALERTS_PER_SECOND, AgentCfg, AgentCounters, MODE_AUDIT, Process, QUERY_BYTES,
+        ROLE_ACCEPTED, SockState,
     },
     addr::Endpoint,
     event::{FlowEnd, Header, Hook, Kind, Outcome, QUESTION_BYTES, QueryEvent, VerdictEvent},

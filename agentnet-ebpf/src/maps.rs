@@ -2,9 +2,10 @@
 
 use agentnet_common::{
     abi::{
-        ALERT_RING_BYTES, AgentCfg, AgentCounters, Budget, IFACE_ENTRIES, NAMED_ENTRIES, NameNode, Named, PIN_ENTRIES, Pins, Queries, SCRATCHES, Scratch, MAX_AGENTS, OWNERS as OWNER_PLACES,
-        Owner, REFUSED_ENTRIES, Ruleset, SAMPLE_RING_BYTES, SERIES_PLACES, SLOTS, Series, SockState, TAILS,
-        UdpPeers, VISITOR_ENTRIES, Visitor,
+        ALERT_RING_BYTES, AgentCfg, AgentCounters, Budget, Dialog, GATE_ENTRIES, IFACE_ENTRIES, MAX_AGENTS,
+        NAMED_ENTRIES, NameNode, Named, OWNERS as OWNER_PLACES, Owner, PIN_ENTRIES, Pins, Queries,
+        REFUSED_ENTRIES, Ruleset, SAMPLE_RING_BYTES, SCRATCHES, SERIES_PLACES, SLOTS, Scratch, Series,
+        SockState, TAILS, UdpPeers, VISITOR_ENTRIES, Visitor,
     },
     addr::Addr,
     event::VerdictEvent,
@@ -12,7 +13,9 @@ use agentnet_common::{
 };
 use aya_ebpf::{
     bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, bpf_map_type},
-    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
+    btf_maps::{
+        Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf, SockHash,
+    },
     macros::btf_map,
 };
 
@@ -68,6 +71,11 @@ storage_map!(
     QueriesMap, BPF_MAP_TYPE_SK_STORAGE, i32, Queries, BPF_F_NO_PREALLOC
 );
 
+storage_map!(
+    /// Storage of connections to resolvers.
+    DialogMap, BPF_MAP_TYPE_SK_STORAGE, i32, Dialog, BPF_F_NO_PREALLOC
+);
+
 /// The bytes of a key of names.
 pub type NameBytes = [u8; KEY_BYTES];
 
@@ -99,6 +107,10 @@ pub static PINS: ArrayOfMaps<PinMap, { MAX_AGENTS as usize }> = ArrayOfMaps::new
 pub static NAMED: ArrayOfMaps<NamedMap, { MAX_AGENTS as usize }> = ArrayOfMaps::new();
 #[btf_map]
 pub static QUERIES: QueriesMap = QueriesMap::new();
+#[btf_map]
+pub static DIALOG: DialogMap = DialogMap::new();
+#[btf_map]
+pub static GATE: SockHash<u64, { GATE_ENTRIES as usize }> = SockHash::new();
 #[btf_map]
 pub static SCRATCH: PerCpuArray<Scratch, { SCRATCHES as usize }> = PerCpuArray::new();
 #[btf_map]

@@ -4,10 +4,7 @@
 //! that the rest of a program is walked once for each way. Where ways meet, what they decided is made opaque: the rest
 //! is then walked once for each answer. `unknown` is any value that the verifier does not know.
 
-use agentnet_common::{
-    addr::Addr,
-    verdict::Scope,
-};
+use agentnet_common::{addr::Addr, verdict::Scope};
 
 /// The same value.
 #[inline(always)]

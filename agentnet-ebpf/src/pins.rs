@@ -64,7 +64,9 @@ extern "C" fn look(index: u32, search: *mut c_void) -> c_long {
     // SAFETY: `bpf_loop` hands through what it was given.
     let search = unsafe { &mut *search.cast::<Search>() };
     // SAFETY: a map value; the index is below the number of places.
-    let pin = unsafe { (&raw const (*search.pins).pins).cast::<Pin>().add(index as usize & (PIN_NAMES - 1)).read() };
+    let pin = unsafe {
+        (&raw const (*search.pins).pins).cast::<Pin>().add(index as usize & (PIN_NAMES - 1)).read()
+    };
     if pin.name == 0 || pin.expiry <= search.now {
         return 0;
     }
@@ -86,7 +88,9 @@ extern "C" fn look(index: u32, search: *mut c_void) -> c_long {
 pub extern "C" fn an_pinned(agent: u32, slot: u32, endpoint: *const Endpoint, name: *mut u64) -> u64 {
     let none = u64::from(RuleId::NONE.0);
     // SAFETY: null, or what the caller has on its stack.
-    let (Some(endpoint), Some(name)) = (unsafe { endpoint.as_ref() }, unsafe { name.as_mut() }) else { return none };
+    let (Some(endpoint), Some(name)) = (unsafe { endpoint.as_ref() }, unsafe { name.as_mut() }) else {
+        return none;
+    };
     let Some(map) = PINS.get(agent) else { return none };
     // SAFETY: as in `rule_by`.
     let Some(pins) = (unsafe { map.get(&endpoint.addr) }) else { return none };

@@ -59,7 +59,9 @@ pub extern "C" fn an_decide(
 ) -> u64 {
     let nothing = Reason::NoPolicy as u64;
     // SAFETY: null, or what the caller has.
-    let (Some(cfg), Some(endpoint), Some(name)) = (unsafe { (cfg.as_ref(), endpoint.as_ref(), name.as_mut()) }) else {
+    let (Some(cfg), Some(endpoint), Some(name)) =
+        (unsafe { (cfg.as_ref(), endpoint.as_ref(), name.as_mut()) })
+    else {
         return nothing;
     };
     // SAFETY: as above.
@@ -79,12 +81,7 @@ pub extern "C" fn an_decide(
 
 /// The verdict on `endpoint`, for whose address the policy has `rules`, and the name by which it is allowed, if by one.
 #[inline(always)]
-pub fn decide(
-    cfg: &AgentCfg,
-    rules: Option<&Ruleset>,
-    endpoint: &Endpoint,
-    scope: Scope,
-) -> (Verdict, u64) {
+pub fn decide(cfg: &AgentCfg, rules: Option<&Ruleset>, endpoint: &Endpoint, scope: Scope) -> (Verdict, u64) {
     let scope = match scope {
         Scope::Remote => 0,
         Scope::OwnListener => 1,

@@ -71,3 +71,41 @@ fn an_answer_opens_its_addresses(#[values(Family::V4, Family::V6)] family: Famil
     ensure!(lab.servers.tally(at(3, ALLOWED_PORT), Transport::Tcp).connections == 0, "another address");
     Ok(())
 }
+
+/// The same over TCP: the answer may come in any number of segments.
+#[rstest]
+fn an_answer_over_tcp_opens_its_addresses(
+    #[values(Family::V4, Family::V6)] family: Family,
+    #[values(1, 40)] answers: usize,
+) -> Result<()> {
+    let lab = Lab::new()?;
+    let mut addresses = vec![family.named(1)];
+    // So many that they fill more than one segment: the last of them is one that is there.
+    addresses.extend((0..answers).map(|number| {
+        let number = u16::try_from(number).unwrap_or(0);
+        family.named(100 + number)
+    }));
+    addresses.push(family.named(2));
+    let size = if family == Family::V4 { 16 } else { 28 };
+    let zone = [("api.example.com", addresses.clone())];
+    let _resolver = Resolver::of_zone(&lab.server, &[resolver(family)], &zone)?;
+    let watched = Watched::new(&lab, &policy())?;
+    let message = query(9, "api.example.com", kind(family));
+    let length = u16::try_from(message.len())?.to_be_bytes();
+    let at = |number, port| SocketAddr::from((family.named(number), port));
+    let came = watched.script(&[
+        Step::Stream {
+            to: resolver(family),
+            parts: vec![[&length[..], &message].concat()],
+            expect: 2 + message.len() + addresses.len() * size,
+        },
+        connect(at(1, ALLOWED_PORT)),
+        connect(at(2, ALLOWED_PORT)),
+        connect(at(3, ALLOWED_PORT)),
+    ])?;
+    for came in &came[..3] {
+        ensure!(came.is_ok(), "{came:?}");
+    }
+    ensure!(refused(&came[3]), "{:?}", came[3]);
+    Ok(())
+}

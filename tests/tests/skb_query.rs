@@ -101,8 +101,11 @@ fn what_is_no_plain_query_stays(#[values(Family::V4, Family::V6)] family: Family
         message
     };
     let question = |name: &[u8]| [&plain()[..12], name, &[0, 1, 0, 1]].concat();
-    let cookie = |bytes: usize| [&[0, 10, 0, u8::try_from(bytes).unwrap_or(0)][..], &vec![0xcc; bytes]].concat();
-    let padding = |byte: u8, bytes: usize| [&[0, 12, 0, u8::try_from(bytes).unwrap_or(0)][..], &vec![byte; bytes]].concat();
+    let cookie =
+        |bytes: usize| [&[0, 10, 0, u8::try_from(bytes).unwrap_or(0)][..], &vec![0xcc; bytes]].concat();
+    let padding = |byte: u8, bytes: usize| {
+        [&[0, 12, 0, u8::try_from(bytes).unwrap_or(0)][..], &vec![byte; bytes]].concat()
+    };
     let malformed = Reason::DnsMalformed;
     let cases: Vec<(&str, Vec<u8>, Reason)> = vec![
         ("one byte behind the end", and(b"x"), malformed),
@@ -147,7 +150,10 @@ fn what_is_no_plain_query_stays(#[values(Family::V4, Family::V6)] family: Family
         ("padding that is not zero", edns(&padding(1, 16), [0; 4]), Reason::DnsOption),
         (
             "padding whose last byte is not zero",
-            edns(&[padding(0, 31), vec![]].concat().iter().copied().take(34).chain([9]).collect::<Vec<_>>(), [0; 4]),
+            edns(
+                &[padding(0, 31), vec![]].concat().iter().copied().take(34).chain([9]).collect::<Vec<_>>(),
+                [0; 4],
+            ),
             Reason::DnsOption,
         ),
         ("padding twice", edns(&[padding(0, 8), padding(0, 8)].concat(), [0; 4]), Reason::DnsOption),
@@ -196,5 +202,74 @@ fn what_is_no_plain_query_stays(#[values(Family::V4, Family::V6)] family: Family
     ensure!(resolver.asked() == twins, "{:?}", resolver.asked());
     let denied = watched.counters()?.denied;
     ensure!(denied == expected, "counted {denied:?}, and should be {expected:?}");
+    Ok(())
+}
+
+fn framed(message: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(message.len()).unwrap_or(u16::MAX);
+    [&length.to_be_bytes(), message].concat()
+}
+
+/// However a query is written to a connection, it arrives whole; of others nothing does.
+#[rstest]
+fn queries_over_tcp_are_judged_before_they_are_sent(
+    #[values(Family::V4, Family::V6)] family: Family,
+) -> Result<()> {
+    let lab = Lab::new()?;
+    let resolver_ = zone(&lab, family)?;
+    let watched = Watched::new(&lab, &policy())?;
+    let good = framed(&query(7, "api.example.com", kind(family)));
+    let other = framed(&query(8, "a.wild.example", kind(family)));
+    let evil = framed(&query(9, "evil.example", kind(family)));
+    let bytes = |message: &[u8]| message.iter().map(|&byte| vec![byte]).collect::<Vec<_>>();
+    // Each way to write, and how many queries arrive.
+    let cases: Vec<(&str, Vec<Vec<u8>>, bool)> = vec![
+        ("at once", vec![good.clone()], true),
+        ("length first", vec![good[..2].to_vec(), good[2..].to_vec()], true),
+        ("byte by byte", bytes(&good), true),
+        ("two at once", vec![[good.clone(), other.clone()].concat()], true),
+        (
+            "two, cut in the middle of the second",
+            {
+                let all = [good.clone(), other.clone()].concat();
+                vec![all[..good.len() + 9].to_vec(), all[good.len() + 9..].to_vec()]
+            },
+            true,
+        ),
+        ("another name", vec![evil.clone()], false),
+        ("another name, byte by byte", bytes(&evil), false),
+        ("no DNS at all", vec![b"GET /secret HTTP/1.1\r\n\r\n".to_vec()], false),
+        ("a length of zero", vec![vec![0, 0], b"secret".to_vec()], false),
+        ("a length that is too large", vec![[vec![0xff, 0xff], vec![b'x'; 600]].concat()], false),
+        ("bytes behind the end", vec![framed(&[&good[2..], &b"secret"[..]].concat())], false),
+    ];
+    let mut steps = Vec::new();
+    for (_, parts, good) in &cases {
+        steps.push(Step::Stream {
+            to: resolver(family),
+            parts: parts.clone(),
+            expect: if *good { 2 } else { 1 },
+        });
+    }
+    // An allowed query and another one behind it: the first one arrives.
+    steps.push(Step::Stream {
+        to: resolver(family),
+        parts: vec![[good.clone(), evil.clone()].concat()],
+        expect: 1,
+    });
+    let came = watched.script(&steps)?;
+    for ((name, _, good), came) in cases.iter().zip(&came) {
+        if *good {
+            ensure!(came.is_ok(), "{name}: {came:?}");
+        } else {
+            ensure!(came.step == "write" && came.errno == libc::EACCES, "{name}: {came:?}");
+        }
+    }
+    ensure!(
+        resolver_.asked_for(b"evil") == 0 && resolver_.asked_for(b"secret") == 0,
+        "{:?}",
+        resolver_.asked()
+    );
+    ensure!(resolver_.asked_for(&wire_name("a.wild.example")) == 2, "{:?}", resolver_.asked());
     Ok(())
 }

@@ -3,6 +3,7 @@
 mod connect;
 mod sendmsg;
 mod setsockopt;
+mod sk_msg;
 mod skb;
 mod skb_answer;
 mod skb_egress;

@@ -1,15 +1,18 @@
 //! Answers to DNS queries. They are read before the process gets them: addresses are open as soon as it knows them.
 
-use core::ffi::{c_long, c_void};
+use core::{
+    ffi::{c_long, c_void},
+    ptr::null,
+};
 
 use agentnet_common::{
-    abi::{AgentCfg, QUERY_BYTES, Scratch},
+    abi::{AgentCfg, DIALOG_BYTES, QUERY_BYTES, Scratch},
     addr::{Addr, protocol},
     event::{Hook, Way},
     verdict::{Reason, RuleId, Verdict},
 };
 use aya_ebpf::{
-    helpers::generated::{bpf_loop, bpf_skb_load_bytes},
+    helpers::generated::{bpf_loop, bpf_probe_read_kernel, bpf_skb_load_bytes},
     macros::cgroup_skb,
     programs::SkBuffContext,
 };
@@ -20,7 +23,7 @@ use super::{
     skb_query::take,
 };
 use crate::{
-    agent::{config, sock_state},
+    agent::{config, dialog, sock_state},
     dns,
     emit::conclude_query,
     packet::{Direction, Packet, parse},
@@ -49,9 +52,25 @@ fn try_answer(ctx: &SkBuffContext) -> bool {
     let Some(sk) = socket(ctx) else { return false };
     let Some(state) = sock_state(sk, false) else { return false };
     let (packet, None) = parse(ctx, Direction::Ingress) else { return false };
+    if is_early(sk, &packet) {
+        return false;
+    }
     let facts = facts(ctx, Hook::Ingress, &packet, Some(state));
     let passes = with_scratch(|scratch| {
-        let verdict = match learn(ctx, cfg, sk, &packet, scratch) {
+        let learned = if packet.remote.protocol == protocol::UDP {
+            let all = ctx.len().wrapping_sub(packet.payload);
+            learn(
+                &Place { skb: ctx.skb.skb.cast(), frame: null(), start: packet.payload },
+                cfg,
+                sk,
+                &packet,
+                scratch,
+                all,
+            )
+        } else {
+            learn_stream(ctx, cfg, sk, &packet, scratch)
+        };
+        let verdict = match learned {
             Ok(()) => Verdict::Allow(RuleId::RESOLVER),
             Err(reason) => Verdict::Deny(reason),
         };
@@ -66,30 +85,49 @@ fn try_answer(ctx: &SkBuffContext) -> bool {
     true
 }
 
-/// Opens the addresses of an answer to a query that is waited for.
+/// Where a message is: in a packet, or in what was kept of a connection.
+struct Place {
+    skb: *mut c_void,
+    /// What was kept; null for a message in the packet.
+    frame: *const u8,
+    /// Its first byte.
+    start: u32,
+}
+
+impl Place {
+    /// Copies `len` bytes, from 1 to the room for a message.
+    #[inline(always)]
+    fn copy(&self, scratch: &mut Scratch, len: u32) -> bool {
+        let to = (&raw mut scratch.message).cast();
+        // SAFETY: the array has room for `len` bytes; of what was kept, so many are behind every start.
+        unsafe {
+            if self.frame.is_null() {
+                bpf_skb_load_bytes(self.skb, self.start, to, len) == 0
+            } else {
+                let from = self.frame.add(self.start as usize & (DIALOG_BYTES / 2 - 1));
+                bpf_probe_read_kernel(to, len, from.cast()) == 0
+            }
+        }
+    }
+}
+
+/// Opens the addresses of an answer of `all` bytes to a query that is waited for.
 #[inline(always)]
 fn learn(
-    ctx: &SkBuffContext,
+    place: &Place,
     cfg: &AgentCfg,
     sk: *mut c_void,
     packet: &Packet,
     scratch: &mut Scratch,
+    all: u32,
 ) -> Result<(), Reason> {
-    if packet.remote.protocol != protocol::UDP {
-        return Err(Reason::Unsolicited);
-    }
-    let all = ctx.len().wrapping_sub(packet.payload);
     if all < dns::HEADER as u32 || all > u16::MAX.into() {
         return Err(Reason::DnsMalformed);
     }
     // Header and question; the records are read one by one, wherever they are.
     let head = if all > QUERY_BYTES as u32 { QUERY_BYTES as u32 } else { all };
     let head = (core::hint::black_box(head).wrapping_sub(1) & (QUERY_BYTES as u32 - 1)) + 1;
-    // SAFETY: the array has room for `head` bytes.
-    let loaded = unsafe {
-        bpf_skb_load_bytes(ctx.skb.skb.cast(), packet.payload, (&raw mut scratch.message).cast(), head)
-    };
-    if loaded != 0 {
+    if !place.copy(scratch, head) {
         return Err(Reason::DnsMalformed);
     }
     let Some(query) = take(sk, &packet.remote.addr, dns::id(scratch)) else {
@@ -107,9 +145,10 @@ fn learn(
         return Ok(());
     }
     let mut walk = Walk {
-        skb: ctx.skb.skb.cast(),
-        at: packet.payload + question.end as u32,
-        end: ctx.len(),
+        skb: place.skb,
+        frame: place.frame,
+        at: place.start + question.end as u32,
+        end: place.start + all,
         records: records.into(),
         agent: cfg.agent,
         name: query.name,
@@ -120,7 +159,7 @@ fn learn(
     };
     // Once to see that it is whole, and once more to open what it says.
     for opens in 0..2 {
-        walk.at = packet.payload + question.end as u32;
+        walk.at = place.start + question.end as u32;
         walk.records = records.into();
         walk.in_name = 1;
         walk.opens = opens;
@@ -136,6 +175,86 @@ fn learn(
     Ok(())
 }
 
+/// Whether a segment of TCP comes before another one: it is dropped, and comes again behind that.
+#[inline(always)]
+fn is_early(sk: *mut c_void, packet: &Packet) -> bool {
+    packet.remote.protocol == protocol::TCP
+        && dialog(sk, false).is_some_and(|dialog| {
+            // Sequence numbers wrap (RFC 9293, 3.4).
+            packet.sequence.wrapping_sub(dialog.in_).wrapping_sub(dialog.read) as i32 > 0
+        })
+}
+
+/// Messages that one segment may bring to their ends.
+const MESSAGES: u32 = 4;
+
+/// Reads what a segment brings, in order: messages are kept until they are whole.
+#[inline(always)]
+fn learn_stream(
+    ctx: &SkBuffContext,
+    cfg: &AgentCfg,
+    sk: *mut c_void,
+    packet: &Packet,
+    scratch: &mut Scratch,
+) -> Result<(), Reason> {
+    let Some(dialog) = dialog(sk, false) else { return Err(Reason::Unsolicited) };
+    let payload = ctx.len().wrapping_sub(packet.payload);
+    // What it repeats.
+    let skip = dialog.in_.wrapping_add(dialog.read).wrapping_sub(packet.sequence);
+    if skip >= payload {
+        return Ok(());
+    }
+    let fresh = payload - skip;
+    let have = core::hint::black_box(dialog.have) & (DIALOG_BYTES as u32 - 1);
+    if fresh > DIALOG_BYTES as u32 / 2 || have > DIALOG_BYTES as u32 / 2 {
+        return Err(Reason::DnsRoom);
+    }
+    let have = have & (DIALOG_BYTES as u32 / 2 - 1);
+    let fresh = (core::hint::black_box(fresh).wrapping_sub(1) & (DIALOG_BYTES as u32 / 2 - 1)) + 1;
+    // SAFETY: half of the room is behind every place in the other half.
+    let loaded = unsafe {
+        let to = (&raw mut dialog.frame).cast::<u8>().add(have as usize);
+        bpf_skb_load_bytes(ctx.skb.skb.cast(), packet.payload + skip, to.cast(), fresh)
+    };
+    if loaded != 0 {
+        return Err(Reason::DnsMalformed);
+    }
+    let end = have + fresh;
+    let mut start = 0;
+    for _ in 0..MESSAGES {
+        let at = core::hint::black_box(start) & (DIALOG_BYTES as u32 / 2 - 1);
+        if end - start < 2 {
+            break;
+        }
+        let frame = (&raw const dialog.frame).cast::<u8>();
+        // SAFETY: within the room.
+        let len = unsafe {
+            u32::from(frame.add(at as usize).read_volatile()) << 8
+                | u32::from(frame.add(at as usize + 1).read_volatile())
+        };
+        if end - start < 2 + len {
+            break;
+        }
+        learn(&Place { skb: ctx.skb.skb.cast(), frame, start: at + 2 }, cfg, sk, packet, scratch, len)?;
+        start += 2 + len;
+    }
+    let rest = end - start;
+    if start != 0 && rest != 0 {
+        // The beginning of another message: to where messages begin. What is read is ahead of what is written.
+        let from = core::hint::black_box(start) & (DIALOG_BYTES as u32 / 2 - 1);
+        let len = (core::hint::black_box(rest).wrapping_sub(1) & (DIALOG_BYTES as u32 / 2 - 1)) + 1;
+        let frame = (&raw mut dialog.frame).cast::<u8>();
+        // SAFETY: half of the room is behind every place in the other half.
+        let moved = unsafe { bpf_probe_read_kernel(frame.cast(), len, frame.add(from as usize).cast()) };
+        if moved != 0 {
+            return Err(Reason::DnsRoom);
+        }
+    }
+    dialog.have = rest;
+    dialog.read = dialog.read.wrapping_add(fresh);
+    Ok(())
+}
+
 /// The message ends within a record, or says what cannot be.
 const BROKEN: u32 = 1;
 /// An address could not be opened.
@@ -144,10 +263,12 @@ const NO_ROOM: u32 = 2;
 /// Where the reading of records is.
 #[repr(C)]
 struct Walk {
+    /// As [`Place`] has them.
     skb: *mut c_void,
-    /// Offset in the packet.
+    frame: *const u8,
+    /// Where the next record, or label, is.
     at: u32,
-    /// Its length.
+    /// Where the message ends.
     end: u32,
     /// Records still to come.
     records: u32,
@@ -167,8 +288,16 @@ impl Walk {
     #[inline(always)]
     fn load<const N: usize>(&mut self, at: u32) -> Option<[u8; N]> {
         let mut bytes = [0; N];
-        // SAFETY: an array of the size given.
-        let loaded = unsafe { bpf_skb_load_bytes(self.skb, at, bytes.as_mut_ptr().cast(), N as u32) };
+        // SAFETY: an array of the size given; of what was kept, N bytes are behind every place below its last quarter.
+        let loaded = unsafe {
+            let to = bytes.as_mut_ptr().cast();
+            if self.frame.is_null() {
+                bpf_skb_load_bytes(self.skb, at, to, N as u32)
+            } else {
+                let from = self.frame.add(at as usize & (DIALOG_BYTES - 1));
+                bpf_probe_read_kernel(to, N as u32, from.cast())
+            }
+        };
         (loaded == 0).then_some(bytes)
     }
 }
@@ -221,9 +350,7 @@ fn one(walk: &mut Walk) -> Result<(), u32> {
     walk.records -= 1;
     walk.in_name = 1;
     let addr = match (kind, class, size) {
-        (TYPE_A, CLASS_IN, 4) => {
-            Addr::from_v4_word(u32::from_ne_bytes(walk.load::<4>(data).ok_or(BROKEN)?))
-        }
+        (TYPE_A, CLASS_IN, 4) => Addr::from_v4_word(u32::from_ne_bytes(walk.load::<4>(data).ok_or(BROKEN)?)),
         (TYPE_AAAA, CLASS_IN, 16) => Addr::from_octets(walk.load::<16>(data).ok_or(BROKEN)?),
         (TYPE_A | TYPE_AAAA, CLASS_IN, _) => return Err(BROKEN),
         _ => return Ok(()),

@@ -3,10 +3,12 @@
 use core::ffi::c_void;
 
 use agentnet_common::{
-    abi::{AgentCfg, CACHED_ALLOW, CACHED_NONE, ROLE_ACCEPTED, ROLE_NONE, SockState, TOLD_ALLOWED},
+    abi::{
+        AgentCfg, CACHED_ALLOW, CACHED_NONE, ROLE_ACCEPTED, ROLE_ASKS, ROLE_NONE, SockState, TOLD_ALLOWED,
+    },
     addr::protocol,
     event::Way,
-    verdict::{Reason, RuleId, Scope, Verdict},
+    verdict::{Reason, RuleId, Scope, Verdict, is_dns},
 };
 use aya_ebpf::{EbpfContext as _, bindings::bpf_sock, macros::cgroup_skb, programs::SkBuffContext};
 
@@ -97,9 +99,8 @@ fn judge(
     let scope = opaque::scope(scope, ctx.len());
     let half_open = listening && packet.is_syn_ack() && cfg.may_come_in(packet.on_loopback);
     let mut named = 0;
-    let answers = half_open
-        || is_accepted(state.as_deref(), cfg, packet)
-        || is_reply(sk, cfg, &packet.remote, scope);
+    let answers =
+        half_open || is_accepted(state.as_deref(), cfg, packet) || is_reply(sk, cfg, &packet.remote, scope);
     let mut verdict = if opaque::flag(answers, ctx.len()) {
         Verdict::Allow(RuleId::REPLY)
     } else {
@@ -107,6 +108,16 @@ fn judge(
         (verdict, named) = decide(cfg, look_up(cfg.slot, &packet.remote.addr), &packet.remote, scope);
         verdict
     };
+    // A connection to a resolver: what it sends is judged before TCP takes it, see `sk_msg`.
+    let asks =
+        tcp && packet.is_syn() && matches!(verdict, Verdict::Allow(rule) if is_dns(rule, &packet.remote));
+    if asks && state.is_none() {
+        *state = sock_state(sk, true);
+        match state {
+            Some(state) => begin(ctx, state),
+            None => return (Verdict::Deny(Reason::StorageFull), false),
+        }
+    }
     let Some(state) = state else { return (verdict, false) };
     // A connection that a name has opened is open as long as the name is allowed, however old the answer.
     let goes_on = tcp && state.peer_port == packet.remote.port && state.peer == packet.remote.addr.words;
@@ -121,7 +132,7 @@ fn judge(
     state.name = named;
     state.agent = cfg.agent;
     if tcp && packet.is_syn() {
-        state.role = ROLE_NONE;
+        state.role = if asks { ROLE_ASKS } else { ROLE_NONE };
         state.marks = 0;
         state.next = [0; 2];
     }

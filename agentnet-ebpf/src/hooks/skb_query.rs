@@ -18,7 +18,7 @@ use super::{
     skb::{facts, socket},
 };
 use crate::{
-    agent::{config, queries, sock_state},
+    agent::{config, dialog, queries, sock_state},
     dns,
     emit::{conclude_query, count_allowed},
     packet::{Direction, Packet, parse},
@@ -69,7 +69,10 @@ fn judge(
     // Pages of a file or of the process could change after they were read.
     // SAFETY: the context is the kernel's.
     let linear = unsafe { (*ctx.skb.skb).data_end as u64 - (*ctx.skb.skb).data as u64 };
-    if packet.remote.protocol != protocol::UDP || linear != u64::from(ctx.len()) {
+    if packet.remote.protocol != protocol::UDP {
+        return if is_approved(ctx, sk, packet) { Ok(()) } else { Err(Reason::DnsShared) };
+    }
+    if linear != u64::from(ctx.len()) {
         return Err(Reason::DnsShared);
     }
     let len = ctx.len().wrapping_sub(packet.payload);
@@ -80,16 +83,32 @@ fn judge(
     let len = (core::hint::black_box(len).wrapping_sub(1) & (QUERY_BYTES as u32 - 1)) + 1;
     // SAFETY: the array has room for `len` bytes.
     let loaded = unsafe {
-        bpf_skb_load_bytes(
-            ctx.skb.skb.cast(),
-            packet.payload,
-            (&raw mut scratch.message).cast(),
-            len,
-        )
+        bpf_skb_load_bytes(ctx.skb.skb.cast(), packet.payload, (&raw mut scratch.message).cast(), len)
     };
     if loaded != 0 {
         return Err(Reason::DnsMalformed);
     }
+    judge_query(cfg, sk, &packet.remote.addr, scratch, len)
+}
+
+/// Whether all that a segment carries was approved before TCP took it, see `sk_msg`.
+#[inline(always)]
+fn is_approved(ctx: &SkBuffContext, sk: *mut core::ffi::c_void, packet: &Packet) -> bool {
+    let Some(dialog) = dialog(sk, false) else { return false };
+    let payload = ctx.len().wrapping_sub(packet.payload);
+    let end = packet.sequence.wrapping_sub(dialog.out).wrapping_add(payload);
+    end <= dialog.approved
+}
+
+/// Whether the query of `len` bytes in the scratch may go to `server`; it is then waited for.
+#[inline(always)]
+pub fn judge_query(
+    cfg: &AgentCfg,
+    sk: *mut core::ffi::c_void,
+    server: &Addr,
+    scratch: &mut Scratch,
+    len: u32,
+) -> Result<(), Reason> {
     let question = dns::query(scratch, len)?;
     dns::close_key(scratch);
     let audit = cfg.mode == MODE_AUDIT;
@@ -101,7 +120,7 @@ fn judge(
     }
     let query = Query {
         name: scratch.hash,
-        server: packet.remote.addr.words,
+        server: server.words,
         // SAFETY: no arguments.
         time: unsafe { bpf_ktime_get_ns() },
         id: dns::id(scratch),
@@ -129,7 +148,9 @@ fn wait_for(sk: *mut core::ffi::c_void, query: Query) -> bool {
 #[inline(never)]
 pub extern "C" fn an_wait_for(queries: *mut Queries, query: *const Query) -> u64 {
     // SAFETY: null, or what the caller has.
-    let (Some(Queries { open }), Some(query)) = (unsafe { (queries.as_mut(), query.as_ref()) }) else { return 0 };
+    let (Some(Queries { open }), Some(query)) = (unsafe { (queries.as_mut(), query.as_ref()) }) else {
+        return 0;
+    };
     let mut place = 0;
     let mut oldest = u64::MAX;
     for (index, known) in open.iter().enumerate() {

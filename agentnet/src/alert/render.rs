@@ -96,7 +96,7 @@ impl Renderer {
             if let Some(Query { name, kind }) = &evidence.query {
                 clean(&format!("dns {kind} {name}"), MAX_SENTENCE)
             } else {
-            what(alert.destination.as_ref(), evidence.socket.as_ref(), evidence.option.as_ref(), from)
+                what(alert.destination.as_ref(), evidence.socket.as_ref(), evidence.option.as_ref(), from)
             }
         };
         self.columns(&time, (verb, look), alert.process.as_ref(), &what, &why, &place)

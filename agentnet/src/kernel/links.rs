@@ -15,7 +15,11 @@ use aya::{
 };
 use aya_obj::generated::bpf_attach_type;
 
-use super::{KernelError, object::cgroup_id, pins, sys};
+use super::{
+    KernelError,
+    object::{cgroup_id, map_data},
+    pins, sys,
+};
 use crate::agent::AgentName;
 
 /// A program of the object and where it belongs.
@@ -67,6 +71,19 @@ pub const TAILS: [Tail; 6] = [
     tail("an_sample_in", "samples, in", maps::TAILS_IN, TAIL_SAMPLE),
 ];
 
+/// The program on what is sent by sockets of its map.
+#[derive(Clone, Copy, Debug)]
+pub struct Gate {
+    /// Name of the program in the object and in the kernel.
+    pub program: &'static str,
+    /// What it does, as tables say it.
+    pub duty: &'static str,
+    map: &'static str,
+}
+
+/// Judges what is sent to resolvers over TCP.
+pub const GATE: Gate = Gate { program: "an_dns_msg", duty: "DNS queries, TCP", map: maps::GATE };
+
 const fn tail(program: &'static str, duty: &'static str, map: &'static str, index: u32) -> Tail {
     Tail { program, duty, map, index }
 }
@@ -79,7 +96,8 @@ pub fn doors() -> Vec<String> {
 /// Loads every program of the hooks into the kernel, and those that they hand packets to, which are put in their
 /// places: on adopted maps the programs of before hand to these from then on. Nothing is attached.
 pub(super) fn load_programs(object: &mut Ebpf) -> Result<(), KernelError> {
-    let names = HOOKS.iter().map(|hook| hook.program).chain(TAILS.iter().map(|tail| tail.program));
+    let hooks = HOOKS.iter().map(|hook| hook.program);
+    let names = hooks.chain(TAILS.iter().map(|tail| tail.program)).chain([GATE.program]);
     for name in names {
         let program = object.program_mut(name).ok_or(KernelError::NoProgram { program: name })?;
         let loaded = match program {
@@ -88,6 +106,7 @@ pub(super) fn load_programs(object: &mut Ebpf) -> Result<(), KernelError> {
             Program::CgroupSockAddr(program) => program.load(),
             Program::CgroupSockopt(program) => program.load(),
             Program::SockOps(program) => program.load(),
+            Program::SkMsg(program) => program.load(),
             _ => return Err(KernelError::NoProgram { program: name }),
         };
         loaded.map_err(|source| KernelError::Load { program: name, source: Box::new(source) })?;
@@ -101,7 +120,12 @@ pub(super) fn load_programs(object: &mut Ebpf) -> Result<(), KernelError> {
         let mut places = ProgramArray::try_from(map).map_err(failed)?;
         places.set(tail.index, &program, 0).map_err(failed)?;
     }
-    Ok(())
+    let program = object.program(GATE.program).and_then(|program| program.fd().ok());
+    let program = program.ok_or(KernelError::NoProgram { program: GATE.program })?;
+    let failed = |source| KernelError::Map { map: GATE.map, source };
+    let map = object.map(GATE.map).and_then(map_data).ok_or_else(|| failed(MapError::KeyNotFound))?;
+    sys::prog_attach(program.as_fd(), map.fd().as_fd(), bpf_attach_type::BPF_SK_MSG_VERDICT as u32)
+        .map_err(|source| KernelError::Attach { program: GATE.program, source })
 }
 
 /// Why the links that the engine at `pins` has pinned for `agent` do not guard `cgroup`, a hook each, as the

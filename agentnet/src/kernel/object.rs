@@ -154,7 +154,8 @@ impl Kernel {
             (maps::NAMED, size_of::<u64>(), size_of::<Named>(), NAMED_ENTRIES),
         ] {
             let failed = |error| KernelError::Map { map: outer, source: MapError::IoError(error) };
-            let inner = sys::map_create(bpf_map_type::BPF_MAP_TYPE_LRU_HASH, key, value, entries).map_err(failed)?;
+            let inner =
+                sys::map_create(bpf_map_type::BPF_MAP_TYPE_LRU_HASH, key, value, entries).map_err(failed)?;
             let data = map_data(self.map(outer)?).ok_or_else(|| missing(outer))?;
             sys::map_update(data.fd().as_fd(), &agent, &inner.as_raw_fd()).map_err(failed)?;
         }
@@ -255,8 +256,17 @@ impl Kernel {
     pub fn configure(&mut self, cgroup: &Path, cfg: AgentCfg) -> Result<(), KernelError> {
         let id = cgroup_id(cgroup)?;
         let data = map_data(self.map(maps::CFG)?).ok_or_else(|| missing(maps::CFG))?;
+        // What has no cgroup to go by first: a program that finds both differs for a moment only.
+        self.tell_by_number(&cfg)?;
         sys::map_update(data.fd().as_fd(), &id, &cfg).map_err(KernelError::Configure)?;
         if self.held(id)? == cfg { Ok(()) } else { Err(KernelError::NotInForce) }
+    }
+
+    /// Writes the configuration where programs look that know an agent's number alone.
+    fn tell_by_number(&self, cfg: &AgentCfg) -> Result<(), KernelError> {
+        let failed = |error| KernelError::Map { map: maps::AGENTS, source: MapError::IoError(error) };
+        let data = map_data(self.map(maps::AGENTS)?).ok_or_else(|| missing(maps::AGENTS))?;
+        sys::map_update(data.fd().as_fd(), &cfg.agent, cfg).map_err(failed)
     }
 
     /// The configuration that the kernel holds for `cgroup`.
@@ -410,7 +420,7 @@ const fn missing(map: &'static str) -> KernelError {
 }
 
 /// The map's descriptor, for the kinds that are pinned or written by hand.
-const fn map_data(map: &Map) -> Option<&MapData> {
+pub(super) const fn map_data(map: &Map) -> Option<&MapData> {
     match map {
         Map::CgroupStorage(data)
         | Map::HashMap(data)
@@ -418,7 +428,8 @@ const fn map_data(map: &Map) -> Option<&MapData> {
         | Map::Array(data)
         | Map::PerCpuArray(data)
         | Map::ArrayOfMaps(data)
-        | Map::SkStorage(data) => Some(data),
+        | Map::SkStorage(data)
+        | Map::SockHash(data) => Some(data),
         _ => None,
     }
 }

@@ -57,6 +57,27 @@ pub(super) fn link_create(program: BorrowedFd<'_>, target: i32, attach_type: u32
 }
 
 /// The beginning of the list of programs of an interface (`BPF_F_BEFORE` of nothing).
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+struct ProgAttach {
+    target: i32,
+    program: i32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// Attaches a program without a link, to a map of sockets: it stays as long as the map does, and takes the place of the
+/// one before.
+pub(super) fn prog_attach(
+    program: BorrowedFd<'_>,
+    target: BorrowedFd<'_>,
+    attach_type: u32,
+) -> io::Result<()> {
+    let (target, program) = (target.as_raw_fd(), program.as_raw_fd());
+    bpf(bpf_cmd::BPF_PROG_ATTACH, &ProgAttach { target, program, attach_type, flags: 0 })?;
+    Ok(())
+}
+
 const BPF_F_BEFORE: u32 = 1 << 3;
 
 #[derive(IntoBytes, Immutable)]

@@ -53,7 +53,8 @@ impl Resolver {
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let asked = Arc::<Mutex<Vec<Vec<u8>>>>::default();
         let (stop_in, asked_in) = (Arc::clone(&stop), Arc::clone(&asked));
-        let thread = namespace.spawn("resolver", move || serve(&sockets, &stop_in, &asked_in, &mut answer))?;
+        let thread =
+            namespace.spawn("resolver", move || serve(&sockets, &stop_in, &asked_in, &mut answer))?;
         Ok(Self { asked, stop, thread: Some(thread) })
     }
 
@@ -74,7 +75,8 @@ impl Resolver {
 
     /// How many of them hold these bytes, whatever the case of letters.
     pub fn asked_for(&self, needle: &[u8]) -> usize {
-        let holds = |message: &Vec<u8>| message.windows(needle.len()).any(|part| part.eq_ignore_ascii_case(needle));
+        let holds =
+            |message: &Vec<u8>| message.windows(needle.len()).any(|part| part.eq_ignore_ascii_case(needle));
         self.asked().iter().filter(|message| holds(message)).count()
     }
 }
@@ -171,11 +173,8 @@ fn zone_answer(zone: &HashMap<Vec<u8>, Vec<IpAddr>>, query: &[u8]) -> Option<Vec
     let name = query.get(HEADER..end - 4)?.to_ascii_lowercase();
     let kind = u16::from_be_bytes([query[end - 4], query[end - 3]]);
     let Some(addresses) = zone.get(&name) else { return answer(query, &[], 3) };
-    let records: Vec<Record> = addresses
-        .iter()
-        .map(|ip| Record::address(*ip, 60))
-        .filter(|record| record.kind == kind)
-        .collect();
+    let records: Vec<Record> =
+        addresses.iter().map(|ip| Record::address(*ip, 60)).filter(|record| record.kind == kind).collect();
     answer(query, &records, 0)
 }
 
@@ -194,7 +193,9 @@ fn serve(
             fds.push(PollFd::from_borrowed_fd(udp.as_fd(), PollFlags::IN));
             fds.push(PollFd::from_borrowed_fd(tcp.as_fd(), PollFlags::IN));
         }
-        fds.extend(connections.iter().map(|(stream, _)| PollFd::from_borrowed_fd(stream.as_fd(), PollFlags::IN)));
+        fds.extend(
+            connections.iter().map(|(stream, _)| PollFd::from_borrowed_fd(stream.as_fd(), PollFlags::IN)),
+        );
         poll(&mut fds, None)?;
         let stopped = !fds[0].revents().is_empty();
         drop(fds);

@@ -117,7 +117,13 @@ pub(super) fn record(event: VerdictEvent) -> Record {
         Outcome::Allowed => Cause::Rule(RuleId(event.rule)),
         Outcome::Blocked | Outcome::Audited => Cause::Reason(Reason::from_code(event.reason).unwrap()),
     };
-    Record::Verdict(VerdictRecord { event, hook: Hook::from_code(event.hook).unwrap(), outcome, cause, message: None })
+    Record::Verdict(VerdictRecord {
+        event,
+        hook: Hook::from_code(event.hook).unwrap(),
+        outcome,
+        cause,
+        message: None,
+    })
 }
 
 fn now() -> Timestamp {
