@@ -7,7 +7,7 @@ use clap::Args;
 use super::Streams;
 use crate::{
     exit,
-    policy::{Policy, diagnostic::Severity},
+    policy::{Policy, diagnostic::Severity, host::Host},
 };
 
 /// Arguments of `agentnet policy check`.
@@ -28,7 +28,7 @@ pub(super) fn check(args: &CheckArgs, streams: &mut Streams<'_>) -> anyhow::Resu
     let mut invalid = false;
     for policy in &args.policies {
         // What is wrong with a file does not depend on the host that it is looked at on.
-        match Policy::load(policy, &[]) {
+        match Policy::load(policy, &Host::default()) {
             Ok(policy) => {
                 invalid |= args.deny_warnings && !policy.warnings.is_empty();
                 streams.problems(&policy.warnings, args.json)?;

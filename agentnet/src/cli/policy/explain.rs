@@ -16,8 +16,8 @@ use serde::Serialize;
 
 use super::Streams;
 use crate::{
+    agent::resolv,
     exit,
-    kernel::addrs,
     policy::{
         Policy,
         compile::RuleInfo,
@@ -86,12 +86,11 @@ impl std::str::FromStr for Destination {
 }
 
 pub(super) fn explain(args: &ExplainArgs, streams: &mut Streams<'_>) -> anyhow::Result<ExitCode> {
-    let local = if args.local.is_empty() {
-        addrs::local_addresses().context("cannot list the addresses of this host")?
-    } else {
-        args.local.clone()
-    };
-    let policy = match Policy::load(&args.policy, &local) {
+    let (mut host, _) = resolv::this_host().context("cannot list the addresses of this host")?;
+    if !args.local.is_empty() {
+        host.local.clone_from(&args.local);
+    }
+    let policy = match Policy::load(&args.policy, &host) {
         Ok(policy) => policy,
         Err(problems) => {
             streams.problems(&problems, args.json)?;
@@ -112,7 +111,7 @@ pub(super) fn explain(args: &ExplainArgs, streams: &mut Streams<'_>) -> anyhow::
         return Ok(ExitCode::SUCCESS);
     }
     writeln!(streams.out, "{explanation}")?;
-    if let Some(note) = explanation.note {
+    if let Some(note) = &explanation.note {
         writeln!(streams.out, "note: {note}")?;
     }
     if audit && matches!(explanation.verdict, Verdict::Deny(_)) {
@@ -162,7 +161,8 @@ struct ExplanationLine<'a> {
     deny_rule: Option<RuleLine<'a>>,
     near: Option<NearLine<'a>>,
     special: Option<&'static str>,
-    note: Option<&'static str>,
+    note: Option<&'a str>,
+    preset: Option<&'static str>,
     suggestion: Option<&'a str>,
 }
 
@@ -205,7 +205,8 @@ fn line<'a>(explanation: &'a Explanation<'a>, audit: bool) -> ExplanationLine<'a
             .near
             .map(|Near { rule, lacks }| NearLine { rule: RuleLine::from(rule), lacks: lacks.label() }),
         special: explanation.special,
-        note: explanation.note,
+        note: explanation.note.as_deref(),
+        preset: explanation.preset,
         suggestion: explanation.suggestion.as_deref(),
     }
 }

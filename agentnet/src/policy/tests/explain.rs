@@ -52,7 +52,7 @@ fn policy() -> Policy {
 
 fn told(explanation: &Explanation<'_>) -> String {
     let mut text = format!("{explanation}\n");
-    if let Some(note) = explanation.note {
+    if let Some(note) = &explanation.note {
         writeln!(text, "note: {note}").unwrap();
     }
     text.push_str(explanation.suggestion.as_deref().unwrap_or("no suggestion\n"));
