@@ -100,7 +100,7 @@ mod tests {
     #[case::mapped("nameserver ::ffff:192.0.2.1\nnameserver 192.0.2.1\n", &["192.0.2.1"], &[])]
     #[case::this_host("nameserver 0.0.0.0\n", &["127.0.0.1"], &[])]
     #[case::no_resolver("search x.example\n", &["127.0.0.1", "::1"], &["x.example"])]
-    #[case::nonsense("nameserver\nnameserver nobody\nfoo bar\nnameserver 192.0.2.1 extra\nnameserver 192.0.2.2", &["192.0.2.2"], &[])]
+    #[case::nonsense("nameserver\nnameserver nobody\nfoo bar\nnameserver 192.0.2.1 extra\nnameserver 192.0.2.2", &["192.0.2.1", "192.0.2.2"], &[])]
     #[case::not_one_host("nameserver 224.0.0.1\nnameserver ff02::1\nnameserver 192.0.2.2\n", &["192.0.2.2"], &[])]
     #[case::the_last_counts("domain a.example\nsearch b.example c.example\ndomain d.example\n", &["127.0.0.1", "::1"], &["d.example"])]
     #[case::odd_domains("nameserver 192.0.2.1\nsearch a..b *.x bücher.example 10.0.0.1\n", &["192.0.2.1"], &["xn--bcher-kva.example"])]

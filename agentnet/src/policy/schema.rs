@@ -129,6 +129,7 @@ pub const POLICY: Table = Table {
     keys: &[
         required("version", Kind::Version, "Version of this format: 1."),
         required("name", Kind::Name, "Name of the policy, as alerts give it."),
+        key("extends", Kind::Name, EXTENDS_DOC),
         default(
             "mode",
             Kind::Choice(MODES),
@@ -138,7 +139,6 @@ pub const POLICY: Table = Table {
         key("agents", Kind::Tables(&AGENTS), AGENTS.doc),
         key("egress", Kind::Table(&EGRESS), EGRESS.doc),
         key("local", Kind::Table(&LOCAL), LOCAL.doc),
-        key("extends", Kind::Name, EXTENDS_DOC),
         key("dns", Kind::Table(&DNS), DNS.doc),
         not_enforced("tls"),
         not_enforced("budget"),

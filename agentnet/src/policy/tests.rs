@@ -3,6 +3,7 @@
 mod diagnostics;
 mod draft;
 mod explain;
+mod extends;
 mod files;
 mod many;
 mod robustness;

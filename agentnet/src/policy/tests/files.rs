@@ -9,7 +9,7 @@ use crate::policy::{
     BUILT_IN, Policy,
     diagnostic::{Code, Diagnostics},
     host::Host,
-    schema, special,
+    presets, schema, special,
 };
 
 const POLICIES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../policies");
@@ -147,11 +147,13 @@ fn rules_know_where_they_are_written() {
 #[test]
 fn the_reference_names_every_key_code_and_special_network() {
     let reference = include_str!("../../../../docs/policy.md");
-    let tables = [&schema::POLICY, &schema::EGRESS, &schema::ALLOW, &schema::DENY, &schema::LOCAL];
+    let tables =
+        [&schema::POLICY, &schema::EGRESS, &schema::ALLOW, &schema::DENY, &schema::LOCAL, &schema::DNS];
     let keys = tables.iter().flat_map(|table| table.keys).map(|key| key.name.to_owned());
     let codes = Code::ALL.iter().map(|code| code.label().to_owned());
     let networks = special::SPECIAL.iter().map(|special| special.net.to_string());
-    for word in keys.chain(codes).chain(networks) {
+    let presets = presets::names().map(str::to_owned);
+    for word in keys.chain(codes).chain(networks).chain(presets) {
         let written =
             [format!("`{word}`"), format!("`[{word}]`"), format!("`[[{word}]]`"), format!(".{word}]]`")];
         assert!(written.iter().any(|form| reference.contains(form)), "docs/policy.md lacks {word}");

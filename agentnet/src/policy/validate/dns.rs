@@ -134,6 +134,8 @@ fn check_resolver(text: &str) -> Result<IpAddr, (Code, String, Option<String>)> 
 }
 
 fn check_suffix(text: &str) -> Result<Name, (Code, String, Option<String>)> {
-    Name::parse(text)
-        .map_err(|error| (Code::Domain, format!("{} is not a domain name: {error}", quote(text)), None))
+    Name::parse(text).map_err(|error| {
+        let help = "write a domain that is tried behind names, such as \"corp.example\"".to_owned();
+        (Code::Domain, format!("{} is not a domain name: {error}", quote(text)), Some(help))
+    })
 }
