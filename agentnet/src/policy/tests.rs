@@ -1,6 +1,7 @@
 //! Tests of the policy front end as a whole.
 
 mod diagnostics;
+mod diff;
 mod draft;
 mod explain;
 mod extends;
