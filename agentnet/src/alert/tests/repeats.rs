@@ -94,6 +94,10 @@ impl Explain for Empty {
         None
     }
 
+    fn explain_name(&self, _: &str) -> Option<Explained> {
+        None
+    }
+
     fn explain(&self, _: &Endpoint, _: Reason) -> Option<Explained> {
         None
     }
