@@ -47,6 +47,10 @@ pub mod maps {
     /// LRU hash by [`super::Visitor`] of who came to a container, value: when that ends, nanoseconds of
     /// `CLOCK_MONOTONIC`.
     pub const VISITORS: &str = "VISITORS";
+    /// Array of LPM tries by policy slot: names of Unix sockets, value [`super::Door`].
+    pub const DOORS: &str = "DOORS";
+    /// Array by agent, value [`super::Keeper`].
+    pub const KEEPERS: &str = "KEEPERS";
     /// Ring buffer of refusals.
     pub const ALERTS: &str = "ALERTS";
     /// Ring buffer of everything else.
@@ -78,6 +82,10 @@ pub const MODE_QUARANTINE: u8 = 2;
 
 /// The policy has a rule for ICMP: ping sockets may be made.
 pub const CFG_ICMP: u8 = 1;
+/// `[local] unix = "own"`. Without this and the next only names in [`maps::DOORS`] may be connected to.
+pub const CFG_UNIX_OWN: u8 = 0x10;
+/// `[local] unix = "any"`.
+pub const CFG_UNIX_ANY: u8 = 0x20;
 
 wire! {
     /// Who is governed by a cgroup and how; the value of cgroup storage, written as a whole.
@@ -373,6 +381,35 @@ wire! {
     }
 }
 
+/// Bytes of the name of a Unix socket (`sun_path`, unix(7)).
+pub const SUN_PATH: usize = 108;
+
+wire! {
+    /// A name that an agent may connect to, or a directory whose sockets it may. The key is the name and a NUL, or the
+    /// path of the directory with its last slash; an abstract name is behind a NUL and ends anywhere.
+    #[derive(Default)]
+    pub struct Door {
+        /// Bytes of the name; 0 for a directory.
+        pub len: u32,
+    }
+}
+
+wire! {
+    /// What keeps an agent's Unix sockets besides the kernel programs.
+    #[derive(Default)]
+    pub struct Keeper {
+        /// Id of the cgroup of the process that connects them for the agent, see [`crate::door`].
+        pub cgroup: u64,
+        /// That process (thread group id) in the initial namespace; 0 if there is none.
+        pub pid: u32,
+        /// `KEEPER_*`.
+        pub flags: u32,
+    }
+}
+
+/// Landlock keeps the agent to abstract sockets of its own (`LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET`).
+pub const KEEPER_SCOPES: u32 = 1;
+
 /// Index of the program that samples a packet which was let through.
 pub const TAIL_SAMPLE: u32 = 0;
 /// Places for such programs.
@@ -460,5 +497,6 @@ const _: () = {
     assert!(size_of::<Series>() == 136);
     assert!(SERIES_PLACES.is_power_of_two());
     assert!(size_of::<Visitor>() == 28);
+    assert!(size_of::<Keeper>() == 16);
     assert!(size_of::<AgentCounters>() == 8 * (13 + REASON_SLOTS));
 };

@@ -3,8 +3,9 @@
 use zerocopy::FromBytes as _;
 
 use crate::{
-    abi::{ABI_VERSION, AgentCounters, COMM_BYTES, Process},
-    event::{FlowEnd, Header, Hook, Kind, Outcome, SampleHead, VerdictEvent, Way},
+    abi::{ABI_VERSION, AgentCounters, COMM_BYTES, Process, SUN_PATH},
+    door::DoorName,
+    event::{DoorEvent, FlowEnd, Header, Hook, Kind, Outcome, SampleHead, VerdictEvent, Way},
     verdict::{Reason, RuleId},
 };
 
@@ -42,6 +43,8 @@ pub struct VerdictRecord {
     pub outcome: Outcome,
     /// The rule that allowed it, or the reason why none did.
     pub cause: Cause,
+    /// The Unix socket that was refused.
+    pub door: Option<Box<DoorName>>,
 }
 
 /// Why a verdict is what it is.
@@ -107,6 +110,13 @@ impl Record {
                     VerdictEvent::read_from_prefix(bytes).map_err(|_| short(size_of::<VerdictEvent>()))?;
                 VerdictRecord::check(event).map(Self::Verdict)
             }
+            Kind::Door => {
+                let (door, _) =
+                    DoorEvent::read_from_prefix(bytes).map_err(|_| short(size_of::<DoorEvent>()))?;
+                let record = VerdictRecord::check(door.verdict)?;
+                let name = DoorName { bytes: door.name, len: door.verdict.detail & 0xffff };
+                Ok(Self::Verdict(VerdictRecord { door: Some(Box::new(name)), ..record }))
+            }
             Kind::Sample => {
                 let (head, rest) =
                     SampleHead::read_from_prefix(bytes).map_err(|_| short(size_of::<SampleHead>()))?;
@@ -151,7 +161,19 @@ impl VerdictRecord {
         };
         let hook =
             Hook::from_code(event.hook).ok_or(DecodeError::Code { field: "hook", code: event.hook })?;
-        Ok(Self { event, hook, outcome, cause })
+        Ok(Self { event, hook, outcome, cause, door: None })
+    }
+}
+
+impl DoorName {
+    /// The name as policies write it: a path, or an abstract name behind an `@`. Bytes that are not UTF-8 are replaced.
+    pub fn text(&self) -> String {
+        let len = usize::try_from(self.len).unwrap_or(SUN_PATH).min(SUN_PATH);
+        let bytes = self.bytes.get(..len).unwrap_or_default();
+        match bytes.strip_prefix(b"\0") {
+            Some(name) => format!("@{}", String::from_utf8_lossy(name)),
+            None => String::from_utf8_lossy(bytes).into_owned(),
+        }
     }
 }
 

@@ -27,6 +27,8 @@ impl RuleId {
     pub const REPLY: Self = Self(0xff03);
     /// No rule: the operation sends nothing (a UDP connect to port 0 only asks for a route).
     pub const NOTHING_SENT: Self = Self(0xff04);
+    /// `[local] unix`, `unix_allow`: a Unix socket.
+    pub const UNIX: Self = Self(0xff07);
     /// No rule applies.
     pub const NONE: Self = Self(0xffff);
 
@@ -87,6 +89,8 @@ codes! {
         NameNotAllowed = 22 => "name_not_allowed",
         /// Something that came in and answers nothing the agent was allowed to send.
         Unsolicited = 23 => "unsolicited",
+        /// A Unix socket that is not known to be the agent's own, and that the policy does not name.
+        UnixSocket = 30 => "unix_socket",
     }
 }
 

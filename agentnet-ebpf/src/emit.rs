@@ -7,10 +7,10 @@ use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use agentnet_common::{
     abi::{
         ABI_VERSION, ALERTS_PER_SECOND, AgentCfg, AgentCounters, MODE_AUDIT, Process, ROLE_ACCEPTED,
-        SockState,
+        SUN_PATH, SockState,
     },
     addr::Endpoint,
-    event::{FlowEnd, Header, Hook, Kind, Outcome, VerdictEvent},
+    event::{DoorEvent, FlowEnd, Header, Hook, Kind, Outcome, VerdictEvent},
     verdict::{REASON_SLOTS, Reason, RuleId, Verdict},
 };
 use aya_ebpf::{
@@ -89,7 +89,7 @@ pub fn conclude(cfg: &AgentCfg, facts: &Facts, verdict: Verdict, fresh: bool) ->
         }
         Verdict::Deny(reason) => {
             let audit = cfg.mode == MODE_AUDIT;
-            report_denied(cfg, facts, reason, audit);
+            report_denied(cfg, facts, reason as u8, audit);
             audit
         }
     }
@@ -208,14 +208,46 @@ const fn wake(seq: u64) -> u32 {
     if seq % WAKE_EVERY == WAKE_EVERY - 1 { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }
 }
 
+/// As [`conclude`], of a Unix socket that is refused.
 #[inline(always)]
-fn report_denied(cfg: &AgentCfg, facts: &Facts, reason: Reason, audit: bool) {
-    let Some(counters) = counters(cfg.agent) else { return };
+pub fn conclude_door(cfg: &AgentCfg, facts: &Facts, reason: Reason, name: &[u8; SUN_PATH]) -> bool {
+    let audit = cfg.mode == MODE_AUDIT;
+    let Some((seq, time)) = count_denied(cfg, reason as u8) else { return audit };
+    // SAFETY: the size is constant.
+    let record = unsafe {
+        bpf_ringbuf_reserve((&raw const ALERTS).cast_mut().cast(), size_of::<DoorEvent>() as u64, 0)
+    };
+    if record.is_null() {
+        lose_alert(cfg);
+        return audit;
+    }
+    let record = record.cast::<DoorEvent>();
+    // SAFETY: room for one record was reserved, aligned to eight bytes.
+    unsafe {
+        let verdict = &raw mut (*record).verdict;
+        fill(verdict, cfg, facts, seq, outcome(audit), RuleId::NONE.0, reason as u8, time);
+        (*verdict).header.kind = Kind::Door as u16;
+        (*verdict).header.len = size_of::<DoorEvent>() as u32;
+        (*record).name = *name;
+        (*record).pad = 0;
+        bpf_ringbuf_submit(record.cast(), 0);
+    }
+    audit
+}
+
+const fn outcome(audit: bool) -> Outcome {
+    if audit { Outcome::Audited } else { Outcome::Blocked }
+}
+
+/// Counts a refusal. Gives number and time of the record that tells of it, unless the agent had too many in this second.
+#[inline(always)]
+fn count_denied(cfg: &AgentCfg, reason: u8) -> Option<(u64, u64)> {
+    let counters = counters(cfg.agent)?;
     // SAFETY: the map value outlives the run; a reason is smaller than the array, and what is read back is cut to
     // its size.
     unsafe {
         let place = &raw mut (*counters).reason;
-        place.write_volatile(reason as u64);
+        place.write_volatile(reason.into());
         let index = place.read_volatile() as usize & (REASON_SLOTS - 1);
         add((&raw mut (*counters).denied).cast::<u64>().add(index), 1);
     }
@@ -223,17 +255,25 @@ fn report_denied(cfg: &AgentCfg, facts: &Facts, reason: Reason, audit: bool) {
     if !within_rate(counters, now) {
         // SAFETY: as above.
         unsafe { add(&raw mut (*counters).suppressed, 1) };
-        return;
+        return None;
     }
     // SAFETY: as above.
-    let seq = unsafe { add(&raw mut (*counters).alerts, 1) };
-    let Some(mut entry) = ALERTS.reserve(0) else {
-        // SAFETY: as above.
+    Some((unsafe { add(&raw mut (*counters).alerts, 1) }, now))
+}
+
+#[inline(always)]
+fn lose_alert(cfg: &AgentCfg) {
+    if let Some(counters) = counters(cfg.agent) {
+        // SAFETY: the map value outlives the run.
         unsafe { add(&raw mut (*counters).alerts_lost, 1) };
-        return;
-    };
-    let outcome = if audit { Outcome::Audited } else { Outcome::Blocked };
-    fill(entry.as_mut_ptr(), cfg, facts, seq, outcome, RuleId::NONE.0, reason as u8, now);
+    }
+}
+
+#[inline(always)]
+fn report_denied(cfg: &AgentCfg, facts: &Facts, reason: u8, audit: bool) {
+    let Some((seq, time)) = count_denied(cfg, reason) else { return };
+    let Some(mut entry) = ALERTS.reserve(0) else { return lose_alert(cfg) };
+    fill(entry.as_mut_ptr(), cfg, facts, seq, outcome(audit), RuleId::NONE.0, reason, time);
     entry.submit(0);
 }
 

@@ -2,9 +2,9 @@
 
 use agentnet_common::{
     abi::{
-        ALERT_RING_BYTES, AgentCfg, AgentCounters, Budget, IFACE_ENTRIES, MAX_AGENTS, OWNERS as OWNER_PLACES,
-        Owner, REFUSED_ENTRIES, Ruleset, SAMPLE_RING_BYTES, SERIES_PLACES, SLOTS, Series, SockState, TAILS,
-        UdpPeers, VISITOR_ENTRIES, Visitor,
+        ALERT_RING_BYTES, AgentCfg, AgentCounters, Budget, Door, IFACE_ENTRIES, Keeper, MAX_AGENTS,
+        OWNERS as OWNER_PLACES, Owner, REFUSED_ENTRIES, Ruleset, SAMPLE_RING_BYTES, SERIES_PLACES, SLOTS,
+        SUN_PATH, Series, SockState, TAILS, UdpPeers, VISITOR_ENTRIES, Visitor,
     },
     addr::Addr,
     event::VerdictEvent,
@@ -65,6 +65,9 @@ storage_map!(
 /// Networks of one policy. The loader makes the real tries; this one only gives their shape.
 pub type NetTrie = LpmTrie<Addr, Ruleset, 1>;
 
+/// Unix sockets that one policy names. Made by the loader as well.
+pub type DoorTrie = LpmTrie<[u8; SUN_PATH], Door, 1>;
+
 #[btf_map]
 pub static CFG: CfgMap = CfgMap::new();
 #[btf_map]
@@ -95,6 +98,10 @@ pub static HOSTCG: HashMap<u64, u32, { MAX_AGENTS as usize }> = HashMap::new();
 pub static AGENTS: Array<AgentCfg, { MAX_AGENTS as usize }> = Array::new();
 #[btf_map]
 pub static VISITORS: LruHashMap<Visitor, u64, { VISITOR_ENTRIES as usize }> = LruHashMap::new();
+#[btf_map]
+pub static DOORS: ArrayOfMaps<DoorTrie, { SLOTS as usize }> = ArrayOfMaps::new();
+#[btf_map]
+pub static KEEPERS: Array<Keeper, { MAX_AGENTS as usize }> = Array::new();
 #[btf_map]
 pub static ALERTS: RingBuf<VerdictEvent, { ALERT_RING_BYTES as usize }> = RingBuf::new();
 #[btf_map]

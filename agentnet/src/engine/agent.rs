@@ -178,7 +178,7 @@ impl Agent {
     }
 
     /// What was set up, for the client that asked for it.
-    pub(super) fn ready(&mut self) -> Ready {
+    pub(super) fn ready(&mut self, kernel: &Kernel) -> Ready {
         let meta = self.meta();
         Ready {
             agent: self.name.clone(),
@@ -186,7 +186,7 @@ impl Agent {
             policy: meta.policy.clone(),
             audit: self.is_audit(),
             log: self.logged.then(|| self.log.directory().display().to_string()),
-            hooks: links::doors(),
+            hooks: kernel.doors(),
             warnings: std::mem::take(&mut self.warnings),
         }
     }
@@ -207,7 +207,7 @@ impl Agent {
             attached: !meta.made,
             uid: meta.uid,
             started: meta.started,
-            hooks: links::doors(),
+            hooks: kernel.doors(),
             interfaces: line.doors(&self.name, self.id()),
             problems,
             notes: self.notes(),

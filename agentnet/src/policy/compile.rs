@@ -20,6 +20,7 @@ use super::{
     selector::Selector,
     validate::{Effect, Rule, Valid},
 };
+use crate::kernel::unix::DoorEntry;
 
 /// A policy as the kernel reads it, and what people are told about its rules.
 #[derive(Clone, Debug)]
@@ -39,6 +40,8 @@ pub struct Compiled {
     pub nets: Vec<NetEntry>,
     /// Nodes of the name trie, sorted by the bytes of their keys.
     pub names: Vec<(NameKey, NameNode)>,
+    /// Unix sockets that are open by name.
+    pub doors: Vec<DoorEntry>,
     /// Which agents the daemon puts under this policy by itself, `[[agents]]`.
     pub agents: Vec<AgentsInfo>,
     /// Where each rule was written, by [`RuleId`]: allow and deny rules in the order of the file.
@@ -93,9 +96,10 @@ impl Compiled {
             mode: valid.mode,
             loopback: valid.loopback,
             listen: valid.listen,
-            flags: if valid.rules.iter().any(icmp) { CFG_ICMP } else { 0 },
+            flags: valid.unix.flags() | if valid.rules.iter().any(icmp) { CFG_ICMP } else { 0 },
             nets,
             names,
+            doors: valid.unix.doors(),
             agents: valid
                 .agents
                 .iter()

@@ -10,6 +10,7 @@ pub mod schema;
 pub mod selector;
 pub mod special;
 pub mod traffic;
+pub mod unix;
 pub mod validate;
 pub mod warnings;
 
@@ -151,6 +152,7 @@ impl Policy {
             listen: LOCAL_OWN,
             rules: Vec::new(),
             agents: Vec::new(),
+            unix: unix::UnixSockets::default(),
         };
         // Without rules nothing can be wrong.
         let compiled = Compiled::new(&valid, &source, &[], &mut Vec::new());
@@ -180,6 +182,11 @@ impl Policy {
     /// Whether it is what [`Policy::from_text`] makes of these.
     pub fn is_of(&self, file: &str, text: &str, local: &[IpAddr]) -> bool {
         self.file() == file && self.text() == text && self.local == local
+    }
+
+    /// What it says of Unix sockets.
+    pub const fn unix(&self) -> &unix::UnixSockets {
+        &self.valid.unix
     }
 
     /// The file it was read from, or the name of a built-in policy in angle brackets.

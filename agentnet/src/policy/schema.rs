@@ -49,6 +49,8 @@ pub enum Kind {
     Pattern,
     /// A list of ports and ranges of ports.
     Ports,
+    /// A list of names of Unix sockets.
+    UnixNames,
     /// Text that its reader makes sense of, with an example.
     Text(&'static str),
     /// One of a few words.
@@ -112,6 +114,9 @@ const LOOPBACK: &[Choice] = &[choice("own", LOCAL_OWN), choice("deny", LOCAL_DEN
 /// `[local] listen`: to the kernel, "loopback" is "this host", which is `LOCAL_OWN`.
 const LISTEN: &[Choice] =
     &[choice("deny", LOCAL_DENY), choice("loopback", LOCAL_OWN), choice("any", LOCAL_ANY)];
+
+/// `[local] unix`.
+const UNIX: &[Choice] = &[choice("own", LOCAL_OWN), choice("deny", LOCAL_DENY), choice("any", LOCAL_ANY)];
 
 /// The file itself.
 pub const POLICY: Table = Table {
@@ -244,6 +249,19 @@ pub const LOCAL: Table = Table {
             "loopback",
             "Who may connect into the agent: \"deny\" nobody, \"loopback\" this host, \"any\" everybody.",
         ),
+        default(
+            "unix",
+            Kind::Choice(UNIX),
+            "own",
+            "Which Unix sockets the agent may connect and send to: \"own\" only those of the same agent, \"deny\" \
+             none, \"any\" all. `unix_allow` opens further ones.",
+        ),
+        key(
+            "unix_allow",
+            Kind::UnixNames,
+            "Unix sockets of others that the agent may talk to: paths such as \"/run/postgresql/.s.PGSQL.5432\", \
+             directories with a slash at the end, abstract names behind an @.",
+        ),
     ],
 };
 
@@ -307,6 +325,12 @@ impl Kind {
                         { "type": "string", "pattern": "^[0-9]{1,5}(-[0-9]{1,5})?$" },
                     ],
                 },
+            }),
+            Self::UnixNames => json!({
+                "type": "array",
+                "minItems": 1,
+                "uniqueItems": true,
+                "items": { "type": "string", "pattern": "^[/@].+$", "maxLength": 107 },
             }),
             Self::Text(example) => json!({ "type": "string", "examples": [example] }),
             Self::Choice(choices) => json!({ "enum": words(choices) }),

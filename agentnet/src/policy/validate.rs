@@ -20,6 +20,7 @@ use super::{
     parse::{Document, Field, PortText, RuleText},
     schema,
     traffic::{PortSet, Traffic},
+    unix::UnixSockets,
 };
 
 /// A policy whose every part is right.
@@ -33,6 +34,8 @@ pub struct Valid {
     pub loopback: u8,
     /// `[local] listen`, `LOCAL_*`.
     pub listen: u8,
+    /// `[local] unix` and `unix_allow`.
+    pub unix: UnixSockets,
     /// The rules in the order of the file, by [`RuleId`].
     pub rules: Vec<Rule>,
     /// `[[agents]]`.
@@ -163,6 +166,7 @@ impl Valid {
             mode: word(&document.mode, MODE_ENFORCE),
             loopback: word(&document.loopback, LOCAL_OWN),
             listen: word(&document.listen, LOCAL_OWN),
+            unix: UnixSockets::check(&document.unix, &document.unix_allow, problems),
             rules,
             agents,
         }

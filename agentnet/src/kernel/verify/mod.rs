@@ -179,6 +179,7 @@ fn loopback_only(cfg: AgentCfg) -> Compiled {
         flags: cfg.flags,
         nets: vec![root],
         names: Vec::new(),
+        doors: Vec::new(),
         agents: Vec::new(),
         rules: Vec::new(),
     }

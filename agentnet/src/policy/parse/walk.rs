@@ -138,6 +138,26 @@ impl<'i, 'p> Walker<'i, 'p> {
         })
     }
 
+    /// A list of texts.
+    pub(crate) fn strings(&mut self, name: &'static str) -> Field<Vec<Spanned<String>>> {
+        self.list(name).and_then(|list| {
+            let texts = list.get_ref().iter().map(|item| {
+                let text = item.get_ref().as_str().map(|text| spanned(item, text.to_owned()));
+                if text.is_none() {
+                    self.problems.push(Diagnostic::new(
+                        Code::WrongType,
+                        item.span(),
+                        format!("`{name}` takes strings, not {}", type_name(item.get_ref())),
+                    ));
+                }
+                text
+            });
+            // All are looked at before one that is wrong ends it.
+            let texts: Vec<_> = texts.collect();
+            Some(spanned(&list, texts.into_iter().collect::<Option<_>>()?))
+        })
+    }
+
     /// A list that is not empty.
     fn list(&mut self, name: &'static str) -> Field<DeArray<'i>> {
         self.take(name).and_then(|value| {
@@ -229,7 +249,7 @@ impl Kind {
                 Self::Name | Self::Cidr | Self::Domain | Self::Pattern | Self::Text(_) | Self::Choice(_),
                 DeValue::String(_),
             )
-            | (Self::Ports | Self::Choices(_), DeValue::Array(_))
+            | (Self::Ports | Self::Choices(_) | Self::UnixNames, DeValue::Array(_))
             | (Self::Table(_), DeValue::Table(_)) => true,
             (Self::Tables(_), DeValue::Array(list)) => {
                 list.iter().all(|item| matches!(item.get_ref(), DeValue::Table(_)))
@@ -247,6 +267,7 @@ impl Kind {
             Self::Domain => ("a string", format!("write {name} = \"example.com\", one rule for each name")),
             Self::Pattern => ("a string", format!("write {name} = \"...\", one entry for each pattern")),
             Self::Ports => ("a list", format!("write {name} = [443, \"8000-8099\"]")),
+            Self::UnixNames => ("a list", format!("write {name} = [\"/run/postgresql/\"]")),
             Self::Text(example) => ("a string", format!("write {name} = \"{example}\"")),
             Self::Choice(choices) => {
                 ("a string", format!("one of {}", list(choices.iter().map(|c| format!("\"{}\"", c.word)))))
