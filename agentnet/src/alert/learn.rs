@@ -38,7 +38,16 @@ pub fn policy(summary: &Summary) -> String {
             let _ = note(&mut seen, &row.destination, &BTreeSet::new(), row.count);
         }
     }
+    let mut sockets: BTreeSet<String> = BTreeSet::new();
     for row in &summary.refused {
+        if let Some(socket) = &row.unix {
+            if socket.is_harmless() {
+                sockets.insert(socket.quoted());
+            } else {
+                left_out.insert(format!("{socket}: whoever listens there acts outside of any policy"));
+            }
+            continue;
+        }
         let remedy = reason_from_label(&row.reason).map(|reason| Class::of(reason).remedy);
         match (&row.destination, remedy) {
             (Some(peer), Some(Remedy::Listen)) => {
@@ -80,8 +89,15 @@ pub fn policy(summary: &Summary) -> String {
     for (ip, seen) in &seen {
         write_rules(&mut toml, *ip, seen);
     }
+    if listen.is_some() || !sockets.is_empty() {
+        let _ = writeln!(toml, "\n[local]");
+    }
     if let Some(listen) = listen {
-        let _ = writeln!(toml, "\n[local]\nlisten = \"{listen}\"");
+        let _ = writeln!(toml, "listen = \"{listen}\"");
+    }
+    if !sockets.is_empty() {
+        let names: Vec<String> = sockets.into_iter().collect();
+        let _ = writeln!(toml, "# Unix sockets of others.\nunix_allow = [{}]", names.join(", "));
     }
     toml
 }

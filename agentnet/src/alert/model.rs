@@ -11,7 +11,10 @@ use std::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::names::{Socket, SocketOption};
+use super::{
+    door::UnixSocket,
+    names::{Socket, SocketOption},
+};
 
 /// Text that is a constant when made and owned when read back.
 type Label = Cow<'static, str>;
@@ -290,6 +293,9 @@ pub struct VerdictEvidence {
     /// The socket option that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub option: Option<SocketOption>,
+    /// The Unix socket that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unix: Option<UnixSocket>,
     /// Socket cookie (`SO_COOKIE`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub socket_cookie: Option<u64>,

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     class::{Class, Remedy},
+    door::UnixSocket,
     explain::Explain,
     loss::{Cause, Losses},
     model::{Destination, PolicyRef},
@@ -76,19 +77,24 @@ pub struct Refused {
     pub socket: Option<Socket>,
     /// The socket option that was asked for, if that was refused.
     pub option: Option<SocketOption>,
+    /// The Unix socket that was asked for.
+    #[serde(default)]
+    pub unix: Option<UnixSocket>,
     /// The rule that denies it, with its place.
     pub denied_by: Option<String>,
     /// TOML that would allow it.
     pub suggestion: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct RefusedKey {
     endpoint: Endpoint,
     reason: Reason,
     outcome: Outcome,
     /// What was asked for, where that has no endpoint.
     detail: u32,
+    /// The same of a Unix socket.
+    unix: Option<UnixSocket>,
 }
 
 #[derive(Clone, Debug)]
@@ -120,6 +126,7 @@ impl RefusedRow {
             count: self.count,
             socket: self.socket,
             option: self.option,
+            unix: key.unix.clone(),
             denied_by: explained.rule.map(|rule| rule.to_string()),
             suggestion: explained.suggestion,
         }
@@ -184,8 +191,13 @@ impl Tally {
 
     pub(super) fn refused(&mut self, verdict: &VerdictRecord, reason: Reason, comm: &str, count: u64) {
         let event = &verdict.event;
-        let key =
-            RefusedKey { endpoint: event.endpoint, reason, outcome: verdict.outcome, detail: event.detail };
+        let key = RefusedKey {
+            endpoint: event.endpoint,
+            reason,
+            outcome: verdict.outcome,
+            detail: event.detail,
+            unix: UnixSocket::of(verdict),
+        };
         let full = self.refused.len() >= MAX_ROWS;
         let row = match self.refused.entry(key) {
             Entry::Occupied(entry) => entry.into_mut(),

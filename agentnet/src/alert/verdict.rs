@@ -12,6 +12,7 @@ use agentnet_common::{
 
 use super::{
     community::community_id,
+    door::UnixSocket,
     model::{Destination, Direction, Process, VerdictEvidence},
     names::{Socket, SocketOption, protocol_name},
     text::{MAX_COMM, clean},
@@ -89,7 +90,9 @@ pub(super) fn evidence(verdict: &VerdictRecord, reason: Option<Reason>) -> Verdi
             | Hook::Setsockopt
             | Hook::Egress
             | Hook::TcxFrom
-            | Hook::TcxFrame => Direction::Egress,
+            | Hook::TcxFrame
+            | Hook::ConnectUnix
+            | Hook::SendmsgUnix => Direction::Egress,
         },
         bytes: event.bytes,
         // What this socket had sent to whomever, when it was stopped.
@@ -105,6 +108,7 @@ pub(super) fn evidence(verdict: &VerdictRecord, reason: Option<Reason>) -> Verdi
         special: None,
         socket: socket(verdict),
         option: option(verdict),
+        unix: UnixSocket::of(verdict),
         socket_cookie: (event.header.flow != 0).then_some(event.header.flow),
         various: false,
     }

@@ -30,7 +30,7 @@ use crate::{
         outbox::Outbox,
         protocol::{Ready, Reply, Status},
     },
-    kernel::{Kernel, links},
+    kernel::Kernel,
     policy::Policy,
     store::{archive::Log, trouble::Trouble},
 };

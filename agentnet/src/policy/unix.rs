@@ -53,16 +53,19 @@ impl UnixSockets {
             );
         }
         for (entry, span) in &allow {
-            if let Some(Known { what, reach: Reach::Commands, .. }) = Known::of(&entry.name.text()) {
-                problems.push(
-                    Diagnostic::new(
-                        Code::UnixDoor,
-                        span.clone(),
-                        format!("{what} does for the agent whatever it asks, outside this policy"),
-                    )
-                    .help("allow it only to an agent that you would let run without a policy"),
-                );
-            }
+            let Some(Known { what, reach, .. }) = Known::of(&entry.name.text()) else { continue };
+            let (message, help) = match reach {
+                Reach::Commands | Reach::Session => (
+                    format!("{what} does for the agent what it is asked to, outside this policy"),
+                    "allow it only to an agent that you would let run without a policy",
+                ),
+                Reach::Names => (
+                    format!("{what} asks the network for any name, and this policy does not see it"),
+                    "programs ask a resolver by themselves if it does not answer",
+                ),
+                Reach::Notes => continue,
+            };
+            problems.push(Diagnostic::new(Code::UnixDoor, span.clone(), message).help(help));
         }
         Self { others, allow }
     }
@@ -135,6 +138,11 @@ fn entry(name: &Spanned<String>, problems: &mut Vec<Diagnostic>) -> Option<DoorE
     }
 }
 
+/// Whether `unix_allow` takes this.
+pub fn is_name(text: &str) -> bool {
+    parse(text).is_ok_and(|entry| !entry.below)
+}
+
 fn parse(text: &str) -> Result<DoorEntry, &'static str> {
     let (bytes, is_abstract) = match text.strip_prefix('@') {
         Some(name) => ([b"\0", name.as_bytes()].concat(), true),
@@ -188,8 +196,8 @@ pub struct Known {
 pub enum Reach {
     /// To run programs and connect, with rights of its own.
     Commands,
-    /// To act for the user: a desktop, a bus, keys.
-    User,
+    /// To act for its user: a bus, a desktop, keys, an editor. Ordinary programs do that every day.
+    Session,
     /// Names and users. Programs ask by themselves, and have other ways to know.
     Names,
     /// To take notice: logs and states.
@@ -214,21 +222,21 @@ const KNOWN: &[Known] = &[
     known("/lxd/unix.socket", Reach::Commands, "LXD"),
     known("/incus/unix.socket", Reach::Commands, "Incus"),
     known("/nix/daemon-socket/socket", Reach::Commands, "the Nix daemon"),
-    known("/dbus/system_bus_socket", Reach::User, "the system bus"),
-    known("/bus", Reach::User, "the session bus"),
-    known("/wayland-*", Reach::User, "the desktop"),
-    known("/.X11-unix/X*", Reach::User, "the desktop"),
-    known("/pulse/native", Reach::User, "the sound server"),
-    known("/pipewire-*", Reach::User, "the sound server"),
-    known("/S.gpg-agent*", Reach::User, "the GnuPG agent"),
-    known("/S.scdaemon", Reach::User, "the GnuPG agent"),
-    known("/keyring/*", Reach::User, "the keyring"),
-    known("/ssh-agent*", Reach::User, "the SSH agent"),
-    known("/vscode-*", Reach::User, "Visual Studio Code"),
+    known("/dbus/system_bus_socket", Reach::Session, "the system bus"),
+    known("/bus", Reach::Session, "the session bus"),
+    known("/wayland-*", Reach::Session, "the desktop"),
+    known("/.X11-unix/X*", Reach::Session, "the desktop"),
+    known("/pulse/native", Reach::Session, "the sound server"),
+    known("/pipewire-*", Reach::Session, "the sound server"),
+    known("/S.gpg-agent*", Reach::Session, "the GnuPG agent"),
+    known("/S.scdaemon", Reach::Session, "the GnuPG agent"),
+    known("/keyring/*", Reach::Session, "the keyring"),
+    known("/ssh-agent*", Reach::Session, "the SSH agent"),
+    known("/vscode-*", Reach::Session, "Visual Studio Code"),
     known("/systemd/resolve/io.systemd*", Reach::Names, "systemd-resolved"),
     known("/nscd/socket", Reach::Names, "the name service cache"),
     known("/systemd/userdb/*", Reach::Names, "the user database"),
-    known("/.org.chromium.Chromium*", Reach::User, "a browser"),
+    known("/.org.chromium.Chromium*", Reach::Session, "a browser"),
     known("/dev/log", Reach::Notes, "the system log"),
     known("/systemd/journal/*", Reach::Notes, "the system log"),
     known("/systemd/notify", Reach::Notes, "systemd"),
@@ -238,15 +246,23 @@ impl Known {
     /// What is known of the socket with this path, `None` for any other. A path says what was asked for by its usual
     /// name, not what is there.
     pub fn of(path: &str) -> Option<Self> {
+        let path = &if path.starts_with(['/', '@']) { path.to_owned() } else { format!("/{path}") };
         let fits = |known: &&Self| match known.name.strip_suffix('*') {
             Some(beginning) => path.rsplit_once(beginning).is_some_and(|(_, rest)| !rest.contains('/')),
             None => path.ends_with(known.name),
         };
         KNOWN.iter().find(fits).copied().or_else(|| {
-            // ssh-agent(1): the directory is made up, its beginning and the file's are not.
+            // ssh-agent(1), tmux(1): the directory's name is made up, its beginning is not.
             let (directory, file) = path.rsplit_once('/')?;
-            let named = directory.contains("/ssh-") && file.starts_with("agent.");
-            named.then_some(known("", Reach::User, "the SSH agent"))
+            let (_, directory) = directory.rsplit_once('/')?;
+            let what = if directory.starts_with("ssh-") && file.starts_with("agent.") {
+                "the SSH agent"
+            } else if directory.starts_with("tmux-") {
+                "tmux"
+            } else {
+                return None;
+            };
+            Some(known("", Reach::Session, what))
         })
     }
 }
@@ -294,6 +310,7 @@ mod tests {
     fn well_known_sockets_are_known_wherever_they_are() {
         for (path, what) in [
             ("/var/run/docker.sock", "Docker"),
+            ("docker.sock", "Docker"),
             ("/home/a/.docker/run/docker.sock", "Docker"),
             ("/run/user/1000/podman/podman.sock", "Podman"),
             ("/run/systemd/resolve/io.systemd.Resolve", "systemd-resolved"),
@@ -303,6 +320,7 @@ mod tests {
             ("/run/user/0/systemd/private", "systemd"),
             ("/tmp/ssh-XXabc/agent.4711", "the SSH agent"),
             ("/run/user/1000/vscode-ipc-1.sock", "Visual Studio Code"),
+            ("/tmp/tmux-1000/default", "tmux"),
             ("/tmp/.X11-unix/X0", "the desktop"),
             ("@/tmp/.X11-unix/X0", "the desktop"),
             ("/run/systemd/userdb/io.systemd.DynamicUser", "the user database"),

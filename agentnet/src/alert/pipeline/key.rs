@@ -11,7 +11,10 @@ use agentnet_common::{
 };
 use jiff::{SignedDuration, Timestamp};
 
-use super::super::fold::{self, Merge};
+use super::super::{
+    door::UnixSocket,
+    fold::{self, Merge},
+};
 
 /// Refusals, and as many allowed flows, that are told apart in one window of [`fold::WINDOW`]. What is more
 /// is folded by its reason or rule alone: an agent that tries a thousand addresses must not wash older
@@ -40,6 +43,8 @@ pub(super) enum Key {
         cause: Why,
         endpoint: Endpoint,
         detail: u32,
+        /// The Unix socket that was asked for.
+        unix: Option<UnixSocket>,
         comm: [u8; COMM_BYTES],
         executable: Option<Arc<str>>,
     },

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use super::{
     class::Enforcement,
     clock::Clock,
+    door::UnixSocket,
     explain::Explain,
     fold::{self, Fold, Repeats},
     id::IdSource,
@@ -234,6 +235,7 @@ impl Pipeline {
             cause,
             endpoint: event.endpoint,
             detail: event.detail,
+            unix: UnixSocket::of(record),
             comm: event.process.comm,
             executable: executable.clone(),
         };

@@ -63,6 +63,10 @@ impl Pipeline {
         let mut evidence = evidence(record, Some(reason));
         let class = Class::of(reason)
             .about(destination.as_ref().map(|destination| destination.ip), evidence.socket.as_ref());
+        let class = match &evidence.unix {
+            Some(socket) if class.remedy == Remedy::Door => socket.class(class),
+            _ => class,
+        };
         // The policy is asked only where a rule of it decides.
         let explained = (class.remedy == Remedy::Rule && destination.is_some())
             .then(|| self.policy.explain(&event.endpoint, reason))
@@ -81,6 +85,7 @@ impl Pipeline {
             bytes: event.bytes,
             socket: evidence.socket.as_ref(),
             option: evidence.option.as_ref(),
+            unix: evidence.unix.as_ref(),
             explained: explained.as_ref(),
             count,
             various: *various,
