@@ -37,6 +37,8 @@ codes! {
         Sample = 2 => "sample",
         /// [`FlowEnd`].
         FlowEnd = 3 => "flow_end",
+        /// [`QueryEvent`].
+        Query = 4 => "query",
         /// [`DoorEvent`].
         Door = 5 => "door",
     }
@@ -115,6 +117,19 @@ wire! {
         pub total: u32,
         /// Bytes this socket had sent before, IP headers included; of TCP from its first data on.
         pub sent: u64,
+    }
+}
+
+/// Bytes of a DNS message that a record holds: its header and the longest question (RFC 1035, 4.1).
+pub const QUESTION_BYTES: usize = 272;
+
+wire! {
+    /// A verdict on a DNS message that was refused.
+    pub struct QueryEvent {
+        /// The verdict; its header's kind is [`Kind::Query`].
+        pub verdict: VerdictEvent,
+        /// The message's beginning; behind its end, anything.
+        pub message: [u8; QUESTION_BYTES],
     }
 }
 
@@ -208,6 +223,7 @@ wire! {
 const _: () = {
     assert!(size_of::<SampleHead>() == 128);
     assert!(size_of::<FlowEnd>() == 144);
+    assert!(size_of::<QueryEvent>() == 128 + QUESTION_BYTES);
     assert!(size_of::<Header>() == 40);
     assert!(size_of::<VerdictEvent>() == 128);
     assert!(size_of::<DoorEvent>() == 240);

@@ -5,7 +5,10 @@ use zerocopy::FromBytes as _;
 use crate::{
     abi::{ABI_VERSION, AgentCounters, COMM_BYTES, Process, SUN_PATH},
     door::DoorName,
-    event::{DoorEvent, FlowEnd, Header, Hook, Kind, Outcome, SampleHead, VerdictEvent, Way},
+    event::{
+        DoorEvent, FlowEnd, Header, Hook, Kind, Outcome, QUESTION_BYTES, QueryEvent, SampleHead, VerdictEvent,
+        Way,
+    },
     verdict::{Reason, RuleId},
 };
 
@@ -43,6 +46,8 @@ pub struct VerdictRecord {
     pub outcome: Outcome,
     /// The rule that allowed it, or the reason why none did.
     pub cause: Cause,
+    /// The beginning of the DNS message that was refused; behind its end, anything.
+    pub message: Option<Box<[u8; QUESTION_BYTES]>>,
     /// The Unix socket that was refused.
     pub door: Option<Box<DoorName>>,
 }
@@ -110,6 +115,12 @@ impl Record {
                     VerdictEvent::read_from_prefix(bytes).map_err(|_| short(size_of::<VerdictEvent>()))?;
                 VerdictRecord::check(event).map(Self::Verdict)
             }
+            Kind::Query => {
+                let (query, _) =
+                    QueryEvent::read_from_prefix(bytes).map_err(|_| short(size_of::<QueryEvent>()))?;
+                let record = VerdictRecord::check(query.verdict)?;
+                Ok(Self::Verdict(VerdictRecord { message: Some(Box::new(query.message)), ..record }))
+            }
             Kind::Door => {
                 let (door, _) =
                     DoorEvent::read_from_prefix(bytes).map_err(|_| short(size_of::<DoorEvent>()))?;
@@ -161,7 +172,7 @@ impl VerdictRecord {
         };
         let hook =
             Hook::from_code(event.hook).ok_or(DecodeError::Code { field: "hook", code: event.hook })?;
-        Ok(Self { event, hook, outcome, cause, door: None })
+        Ok(Self { event, hook, outcome, cause, message: None, door: None })
     }
 }
 

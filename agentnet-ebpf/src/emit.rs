@@ -6,11 +6,11 @@ use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
 use agentnet_common::{
     abi::{
-        ABI_VERSION, ALERTS_PER_SECOND, AgentCfg, AgentCounters, MODE_AUDIT, Process, ROLE_ACCEPTED,
-        SUN_PATH, SockState,
+        ABI_VERSION, ALERTS_PER_SECOND, AgentCfg, AgentCounters, MODE_AUDIT, Process, QUERY_BYTES,
+        ROLE_ACCEPTED, SUN_PATH, SockState,
     },
     addr::Endpoint,
-    event::{DoorEvent, FlowEnd, Header, Hook, Kind, Outcome, VerdictEvent},
+    event::{DoorEvent, FlowEnd, Header, Hook, Kind, Outcome, QUESTION_BYTES, QueryEvent, VerdictEvent},
     verdict::{REASON_SLOTS, Reason, RuleId, Verdict},
 };
 use aya_ebpf::{
@@ -87,12 +87,16 @@ pub fn conclude(cfg: &AgentCfg, facts: &Facts, verdict: Verdict, fresh: bool) ->
             }
             true
         }
-        Verdict::Deny(reason) => {
-            let audit = cfg.mode == MODE_AUDIT;
-            report_denied(cfg, facts, reason as u8, audit);
-            audit
-        }
+        Verdict::Deny(reason) => conclude_denied(cfg, facts, reason as u8),
     }
+}
+
+/// The same of a refusal, by the code of its reason.
+#[inline(always)]
+pub fn conclude_denied(cfg: &AgentCfg, facts: &Facts, reason: u8) -> bool {
+    let audit = cfg.mode == MODE_AUDIT;
+    report_denied(cfg, facts, reason, audit);
+    audit
 }
 
 /// Remembers that the TCP socket `cookie` may hold refused data: the kernel keeps what a hook drops in
@@ -206,6 +210,37 @@ pub fn report_end(cfg: &AgentCfg, flow: u64, state: &SockState, local: &Endpoint
 #[inline(always)]
 const fn wake(seq: u64) -> u32 {
     if seq % WAKE_EVERY == WAKE_EVERY - 1 { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }
+}
+
+/// As [`conclude`], of a DNS message that the packet carries. What was let through is told by its sample.
+#[inline(always)]
+pub fn conclude_query(cfg: &AgentCfg, facts: &Facts, verdict: Verdict, message: &[u8; QUERY_BYTES]) -> bool {
+    let Verdict::Deny(reason) = verdict else { return true };
+    let audit = cfg.mode == MODE_AUDIT;
+    if let Some((seq, time)) = count_denied(cfg, reason as u8) {
+        // SAFETY: the size is constant.
+        let record = unsafe {
+            bpf_ringbuf_reserve((&raw const ALERTS).cast_mut().cast(), size_of::<QueryEvent>() as u64, 0)
+        };
+        if record.is_null() {
+            lose_alert(cfg);
+            return audit;
+        }
+        let record = record.cast::<QueryEvent>();
+        // SAFETY: room for one record was reserved, aligned to eight bytes; the message is longer than its beginning.
+        unsafe {
+            let verdict = &raw mut (*record).verdict;
+            fill(verdict, cfg, facts, seq, outcome(audit), RuleId::NONE.0, reason as u8, time);
+            (*verdict).header.kind = Kind::Query as u16;
+            (*verdict).header.len = size_of::<QueryEvent>() as u32;
+            let (from, to) = (message.as_ptr().cast::<u64>(), (&raw mut (*record).message).cast::<u64>());
+            for index in 0..QUESTION_BYTES / 8 {
+                to.add(index).write_volatile(from.add(index).read_volatile());
+            }
+            bpf_ringbuf_submit(record.cast(), 0);
+        }
+    }
+    audit
 }
 
 /// As [`conclude`], of a Unix socket that is refused.

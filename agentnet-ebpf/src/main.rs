@@ -11,6 +11,9 @@
 //! | sockops | `hooks/sockops.rs` | marks accepted sockets, forgets closed ones |
 //! | cgroup_skb/egress | `hooks/skb_egress.rs` | the last word on every packet out |
 //! | cgroup_skb/ingress | `hooks/skb_ingress.rs` | who may connect into the agent |
+//! | sk_msg | `hooks/sk_msg.rs` | judges DNS queries over TCP before TCP takes them |
+//! | (handed over) | `hooks/skb_query.rs`, `hooks/skb_answer.rs` | judges DNS queries, learns from answers |
+//! | (handed over) | `hooks/skb_report.rs` | reports on packets |
 //! | (handed over) | `hooks/skb_sample.rs` | samples payload that was let through |
 //! | tcx | `hooks/tcx.rs` | containers from outside, packet sockets |
 //!
@@ -21,13 +24,17 @@
 #![allow(internal_features, reason = "core::sync::atomic has no read-modify-write on the BPF target")]
 
 mod agent;
+mod dns;
 mod emit;
 mod hooks;
 mod local;
 mod maps;
 mod neighbour;
+mod opaque;
 mod packet;
+mod pins;
 mod sample;
+mod scratch;
 mod series;
 mod tables;
 mod visitors;

@@ -2,16 +2,20 @@
 
 use agentnet_common::{
     abi::{
-        ALERT_RING_BYTES, AgentCfg, AgentCounters, Budget, Door, IFACE_ENTRIES, Keeper, MAX_AGENTS,
-        OWNERS as OWNER_PLACES, Owner, REFUSED_ENTRIES, Ruleset, SAMPLE_RING_BYTES, SERIES_PLACES, SLOTS,
-        SUN_PATH, Series, SockState, TAILS, UdpPeers, VISITOR_ENTRIES, Visitor,
+        ALERT_RING_BYTES, AgentCfg, AgentCounters, Budget, Dialog, Door, GATE_ENTRIES, IFACE_ENTRIES,
+        MAX_AGENTS, NAMED_ENTRIES, NameNode, Named, OWNERS as OWNER_PLACES, Owner, PIN_ENTRIES, Pins, Queries,
+        REFUSED_ENTRIES, Ruleset, SAMPLE_RING_BYTES, SCRATCHES, SERIES_PLACES, SLOTS, SUN_PATH, Scratch,
+        Series, SockState, TAILS, UdpPeers, VISITOR_ENTRIES, Visitor,
     },
     addr::Addr,
     event::VerdictEvent,
+    name::KEY_BYTES,
 };
 use aya_ebpf::{
     bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, bpf_map_type},
-    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
+    btf_maps::{
+        Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf, SockHash,
+    },
     macros::btf_map,
 };
 
@@ -62,6 +66,28 @@ storage_map!(
     PeersMap, BPF_MAP_TYPE_SK_STORAGE, i32, UdpPeers, BPF_F_NO_PREALLOC
 );
 
+storage_map!(
+    /// Storage of sockets that ask a resolver.
+    QueriesMap, BPF_MAP_TYPE_SK_STORAGE, i32, Queries, BPF_F_NO_PREALLOC
+);
+
+storage_map!(
+    /// Storage of connections to resolvers.
+    DialogMap, BPF_MAP_TYPE_SK_STORAGE, i32, Dialog, BPF_F_NO_PREALLOC
+);
+
+/// The bytes of a key of names.
+pub type NameBytes = [u8; KEY_BYTES];
+
+/// Names of one policy, as [`NetTrie`].
+pub type NameTrie = LpmTrie<NameBytes, NameNode, 1>;
+
+/// Addresses of one agent that were resolved from names. The loader makes the real maps.
+pub type PinMap = LruHashMap<Addr, Pins, { PIN_ENTRIES as usize }>;
+
+/// Names of one agent that were asked for.
+pub type NamedMap = LruHashMap<u64, Named, { NAMED_ENTRIES as usize }>;
+
 /// Networks of one policy. The loader makes the real tries; this one only gives their shape.
 pub type NetTrie = LpmTrie<Addr, Ruleset, 1>;
 
@@ -76,6 +102,20 @@ pub static SOCK: SockMap = SockMap::new();
 pub static PEERS: PeersMap = PeersMap::new();
 #[btf_map]
 pub static NETS: ArrayOfMaps<NetTrie, { SLOTS as usize }> = ArrayOfMaps::new();
+#[btf_map]
+pub static NAMES: ArrayOfMaps<NameTrie, { SLOTS as usize }> = ArrayOfMaps::new();
+#[btf_map]
+pub static PINS: ArrayOfMaps<PinMap, { MAX_AGENTS as usize }> = ArrayOfMaps::new();
+#[btf_map]
+pub static NAMED: ArrayOfMaps<NamedMap, { MAX_AGENTS as usize }> = ArrayOfMaps::new();
+#[btf_map]
+pub static QUERIES: QueriesMap = QueriesMap::new();
+#[btf_map]
+pub static DIALOG: DialogMap = DialogMap::new();
+#[btf_map]
+pub static GATE: SockHash<u64, { GATE_ENTRIES as usize }> = SockHash::new();
+#[btf_map]
+pub static SCRATCH: PerCpuArray<Scratch, { SCRATCHES as usize }> = PerCpuArray::new();
 #[btf_map]
 pub static OWNERS: Array<Owner, { OWNER_PLACES as usize }> = Array::new();
 #[btf_map]
@@ -100,8 +140,6 @@ pub static AGENTS: Array<AgentCfg, { MAX_AGENTS as usize }> = Array::new();
 pub static VISITORS: LruHashMap<Visitor, u64, { VISITOR_ENTRIES as usize }> = LruHashMap::new();
 #[btf_map]
 pub static DOORS: ArrayOfMaps<DoorTrie, { SLOTS as usize }> = ArrayOfMaps::new();
-#[btf_map]
-pub static KEEPERS: Array<Keeper, { MAX_AGENTS as usize }> = Array::new();
 #[btf_map]
 pub static ALERTS: RingBuf<VerdictEvent, { ALERT_RING_BYTES as usize }> = RingBuf::new();
 #[btf_map]

@@ -3,25 +3,28 @@
 use core::ffi::c_void;
 
 use agentnet_common::{
-    abi::{AgentCfg, CACHED_ALLOW, CACHED_NONE, ROLE_ACCEPTED, ROLE_NONE, SockState},
+    abi::{
+        AgentCfg, CACHED_ALLOW, CACHED_NONE, ROLE_ACCEPTED, ROLE_ASKS, ROLE_NONE, SockState, TOLD_ALLOWED,
+    },
     addr::protocol,
-    event::{Hook, Way},
-    verdict::{Reason, RuleId, Scope, Verdict, decide},
+    event::Way,
+    verdict::{Reason, RuleId, Scope, Verdict, is_dns},
 };
 use aya_ebpf::{EbpfContext as _, bindings::bpf_sock, macros::cgroup_skb, programs::SkBuffContext};
 
 use super::{
     TCP_LISTEN, code,
-    skb::{begin, facts, socket},
+    skb::{begin, let_out, socket},
+    skb_report::{report, told},
     sock_addr::{is_reply, is_reported, remember},
 };
 use crate::{
     agent::{config, sock_state},
-    emit::{conclude, count_allowed, remember_refused},
     local::scope_on_host,
+    opaque,
     packet::{Direction, Packet, parse},
-    sample,
-    tables::Maps,
+    pins::still_named,
+    tables::{decide, look_up},
 };
 
 #[cgroup_skb(egress)]
@@ -35,50 +38,23 @@ fn try_egress(ctx: &SkBuffContext) -> bool {
     let sk = socket(ctx);
     let mut state = sk.and_then(|sk| sock_state(sk, false));
     let (packet, unreadable) = parse(ctx, Direction::Egress);
-    let goes_on = state.as_ref().is_some_and(|state| goes_on(cfg, state, &packet));
-    if !goes_on && !is_let_out(ctx, cfg, sk, &packet, unreadable, &mut state) {
-        return false;
+    if let Some(state) = &mut state
+        && goes_on(cfg, state, &packet)
+    {
+        let rule = RuleId(state.rule);
+        return let_out(ctx, cfg, Some(state), &packet, rule);
     }
-    count_allowed(cfg, ctx.len());
-    if let Some(state) = state {
-        state.tx_bytes = state.tx_bytes.wrapping_add(u64::from(ctx.len()));
-        state.tx_packets = state.tx_packets.wrapping_add(1);
-        if sample::is_wanted(state, &packet, Way::Out) {
-            sample::hand_over(ctx, Way::Out);
-        }
-    }
-    true
-}
-
-/// Judges a packet in full and reports what is news. Returns whether it may leave.
-#[inline(always)]
-fn is_let_out(
-    ctx: &SkBuffContext,
-    cfg: &AgentCfg,
-    sk: Option<*mut c_void>,
-    packet: &Packet,
-    unreadable: Option<Reason>,
-    state: &mut Option<&'static mut SockState>,
-) -> bool {
     let (verdict, fresh) = match (sk, unreadable) {
         (None, _) => (Verdict::Deny(Reason::NoSocket), false),
         (_, Some(reason)) => (Verdict::Deny(reason), false),
-        (Some(sk), None) => judge(ctx, cfg, sk, packet, state),
+        (Some(sk), None) => judge(ctx, cfg, sk, &packet, &mut state),
     };
-    if !fresh && matches!(verdict, Verdict::Allow(_)) {
-        return true;
+    let told = told(ctx, verdict);
+    if told & TOLD_ALLOWED != 0 && !opaque::flag(fresh, ctx.len()) {
+        let_out(ctx, cfg, state, &packet, RuleId(told as u16))
+    } else {
+        report(ctx, Way::Out, told)
     }
-    let facts = facts(ctx, Hook::Egress, packet, state.as_deref());
-    // Whatever protocol an unreadable packet has: destroying asks TCP sockets only.
-    if let (Verdict::Deny(_), Some(sk)) = (verdict, sk)
-        && (unreadable.is_some() || facts.remote.protocol == protocol::TCP)
-    {
-        remember_refused(cfg, facts.flow);
-        if let Some(state) = sock_state(sk, true) {
-            state.refused = 1;
-        }
-    }
-    conclude(cfg, &facts, verdict, fresh)
 }
 
 /// Whether the packet belongs to a TCP connection that is under way and was allowed, or accepted. What opens
@@ -120,20 +96,44 @@ fn judge(
     } else {
         Scope::Remote
     };
+    let scope = opaque::scope(scope, ctx.len());
     let half_open = listening && packet.is_syn_ack() && cfg.may_come_in(packet.on_loopback);
-    let verdict = if half_open
-        || is_accepted(state.as_deref(), cfg, packet)
-        || is_reply(sk, cfg, &packet.remote, scope)
-    {
+    let mut named = 0;
+    let answers =
+        half_open || is_accepted(state.as_deref(), cfg, packet) || is_reply(sk, cfg, &packet.remote, scope);
+    let mut verdict = if opaque::flag(answers, ctx.len()) {
         Verdict::Allow(RuleId::REPLY)
     } else {
-        decide(&Maps, cfg, &packet.remote, scope)
+        let verdict;
+        (verdict, named) = decide(cfg, look_up(cfg.slot, &packet.remote.addr), &packet.remote, scope);
+        verdict
     };
+    // A connection to a resolver: what it sends is judged before TCP takes it, see `sk_msg`.
+    let asks =
+        tcp && packet.is_syn() && matches!(verdict, Verdict::Allow(rule) if is_dns(rule, &packet.remote));
+    if asks && state.is_none() {
+        *state = sock_state(sk, true);
+        match state {
+            Some(state) => begin(ctx, state),
+            None => return (Verdict::Deny(Reason::StorageFull), false),
+        }
+    }
     let Some(state) = state else { return (verdict, false) };
+    // A connection that a name has opened is open as long as the name is allowed, however old the answer.
+    let goes_on = tcp && state.peer_port == packet.remote.port && state.peer == packet.remote.addr.words;
+    if goes_on
+        && !packet.is_syn()
+        && matches!(verdict, Verdict::Deny(Reason::NoRule | Reason::PortOrProtocol))
+        && let Some(rule) = still_named(cfg, state.name, &packet.remote)
+    {
+        verdict = Verdict::Allow(rule);
+        named = state.name;
+    }
+    state.name = named;
     state.agent = cfg.agent;
     if tcp && packet.is_syn() {
-        state.role = ROLE_NONE;
-        state.sampled = 0;
+        state.role = if asks { ROLE_ASKS } else { ROLE_NONE };
+        state.marks = 0;
         state.next = [0; 2];
     }
     // What connect and sendmsg let through they have reported. TCP connects always, so that it is news only

@@ -3,25 +3,24 @@
 use core::ffi::c_void;
 
 use agentnet_common::{
-    abi::{AgentCfg, SockState, UDP_PEERS},
+    abi::{AgentCfg, SockState, TOLD_ALLOWED, UDP_PEERS},
     addr::protocol,
-    event::{Hook, Way},
-    verdict::{Reason, RuleId, Scope, Verdict, decide},
+    event::Way,
+    verdict::{Reason, RuleId, Scope, Verdict},
 };
 use aya_ebpf::{EbpfContext as _, helpers::bpf_ktime_get_ns, macros::cgroup_skb, programs::SkBuffContext};
 
 use super::{
     code,
-    skb::{begin, facts, socket},
+    skb::{begin, let_in, socket},
+    skb_report::{report, told},
     sock_addr::is_reported,
 };
 use crate::{
     agent::{config, sock_state, udp_peers},
-    emit::conclude,
     local::scope_on_host,
     packet::{Direction, Packet, parse},
-    sample,
-    tables::Maps,
+    tables::decide_remote,
 };
 
 /// How long a UDP peer that was let in may be answered after its last datagram, nanoseconds. As long as
@@ -57,23 +56,12 @@ fn try_ingress(ctx: &SkBuffContext) -> bool {
             (_, Some(reason)) => Verdict::Deny(reason),
             (Some(sk), None) => judge(ctx, cfg, sk, state.as_deref(), &packet),
         };
-        if !matches!(verdict, Verdict::Allow(_)) {
-            let facts = facts(ctx, Hook::Ingress, &packet, state.as_deref());
-            if !conclude(cfg, &facts, verdict, false) {
-                return false;
-            }
+        let told = told(ctx, verdict);
+        if told & TOLD_ALLOWED == 0 {
+            return report(ctx, Way::In, told);
         }
     }
-    if packet.has_data
-        && let Some(state) = state
-    {
-        state.rx_bytes = state.rx_bytes.wrapping_add(u64::from(ctx.len()));
-        state.rx_packets = state.rx_packets.wrapping_add(1);
-        if sample::is_wanted(state, &packet, Way::In) {
-            sample::hand_over(ctx, Way::In);
-        }
-    }
-    true
+    let_in(ctx, cfg, state, &packet)
 }
 
 #[inline(always)]
@@ -105,7 +93,7 @@ fn judge(
         return reply;
     }
     if packet.remote.protocol != protocol::TCP
-        && matches!(decide(&Maps, cfg, &packet.remote, Scope::Remote), Verdict::Allow(_))
+        && matches!(decide_remote(cfg, &packet.remote), Verdict::Allow(_))
     {
         return reply;
     }

@@ -24,6 +24,7 @@ use crate::{
     agent::{config, sock_state},
     emit::{add, counters},
     maps::{BUDGETS, SAMPLES},
+    opaque,
     packet::{Direction, Packet, parse},
     sample::is_stream,
 };
@@ -75,6 +76,13 @@ fn sample(ctx: &SkBuffContext, way: Way) {
         Some(Part { start: packet.payload, len: payload, offset: count.saturating_sub(1), flags: 0 })
     };
     let Some(part) = part else { return };
+    let unknown = ctx.len();
+    let part = Part {
+        start: opaque::word(part.start, unknown),
+        len: opaque::word(part.len, unknown),
+        offset: part.offset,
+        flags: opaque::word(part.flags.into(), unknown) as u8,
+    };
     if part.len == 0 {
         return;
     }
@@ -123,8 +131,8 @@ fn segment(state: &mut SockState, packet: &Packet, payload: u32, way: Way) -> Op
         Way::Out => (0, SAMPLED_OUT),
         Way::In => (1, SAMPLED_IN),
     };
-    if state.sampled & bit == 0 {
-        state.sampled |= bit;
+    if state.marks & bit == 0 {
+        state.marks |= bit;
         state.base[index] = packet.sequence;
         state.next[index] = 0;
     }
@@ -215,22 +223,26 @@ fn write<const BYTES: usize, const ALL: usize>(copy: &mut Copy, left: u32) -> u3
         unsafe { add(&raw mut (*counters).samples_lost, 1) };
         return 0;
     }
-    // From 1 to BYTES, in a form that the verifier follows.
-    let len = ((left.min(BYTES as u32) - 1) & (BYTES as u32 - 1)) + 1;
     copy.head.header.len = ALL as u32;
     copy.head.header.seq = seq;
     copy.head.offset = copy.offset;
     copy.head.payload = left;
-    copy.head.len = len;
     // SAFETY: room for the head and BYTES bytes was reserved.
-    unsafe {
+    let len = unsafe {
         record.cast::<SampleHead>().write(copy.head);
+        // By way of the record: of what comes from there the verifier does not ask how it came about, which it would
+        // follow through every turn of the loop.
+        let left = (&raw const (*record.cast::<SampleHead>()).payload).read_volatile();
+        // From 1 to BYTES, in a form that the verifier follows.
+        let len = ((left.min(BYTES as u32).wrapping_sub(1)) & (BYTES as u32 - 1)) + 1;
+        (&raw mut (*record.cast::<SampleHead>()).len).write(len);
         let bytes = record.cast::<u8>().add(size_of::<SampleHead>());
         if bpf_skb_load_bytes(copy.skb, copy.start, bytes.cast(), len) != 0 {
             bpf_ringbuf_discard(record, 0);
             return 0;
         }
         bpf_ringbuf_submit(record, 0);
-    }
+        len
+    };
     len
 }

@@ -2,7 +2,7 @@
 //! are gone.
 
 use agentnet_common::{
-    abi::{CACHED_NONE, ROLE_ACCEPTED, ROLE_NONE, SockState},
+    abi::{CACHED_NONE, ROLE_ACCEPTED, ROLE_ASKS, ROLE_NONE, SockState},
     addr::{Addr, Endpoint, protocol},
 };
 use aya_ebpf::{
@@ -13,7 +13,7 @@ use aya_ebpf::{
     },
     helpers::{
         bpf_ktime_get_ns,
-        generated::{bpf_get_socket_cookie, bpf_sock_ops_cb_flags_set},
+        generated::{bpf_get_socket_cookie, bpf_sock_hash_update, bpf_sock_ops_cb_flags_set},
     },
     macros::sock_ops,
     programs::SockOpsContext,
@@ -21,8 +21,9 @@ use aya_ebpf::{
 
 use super::TCP_CLOSE;
 use crate::{
-    agent::{config, current_process, sock_state},
+    agent::{config, current_process, dialog, sock_state},
     emit::{forget_refused, report_end},
+    maps::GATE,
 };
 
 const AF_INET: u32 = 2;
@@ -30,7 +31,10 @@ const AF_INET: u32 = 2;
 #[sock_ops]
 pub fn an_sockops(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
-        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => watch_state(&ctx),
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => {
+            watch_state(&ctx);
+            guard_resolver(&ctx);
+        }
         BPF_SOCK_OPS_TCP_LISTEN_CB => mark_listener(&ctx),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => {
             watch_state(&ctx);
@@ -46,6 +50,31 @@ pub fn an_sockops(ctx: SockOpsContext) -> u32 {
 fn watch_state(ctx: &SockOpsContext) {
     // SAFETY: the context is the kernel's. Failure would only leave an entry until the end of the run.
     unsafe { bpf_sock_ops_cb_flags_set(ctx.ops, BPF_SOCK_OPS_STATE_CB_FLAG as i32) };
+}
+
+/// A connection to a resolver is made: from now on what it sends is judged. Without room nothing of it is approved,
+/// and nothing leaves.
+#[inline(always)]
+fn guard_resolver(ctx: &SockOpsContext) {
+    if state_of(ctx, false).is_none_or(|state| state.role != ROLE_ASKS) {
+        return;
+    }
+    // SAFETY: the context is the kernel's.
+    let sk = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
+    if sk.is_null() {
+        return;
+    }
+    let Some(dialog) = dialog(sk.cast(), true) else { return };
+    // SAFETY: the context is the kernel's.
+    unsafe {
+        dialog.out = (*ctx.ops).snd_nxt;
+        dialog.in_ = (*ctx.ops).rcv_nxt;
+        dialog.approved = 0;
+        dialog.read = 0;
+        dialog.have = 0;
+        let mut cookie = bpf_get_socket_cookie(ctx.as_ptr());
+        bpf_sock_hash_update(ctx.ops, (&raw const GATE).cast_mut().cast(), (&raw mut cookie).cast(), 0);
+    }
 }
 
 /// What is remembered with the socket of the event; made if `create` and not there yet.
@@ -118,7 +147,7 @@ fn begin_anew(state: &mut SockState) {
     state.tx_packets = 0;
     state.rx_bytes = 0;
     state.rx_packets = 0;
-    state.sampled = 0;
+    state.marks = 0;
     state.next = [0; 2];
     // SAFETY: no arguments.
     state.began = unsafe { bpf_ktime_get_ns() };

@@ -6,9 +6,9 @@
 use core::{ffi::c_void, mem::MaybeUninit};
 
 use agentnet_common::{
-    abi::{Door, Keeper, SUN_PATH},
+    abi::{Door, SUN_PATH},
     addr::{Addr, Endpoint},
-    door::{self, Caller, DoorName, Doors},
+    door::{self, DoorName, Doors},
     event::Hook,
     verdict::{Reason, Verdict},
 };
@@ -16,10 +16,7 @@ use aya_ebpf::{
     bindings::bpf_sock_addr,
     btf_maps::lpm_trie::Key,
     check_bounds_signed,
-    helpers::{
-        bpf_get_current_cgroup_id, bpf_get_current_pid_tgid,
-        generated::{bpf_get_socket_cookie, bpf_probe_read_kernel},
-    },
+    helpers::generated::{bpf_get_socket_cookie, bpf_probe_read_kernel},
     macros::cgroup_sock_addr,
     programs::SockAddrContext,
 };
@@ -28,7 +25,7 @@ use super::code;
 use crate::{
     agent::{config, current_process},
     emit::{Facts, conclude_door},
-    maps::{DOORS, KEEPERS},
+    maps::DOORS,
 };
 
 /// `AF_UNIX` (include/linux/socket.h).
@@ -52,18 +49,12 @@ pub fn an_sendmsg_unix(ctx: SockAddrContext) -> i32 {
 #[inline(always)]
 fn try_unix(ctx: &SockAddrContext, hook: Hook) -> bool {
     let Some(cfg) = config() else { return false };
-    let Some(keeper) = KEEPERS.get(cfg.agent) else { return false };
-    let caller = caller(keeper);
     let mut name = DoorName { bytes: [0; SUN_PATH], len: 0 };
     let verdict = match read(ctx, &mut name) {
-        Some(()) => door::decide(&Maps, cfg, keeper, caller, &name),
+        Some(()) => door::decide(&Maps, cfg, &name),
         None => Verdict::Deny(Reason::UnixSocket),
     };
     let Verdict::Deny(reason) = verdict else { return true };
-    // The agent's own call follows, and is the one to be reported, or to be let through by an audit.
-    if caller == Caller::Keeper {
-        return false;
-    }
     // SAFETY: the context is the kernel's.
     let (kind, flow) = unsafe { ((*ctx.sock_addr).type_, bpf_get_socket_cookie(ctx.sock_addr.cast())) };
     let none = Endpoint::new(Addr::UNSPECIFIED, 0, 0);
@@ -78,16 +69,6 @@ fn try_unix(ctx: &SockAddrContext, hook: Hook) -> bool {
         sent: 0,
     };
     conclude_door(cfg, &facts, reason, &name.bytes)
-}
-
-/// Whether the agent's keeper makes the call: by its number and by where it lives, which no process of the agent
-/// can come to have both.
-#[inline(always)]
-fn caller(keeper: &Keeper) -> Caller {
-    let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    // SAFETY: no arguments.
-    let cgroup = unsafe { bpf_get_current_cgroup_id() };
-    if keeper.pid != 0 && keeper.pid == pid && keeper.cgroup == cgroup { Caller::Keeper } else { Caller::Agent }
 }
 
 /// Reads the name that the process has given; `None` if it cannot be found.

@@ -78,8 +78,6 @@ impl UnixSocket {
 
     /// What to do about the refusal, with this policy.
     pub(super) fn remedy(&self, policy: &str) -> String {
-        /// Lengths at which a keeper is not asked, see [`crate::agent::keeper`].
-        const UNASKED: [usize; 4] = [13, 14, 25, 26];
         let Some(suggestion) = self.suggestion() else {
             return format!("to allow it, add to policy {policy} its full path: [local] unix_allow = [\"/…\"]");
         };
@@ -92,11 +90,6 @@ impl UnixSocket {
                 format!("programs that ask there go on without it; {add}")
             }
             Some(_) => add,
-            None if UNASKED.contains(&self.name.len()) => format!(
-                "if it is the agent's own, give it a name that is longer or shorter: with one of {} bytes it cannot \
-                 be told from an IP address; {add}",
-                self.name.len()
-            ),
             None => add,
         }
     }

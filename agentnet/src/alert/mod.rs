@@ -18,6 +18,7 @@ pub mod loss;
 pub mod model;
 pub mod names;
 pub mod pipeline;
+pub mod query;
 pub mod render;
 pub mod sentence;
 pub mod sequence;

@@ -102,6 +102,10 @@ pub enum Output {
 pub enum Kind {
     /// A connection, datagram or packet that the policy refuses, in either direction.
     EgressDenied,
+    /// A DNS query for a name that the policy does not allow.
+    DnsDenied,
+    /// A DNS message of a form that carries data.
+    DnsAnomaly,
     /// A socket of a kind that sends what rules cannot name: raw, ping, MPTCP, SCTP, ...
     RawSocket,
     /// An attempt to slip past the hooks: socket options and packet headers that would hide a destination.
@@ -117,6 +121,8 @@ impl Kind {
     pub const fn label(self) -> &'static str {
         match self {
             Self::EgressDenied => "egress_denied",
+            Self::DnsDenied => "dns_denied",
+            Self::DnsAnomaly => "dns_anomaly",
             Self::RawSocket => "raw_socket",
             Self::EscapeAttempt => "escape_attempt",
             Self::VisibilityLost => "visibility_lost",
@@ -293,6 +299,9 @@ pub struct VerdictEvidence {
     /// The socket option that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub option: Option<SocketOption>,
+    /// What a DNS message asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query: Option<Query>,
     /// The Unix socket that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unix: Option<UnixSocket>,
@@ -302,6 +311,16 @@ pub struct VerdictEvidence {
     /// There were so many different ones that process and destination are those of the last one only.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub various: bool,
+}
+
+/// The question of a DNS message.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Query {
+    /// The name, bytes that no host name has as `\\DDD` (RFC 1035, 5.1).
+    pub name: String,
+    /// Mnemonic of the type, or `TYPE` and its number (RFC 3597, 5).
+    #[serde(rename = "type")]
+    pub kind: String,
 }
 
 /// What a flow carried from its first data on; of several folded together, the sum.

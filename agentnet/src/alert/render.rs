@@ -13,7 +13,7 @@ use super::{
     door::UnixSocket,
     model::{
         Action, Alert, Destination, Direction, Evidence, Flow, FlowAction, FlowEvidence, Output, PolicyRef,
-        Process, Severity,
+        Process, Query, Severity,
     },
     names::{Socket, SocketOption},
     summary::{Refused, Summary},
@@ -94,14 +94,12 @@ impl Renderer {
             VARIOUS.to_owned()
         } else {
             let from = evidence.direction == Direction::Ingress;
-            match &evidence.unix {
-                Some(socket) => clean(&socket.to_string(), MAX_SENTENCE),
-                None => what(
-                    alert.destination.as_ref(),
-                    evidence.socket.as_ref(),
-                    evidence.option.as_ref(),
-                    from,
-                ),
+            if let Some(Query { name, kind }) = &evidence.query {
+                clean(&format!("dns {kind} {name}"), MAX_SENTENCE)
+            } else if let Some(socket) = &evidence.unix {
+                clean(&socket.to_string(), MAX_SENTENCE)
+            } else {
+                what(alert.destination.as_ref(), evidence.socket.as_ref(), evidence.option.as_ref(), from)
             }
         };
         self.columns(&time, (verb, look), alert.process.as_ref(), &what, &why, &place)

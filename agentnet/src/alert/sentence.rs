@@ -6,7 +6,7 @@ use super::{
     class::{Class, Remedy},
     door::UnixSocket,
     explain::Explained,
-    model::{Destination, Process},
+    model::{Destination, Process, Query},
     names::{Socket, SocketOption},
     text::one_line,
 };
@@ -34,6 +34,8 @@ pub struct Facts<'a> {
     pub socket: Option<&'a Socket>,
     /// The option asked for.
     pub option: Option<&'a SocketOption>,
+    /// What a DNS message asked for.
+    pub query: Option<&'a Query>,
     /// The Unix socket asked for.
     pub unix: Option<&'a UnixSocket>,
     /// What the policy knows.
@@ -75,6 +77,10 @@ fn attempt(facts: &Facts<'_>) -> String {
             Some(option) => format!("{who} tried to set the socket option {option}"),
             None => format!("{who} tried to set a socket option"),
         },
+        Hook::Egress if facts.query.is_some() => {
+            let Some(Query { name, kind }) = facts.query else { return who };
+            format!("{who} tried to ask {far} for {kind} of {name}")
+        }
         Hook::ConnectUnix => format!("{who} tried to connect to {}", unix(facts.unix)),
         Hook::SendmsgUnix => format!("{who} tried to send to {}", unix(facts.unix)),
         Hook::Egress | Hook::TcxFrom => {
@@ -136,6 +142,10 @@ fn remedy(facts: &Facts<'_>) -> String {
     let suggestion = facts.explained.and_then(|explained| explained.suggestion.as_deref());
     match (facts.class.remedy, suggestion) {
         _ if denied_by_rule => format!("to allow it, remove that rule from policy {}", facts.policy),
+        (Remedy::Rule, _) if facts.query.is_some() => {
+            let name = facts.query.map_or("", |query| query.name.as_str());
+            format!("to allow it, add to policy {}: [[egress.allow]] domain = \"{name}\"", facts.policy)
+        }
         (Remedy::Rule, Some(suggestion)) => {
             format!("to allow it, add to policy {}: {}", facts.policy, one_line(suggestion))
         }

@@ -15,6 +15,7 @@ use super::{
     door::UnixSocket,
     model::{Destination, Direction, Process, VerdictEvidence},
     names::{Socket, SocketOption, protocol_name},
+    query,
     text::{MAX_COMM, clean},
 };
 
@@ -108,6 +109,7 @@ pub(super) fn evidence(verdict: &VerdictRecord, reason: Option<Reason>) -> Verdi
         special: None,
         socket: socket(verdict),
         option: option(verdict),
+        query: verdict.message.as_deref().and_then(|message| query::read(message)),
         unix: UnixSocket::of(verdict),
         socket_cookie: (event.header.flow != 0).then_some(event.header.flow),
         various: false,

@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use agentnet_common::abi::{TAIL_SAMPLE, maps};
+use agentnet_common::abi::{TAIL_DNS, TAIL_REPORT, TAIL_SAMPLE, maps};
 use aya::{
     Ebpf,
     maps::{MapError, ProgramArray},
@@ -17,7 +17,7 @@ use aya_obj::generated::bpf_attach_type;
 
 use super::{
     KernelError,
-    object::cgroup_id,
+    object::{cgroup_id, map_data},
     pins, sys,
     unix::{self, Programs},
 };
@@ -70,10 +70,27 @@ pub struct Tail {
 }
 
 /// Every program that is handed packets.
-pub const TAILS: [Tail; 2] = [
+pub const TAILS: [Tail; 6] = [
+    tail("an_report_out", "reports, out", maps::TAILS_OUT, TAIL_REPORT),
+    tail("an_report_in", "reports, in", maps::TAILS_IN, TAIL_REPORT),
+    tail("an_dns_query", "DNS queries", maps::TAILS_OUT, TAIL_DNS),
+    tail("an_dns_answer", "DNS answers", maps::TAILS_IN, TAIL_DNS),
     tail("an_sample_out", "samples, out", maps::TAILS_OUT, TAIL_SAMPLE),
     tail("an_sample_in", "samples, in", maps::TAILS_IN, TAIL_SAMPLE),
 ];
+
+/// The program on what is sent by sockets of its map.
+#[derive(Clone, Copy, Debug)]
+pub struct Gate {
+    /// Name of the program in the object and in the kernel.
+    pub program: &'static str,
+    /// What it does, as tables say it.
+    pub duty: &'static str,
+    map: &'static str,
+}
+
+/// Judges what is sent to resolvers over TCP.
+pub const GATE: Gate = Gate { program: "an_dns_msg", duty: "DNS queries, TCP", map: maps::GATE };
 
 const fn tail(program: &'static str, duty: &'static str, map: &'static str, index: u32) -> Tail {
     Tail { program, duty, map, index }
@@ -96,7 +113,8 @@ fn programs<'a>(
 /// Loads every program of the hooks into the kernel, and those that they hand packets to, which are put in their
 /// places: on adopted maps the programs of before hand to these from then on. Nothing is attached.
 pub(super) fn load_programs(object: &mut Ebpf) -> Result<(), KernelError> {
-    let names = HOOKS.iter().map(|hook| hook.program).chain(TAILS.iter().map(|tail| tail.program));
+    let hooks = HOOKS.iter().map(|hook| hook.program);
+    let names = hooks.chain(TAILS.iter().map(|tail| tail.program)).chain([GATE.program]);
     for name in names {
         let program = object.program_mut(name).ok_or(KernelError::NoProgram { program: name })?;
         let loaded = match program {
@@ -105,6 +123,7 @@ pub(super) fn load_programs(object: &mut Ebpf) -> Result<(), KernelError> {
             Program::CgroupSockAddr(program) => program.load(),
             Program::CgroupSockopt(program) => program.load(),
             Program::SockOps(program) => program.load(),
+            Program::SkMsg(program) => program.load(),
             _ => return Err(KernelError::NoProgram { program: name }),
         };
         loaded.map_err(|source| KernelError::Load { program: name, source: Box::new(source) })?;
@@ -118,7 +137,12 @@ pub(super) fn load_programs(object: &mut Ebpf) -> Result<(), KernelError> {
         let mut places = ProgramArray::try_from(map).map_err(failed)?;
         places.set(tail.index, &program, 0).map_err(failed)?;
     }
-    Ok(())
+    let program = object.program(GATE.program).and_then(|program| program.fd().ok());
+    let program = program.ok_or(KernelError::NoProgram { program: GATE.program })?;
+    let failed = |source| KernelError::Map { map: GATE.map, source };
+    let map = object.map(GATE.map).and_then(map_data).ok_or_else(|| failed(MapError::KeyNotFound))?;
+    sys::prog_attach(program.as_fd(), map.fd().as_fd(), bpf_attach_type::BPF_SK_MSG_VERDICT as u32)
+        .map_err(|source| KernelError::Attach { program: GATE.program, source })
 }
 
 /// Why the links that the engine at `pins` has pinned for `agent` do not guard `cgroup`, a hook each, as the

@@ -4,15 +4,15 @@
 use std::{
     collections::HashSet,
     io,
-    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    os::fd::{AsRawFd as _, OwnedFd},
     path::Path,
 };
 
 use agentnet_common::{
-    abi::{Door, Keeper, SUN_PATH, maps},
+    abi::{Door, SUN_PATH, maps},
     door::DoorName,
 };
-use aya::maps::{ArrayOfMaps, LpmTrie, MapData, MapError, lpm_trie::Key};
+use aya::maps::{ArrayOfMaps, LpmTrie, MapData, lpm_trie::Key};
 use aya_obj::{
     Object, Program,
     generated::{bpf_attach_type, bpf_insn, bpf_prog_type},
@@ -149,7 +149,7 @@ impl Kernel {
     pub(super) fn install_doors(&mut self, slot: u32, doors: &[DoorEntry]) -> Result<(), KernelError> {
         let failed = |source| KernelError::Map { map: maps::DOORS, source };
         if doors.is_empty() {
-            return self.free_slot(maps::DOORS, slot);
+            return self.delete(maps::DOORS, &slot);
         }
         let capacity = u32::try_from(doors.len()).unwrap_or(u32::MAX);
         let mut trie =
@@ -162,15 +162,6 @@ impl Kernel {
         )
         .map_err(failed)?;
         slots.set(slot, &trie, 0).map_err(failed)
-    }
-
-    /// Says what keeps the Unix sockets of agent `agent` besides the programs; the default is nothing.
-    ///
-    /// # Errors
-    /// When the map cannot be written.
-    pub fn set_keeper(&self, agent: u32, keeper: Keeper) -> Result<(), KernelError> {
-        sys::map_update(self.map_fd(maps::KEEPERS)?.as_fd(), &agent, &keeper)
-            .map_err(|error| KernelError::Map { map: maps::KEEPERS, source: MapError::IoError(error) })
     }
 
     /// Why Unix sockets are not guarded by this kernel, if so.

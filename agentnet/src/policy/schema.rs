@@ -116,7 +116,7 @@ const LISTEN: &[Choice] =
     &[choice("deny", LOCAL_DENY), choice("loopback", LOCAL_OWN), choice("any", LOCAL_ANY)];
 
 /// `[local] unix`.
-const UNIX: &[Choice] = &[choice("own", LOCAL_OWN), choice("deny", LOCAL_DENY), choice("any", LOCAL_ANY)];
+const UNIX: &[Choice] = &[choice("deny", LOCAL_DENY), choice("any", LOCAL_ANY)];
 
 /// The file itself.
 pub const POLICY: Table = Table {
@@ -252,14 +252,14 @@ pub const LOCAL: Table = Table {
         default(
             "unix",
             Kind::Choice(UNIX),
-            "own",
-            "Which Unix sockets the agent may connect and send to: \"own\" only those of the same agent, \"deny\" \
-             none, \"any\" all. `unix_allow` opens further ones.",
+            "deny",
+            "Which Unix sockets the agent may connect and send to by name: \"deny\" only those of `unix_allow`, \
+             \"any\" all.",
         ),
         key(
             "unix_allow",
             Kind::UnixNames,
-            "Unix sockets of others that the agent may talk to: paths such as \"/run/postgresql/.s.PGSQL.5432\", \
+            "Unix sockets that the agent may talk to: paths such as \"/run/postgresql/.s.PGSQL.5432\", \
              directories with a slash at the end, abstract names behind an @.",
         ),
     ],

@@ -1,9 +1,9 @@
-//! `[local] unix` and `unix_allow`: Unix sockets of others.
+//! `[local] unix` and `unix_allow`: which Unix sockets the agent may talk to.
 
 use std::{ops::Range, os::unix::fs::MetadataExt as _, path::Path};
 
 use agentnet_common::{
-    abi::{CFG_UNIX_ANY, CFG_UNIX_OWN, LOCAL_ANY, LOCAL_OWN, SUN_PATH},
+    abi::{CFG_UNIX_ANY, LOCAL_ANY, LOCAL_DENY, SUN_PATH},
     door::DoorName,
 };
 use toml::Spanned;
@@ -28,7 +28,7 @@ pub struct UnixSockets {
 
 impl Default for UnixSockets {
     fn default() -> Self {
-        Self { others: LOCAL_OWN, allow: Vec::new() }
+        Self { others: LOCAL_DENY, allow: Vec::new() }
     }
 }
 
@@ -39,7 +39,7 @@ impl UnixSockets {
         allow: &Field<Vec<Spanned<String>>>,
         problems: &mut Vec<Diagnostic>,
     ) -> Self {
-        let others = others.value().map_or(LOCAL_OWN, |value| *value.get_ref());
+        let others = others.value().map_or(LOCAL_DENY, |value| *value.get_ref());
         let names = allow.value().map(|list| list.get_ref().as_slice()).unwrap_or_default();
         let allow: Vec<_> = names.iter().filter_map(|name| Some((entry(name, problems)?, name.span()))).collect();
         if let (LOCAL_ANY, Some((_, first))) = (others, allow.first()) {
@@ -72,11 +72,7 @@ impl UnixSockets {
 
     /// `CFG_UNIX_*`.
     pub const fn flags(&self) -> u8 {
-        match self.others {
-            LOCAL_OWN => CFG_UNIX_OWN,
-            LOCAL_ANY => CFG_UNIX_ANY,
-            _ => 0,
-        }
+        if self.others == LOCAL_ANY { CFG_UNIX_ANY } else { 0 }
     }
 
     /// What is opened by name.
@@ -336,7 +332,7 @@ mod tests {
     fn directories_that_others_may_change_are_named() {
         let of = |text: &str| {
             let allow = vec![(parse(text).unwrap(), 0..1)];
-            UnixSockets { others: LOCAL_OWN, allow }.changeable()
+            UnixSockets { others: LOCAL_DENY, allow }.changeable()
         };
         let problems = of("/tmp/a/b.sock");
         let message = problems.first().map(|problem| problem.message.as_str());

@@ -60,6 +60,11 @@ enum Command {
         #[arg(long)]
         marker: String,
     },
+    /// Runs a JSON list of steps.
+    Script {
+        /// The file.
+        file: PathBuf,
+    },
     /// Sends a stream of bytes over TCP, or numbered datagrams, and reads the echo.
     Pour {
         /// Where to.
@@ -105,6 +110,10 @@ fn main() -> Result<()> {
         Command::Serve { tcp, udp } => serve(&tcp, &udp),
         Command::Talk { to } => Ok(probe::talk::talk(&to)?),
         Command::Traffic { allowed, denied, marker } => Ok(probe::talk::traffic(allowed, denied, &marker)?),
+        Command::Script { file } => {
+            let text = fs::read_to_string(&file)?;
+            Ok(probe::script::run(&serde_json::from_str::<Vec<probe::script::Step>>(&text)?)?)
+        }
         Command::Pour { to, amount, chunk: _, udp: true } => Ok(probe::talk::drip(to, amount)?),
         Command::Pour { to, amount, chunk, udp: false } => Ok(probe::talk::pour(to, amount, chunk)?),
         Command::Hold => {

@@ -24,7 +24,10 @@ use super::{
     hosts::Hosts,
     policy::Policy,
 };
-use crate::eventually::{DEADLINE, eventually};
+use crate::{
+    eventually::{DEADLINE, eventually},
+    probe::script::{Came, Step},
+};
 
 const AGENT: u32 = 9;
 const SLOT: u32 = 2;
@@ -77,6 +80,22 @@ impl<'a> Watched<'a> {
         let finished = finish(command, None)?;
         ensure!(finished.status.success(), "{args:?}: {finished:?}");
         Ok(())
+    }
+
+    /// Runs a script of the probe in the cgroup; what came of each step.
+    ///
+    /// # Errors
+    /// If it fails.
+    pub fn script(&self, steps: &[Step]) -> Result<Vec<Came>> {
+        let file = tempfile::NamedTempFile::new()?;
+        serde_json::to_writer(&file, steps)?;
+        let mut command = Command::new(probe_binary()?);
+        command.arg("script").arg(file.path());
+        self.hosts.agent.attach(&mut command);
+        join_cgroup(&mut command, &self.cgroup)?;
+        let finished = finish(command, None)?;
+        ensure!(finished.status.success(), "{finished:?}");
+        finished.stdout.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
     }
 
     /// Reads the rings and returns all records that were ever read.

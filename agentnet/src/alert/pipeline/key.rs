@@ -14,6 +14,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::super::{
     door::UnixSocket,
     fold::{self, Merge},
+    model::Query,
 };
 
 /// Refusals, and as many allowed flows, that are told apart in one window of [`fold::WINDOW`]. What is more
@@ -43,6 +44,8 @@ pub(super) enum Key {
         cause: Why,
         endpoint: Endpoint,
         detail: u32,
+        /// What a DNS message asked for.
+        query: Option<Query>,
         /// The Unix socket that was asked for.
         unix: Option<UnixSocket>,
         comm: [u8; COMM_BYTES],

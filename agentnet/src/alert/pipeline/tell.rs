@@ -85,6 +85,7 @@ impl Pipeline {
             bytes: event.bytes,
             socket: evidence.socket.as_ref(),
             option: evidence.option.as_ref(),
+            query: evidence.query.as_ref(),
             unix: evidence.unix.as_ref(),
             explained: explained.as_ref(),
             count,
