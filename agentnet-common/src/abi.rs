@@ -440,6 +440,8 @@ pub const TAIL_SAMPLE: u32 = 0;
 pub const TAIL_DNS: u32 = 1;
 /// Index of the program that reports on a packet, see [`TOLD_DENIED`].
 pub const TAIL_REPORT: u32 = 2;
+/// Index of the program that learns from answers over TCP.
+pub const TAIL_DNS_STREAM: u32 = 3;
 /// What the program that reports is told of a packet, in the first word of its control block: this and a reason.
 pub const TOLD_DENIED: u32 = 1 << 16;
 /// The same of one that was let through and begins a flow: this and a rule.

@@ -8,7 +8,7 @@ use agentnet_tests::{
         Lab,
         net::{ALLOWED_PORT, DENIED_PORT, Family},
         policy::Policy,
-        resolver::{A, AAAA, Resolver, query},
+        resolver::{A, AAAA, CNAME, Record, Resolver, answer, query, wire_name},
         server::Transport,
         watched::Watched,
     },
@@ -107,5 +107,119 @@ fn an_answer_over_tcp_opens_its_addresses(
         ensure!(came.is_ok(), "{came:?}");
     }
     ensure!(refused(&came[3]), "{:?}", came[3]);
+    Ok(())
+}
+
+/// What a resolver sends that is no answer to what was asked reaches nobody and opens nothing; the right answer behind it
+/// does.
+#[rstest]
+fn only_the_answer_to_the_question_counts(#[values(Family::V4, Family::V6)] family: Family) -> Result<()> {
+    let lab = Lab::new()?;
+    let record = move |number| Record::address(family.named(number), 60);
+    let good = move |query: &[u8]| answer(query, &[record(1)], 0);
+    let forged = move |query: &[u8]| -> Option<Vec<Vec<u8>>> {
+        let evil = answer(query, &[record(2)], 0)?;
+        let with = |at: usize, byte: u8| {
+            let mut message = evil.clone();
+            message[at] ^= byte;
+            message
+        };
+        let mut other_name = query.to_vec();
+        other_name[13] ^= 1;
+        Some(vec![
+            with(0, 1), // another identifier
+            with(1, 1),
+            answer(&other_name, &[record(2)], 0)?, // another question
+            with(query.len() - 3, 4),              // another type
+            with(5, 3),                            // two questions
+            evil[..evil.len() - 1].to_vec(),       // the last record is cut off
+            evil[..query.len()].to_vec(),          // there is none
+            evil[..5].to_vec(),
+            with(2, 0x80), // a query
+            b"not DNS at all".to_vec(),
+            good(query)?,
+            answer(query, &[record(3)], 0)?, // another answer behind it
+        ])
+    };
+    let _resolver = Resolver::start(
+        &lab.server,
+        &[resolver(family)],
+        Box::new(move |query, _| forged(query).unwrap_or_default()),
+    )?;
+    let watched = Watched::new(&lab, &policy())?;
+    let at = |number| SocketAddr::from((family.named(number), ALLOWED_PORT));
+    let message = query(0x1234, "api.example.com", kind(family));
+    let mut steps = vec![Step::Ask { to: resolver(family), message: message.clone() }];
+    steps.extend((1..=3).map(|number| connect(at(number))));
+    // Nothing else is there to be read.
+    steps.push(Step::Ask { to: family.allowed_endpoint(), message: b"echo".to_vec() });
+    let came = watched.script(&steps)?;
+    ensure!(came[0].is_ok() && came[0].back == good(&message).unwrap_or_default(), "{:?}", came[0]);
+    ensure!(came[1].is_ok(), "{:?}", came[1]);
+    ensure!(refused(&came[2]) && refused(&came[3]), "{came:?}");
+    ensure!(came[4].back == b"echo", "something else was delivered: {:?}", came[4]);
+    Ok(())
+}
+
+/// What only a rule with the address can open stays closed, whatever an allowed name resolves to.
+#[rstest]
+fn names_do_not_open_what_is_special(#[values(Family::V4, Family::V6)] family: Family) -> Result<()> {
+    let lab = Lab::new()?;
+    let special = [
+        family.metadata(),
+        family.loopback(),
+        match family {
+            Family::V4 => "10.1.2.3".parse()?,
+            Family::V6 => "fd00::1".parse()?,
+        },
+        match family {
+            Family::V4 => "192.168.1.1".parse()?,
+            Family::V6 => "fe80::1".parse()?,
+        },
+    ];
+    let mut addresses = special.to_vec();
+    addresses.push(family.named(1));
+    let zone = [("api.example.com", addresses)];
+    let _resolver = Resolver::of_zone(&lab.server, &[resolver(family)], &zone)?;
+    let watched = Watched::new(&lab, &policy())?;
+    let mut steps =
+        vec![Step::Ask { to: resolver(family), message: query(1, "api.example.com", kind(family)) }];
+    steps.extend(special.iter().map(|ip| connect((*ip, ALLOWED_PORT).into())));
+    steps.push(connect((family.named(1), ALLOWED_PORT).into()));
+    let came = watched.script(&steps)?;
+    for (ip, came) in special.iter().zip(&came[1..]) {
+        ensure!(refused(came), "{ip}: {came:?}");
+    }
+    ensure!(came.last().is_some_and(Came::is_ok), "{came:?}");
+    Ok(())
+}
+
+/// Aliases on the way to an address, and records of other types, are passed over.
+#[rstest]
+fn aliases_are_followed(#[values(Family::V4, Family::V6)] family: Family) -> Result<()> {
+    let lab = Lab::new()?;
+    let chain = move |query: &[u8]| {
+        let mut records = Vec::new();
+        let mut owner = Vec::new();
+        for number in 0..16 {
+            let next = wire_name(&format!("edge-{number}.cdn.example.net"));
+            records.push(Record { owner, kind: CNAME, ttl: 1, data: next.clone() });
+            owner = next;
+        }
+        records.push(Record { owner, ..Record::address(family.named(1), 1) });
+        records.push(Record { owner: Vec::new(), kind: 16, ttl: 1, data: b"\x04text".to_vec() });
+        answer(query, &records, 0)
+    };
+    let _resolver = Resolver::start(
+        &lab.server,
+        &[resolver(family)],
+        Box::new(move |query, _| chain(query).into_iter().collect()),
+    )?;
+    let watched = Watched::new(&lab, &policy())?;
+    let came = watched.script(&[
+        Step::Ask { to: resolver(family), message: query(1, "api.example.com", kind(family)) },
+        connect((family.named(1), ALLOWED_PORT).into()),
+    ])?;
+    ensure!(came.iter().all(Came::is_ok), "{came:?}");
     Ok(())
 }

@@ -3,7 +3,8 @@
 use core::ffi::c_void;
 
 use agentnet_common::{
-    abi::{ASKS_DNS, AgentCfg, SockState, TAIL_DNS},
+    abi::{ASKS_DNS, AgentCfg, SockState, TAIL_DNS, TAIL_DNS_STREAM},
+    addr::protocol,
     event::{Hook, Way},
     verdict::{DNS_PORT, RuleId, is_dns},
 };
@@ -103,7 +104,13 @@ pub fn let_in(ctx: &SkBuffContext, cfg: &AgentCfg, state: Option<&mut SockState>
     }
     if state.as_ref().is_some_and(|state| state.marks & ASKS_DNS != 0) && is_from_resolver(cfg, packet) {
         // SAFETY: nothing is to be dropped. Returns only if the program is not there: then nothing is learned.
-        unsafe { TAILS_IN.tail_call(ctx, TAIL_DNS) };
+        unsafe {
+            if packet.remote.protocol == protocol::TCP {
+                TAILS_IN.tail_call(ctx, TAIL_DNS_STREAM);
+            } else {
+                TAILS_IN.tail_call(ctx, TAIL_DNS);
+            }
+        }
         return false;
     }
     if let Some(state) = state {

@@ -20,7 +20,7 @@ use aya_ebpf::{
 use super::{
     code,
     skb::{facts, socket},
-    skb_query::take,
+    skb_query::awaited,
 };
 use crate::{
     agent::{config, dialog, sock_state},
@@ -41,13 +41,27 @@ const TYPE_A: u16 = 1;
 const TYPE_AAAA: u16 = 28;
 const CLASS_IN: u16 = 1;
 
+/// Answers over UDP.
 #[cgroup_skb(ingress)]
 pub fn an_dns_answer(ctx: SkBuffContext) -> i32 {
-    code(try_answer(&ctx))
+    code(try_answer(&ctx, |sk, cfg, packet, scratch| {
+        let all = ctx.len().wrapping_sub(packet.payload);
+        let place = Place { skb: ctx.skb.skb.cast(), frame: null(), start: packet.payload };
+        learn(&place, cfg, sk, packet, scratch, all)
+    }))
+}
+
+/// Answers over TCP.
+#[cgroup_skb(ingress)]
+pub fn an_dns_stream(ctx: SkBuffContext) -> i32 {
+    code(try_answer(&ctx, |sk, cfg, packet, scratch| learn_stream(&ctx, cfg, sk, packet, scratch)))
 }
 
 #[inline(always)]
-fn try_answer(ctx: &SkBuffContext) -> bool {
+fn try_answer(
+    ctx: &SkBuffContext,
+    learn: impl FnOnce(*mut c_void, &AgentCfg, &Packet, &mut Scratch) -> Result<(), Reason>,
+) -> bool {
     let Some(cfg) = config() else { return false };
     let Some(sk) = socket(ctx) else { return false };
     let Some(state) = sock_state(sk, false) else { return false };
@@ -57,20 +71,7 @@ fn try_answer(ctx: &SkBuffContext) -> bool {
     }
     let facts = facts(ctx, Hook::Ingress, &packet, Some(state));
     let passes = with_scratch(|scratch| {
-        let learned = if packet.remote.protocol == protocol::UDP {
-            let all = ctx.len().wrapping_sub(packet.payload);
-            learn(
-                &Place { skb: ctx.skb.skb.cast(), frame: null(), start: packet.payload },
-                cfg,
-                sk,
-                &packet,
-                scratch,
-                all,
-            )
-        } else {
-            learn_stream(ctx, cfg, sk, &packet, scratch)
-        };
-        let verdict = match learned {
+        let verdict = match learn(sk, cfg, &packet, scratch) {
             Ok(()) => Verdict::Allow(RuleId::RESOLVER),
             Err(reason) => Verdict::Deny(reason),
         };
@@ -130,7 +131,7 @@ fn learn(
     if !place.copy(scratch, head) {
         return Err(Reason::DnsMalformed);
     }
-    let Some(query) = take(sk, &packet.remote.addr, dns::id(scratch)) else {
+    let Some(query) = awaited(sk, &packet.remote.addr, dns::id(scratch)) else {
         return Err(Reason::Unsolicited);
     };
     let question = dns::question(scratch, head)?;
@@ -142,6 +143,7 @@ fn learn(
     let records = dns::count(scratch, 1);
     // A name that does not exist, or an answer that did not fit and is asked for again by TCP.
     if failed || cut || records == 0 || query.search != 0 {
+        query.name = 0;
         return Ok(());
     }
     let mut walk = Walk {
@@ -172,6 +174,8 @@ fn learn(
             return Err(Reason::DnsMalformed);
         }
     }
+    // A broken answer is dropped, and the right one may still come; a second one opens nothing.
+    query.name = 0;
     Ok(())
 }
 

@@ -178,16 +178,30 @@ pub extern "C" fn an_wait_for(queries: *mut Queries, query: *const Query) -> u64
     1
 }
 
-/// The query of `sk` with this identifier that went to this resolver; it is waited for no longer.
+/// The query of `sk` with this identifier that went to this resolver, if it is waited for.
 #[inline(always)]
-pub fn take(sk: *mut core::ffi::c_void, server: &Addr, id: u16) -> Option<Query> {
-    let Queries { open } = queries(sk, false)?;
-    for known in open {
-        if known.name != 0 && known.id == id && known.server == server.words {
-            let query = *known;
-            known.name = 0;
-            return Some(query);
+pub fn awaited(sk: *mut core::ffi::c_void, server: &Addr, id: u16) -> Option<&'static mut Query> {
+    let queries = queries(sk, false)?;
+    let index = an_awaited(queries, server, id.into());
+    if index >= QUERIES_OPEN as u64 {
+        return None;
+    }
+    queries.open.get_mut(index as usize & (QUERIES_OPEN - 1))
+}
+
+/// Where among the queries of a socket the one with this identifier is that went to this resolver; [`QUERIES_OPEN`] if
+/// none is waited for. A function of its own to the kernel as well, see [`crate::tables::an_decide`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn an_awaited(queries: *const Queries, server: *const Addr, id: u32) -> u64 {
+    let none = QUERIES_OPEN as u64;
+    // SAFETY: null, or what the caller has.
+    let (Some(queries), Some(server)) = (unsafe { (queries.as_ref(), server.as_ref()) }) else { return none };
+    let mut found = none;
+    for (index, query) in queries.open.iter().enumerate() {
+        if query.name != 0 && u32::from(query.id) == id && query.server == server.words {
+            found = index as u64;
         }
     }
-    None
+    found
 }

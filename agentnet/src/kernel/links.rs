@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use agentnet_common::abi::{TAIL_DNS, TAIL_REPORT, TAIL_SAMPLE, maps};
+use agentnet_common::abi::{TAIL_DNS, TAIL_DNS_STREAM, TAIL_REPORT, TAIL_SAMPLE, maps};
 use aya::{
     Ebpf,
     maps::{MapError, ProgramArray},
@@ -70,11 +70,12 @@ pub struct Tail {
 }
 
 /// Every program that is handed packets.
-pub const TAILS: [Tail; 6] = [
+pub const TAILS: [Tail; 7] = [
     tail("an_report_out", "reports, out", maps::TAILS_OUT, TAIL_REPORT),
     tail("an_report_in", "reports, in", maps::TAILS_IN, TAIL_REPORT),
     tail("an_dns_query", "DNS queries", maps::TAILS_OUT, TAIL_DNS),
     tail("an_dns_answer", "DNS answers", maps::TAILS_IN, TAIL_DNS),
+    tail("an_dns_stream", "DNS answers, TCP", maps::TAILS_IN, TAIL_DNS_STREAM),
     tail("an_sample_out", "samples, out", maps::TAILS_OUT, TAIL_SAMPLE),
     tail("an_sample_in", "samples, in", maps::TAILS_IN, TAIL_SAMPLE),
 ];
