@@ -22,7 +22,7 @@ use agentnet_common::{
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
     maps::{ArrayOfMaps, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf, lpm_trie::Key},
-    programs::ProgramInfo,
+    programs::{ProgramInfo, loaded_programs},
 };
 use aya_obj::{Object, generated::bpf_map_type};
 
@@ -388,11 +388,18 @@ impl Kernel {
     /// # Errors
     /// When there is no such program.
     pub(super) fn program_info(&self, program: &'static str) -> Result<ProgramInfo, KernelError> {
-        self.object
-            .program(program)
-            .ok_or(KernelError::NoProgram { program })?
-            .info()
-            .map_err(|source| KernelError::Load { program, source: Box::new(source) })
+        let failed = |source| KernelError::Load { program, source: Box::new(source) };
+        if let Some(program) = self.object.program(program).filter(|program| program.fd().is_ok()) {
+            return program.info().map_err(failed);
+        }
+        // Those at Unix sockets are not the library's.
+        let (_, loaded) =
+            self.unix.each().find(|(hook, _)| hook.program == program).ok_or(KernelError::NoProgram { program })?;
+        let id = sys::program_id(loaded.as_fd()).map_err(|error| failed(error.into()))?;
+        loaded_programs()
+            .filter_map(Result::ok)
+            .find(|info| info.id() == id)
+            .ok_or(KernelError::NoProgram { program })
     }
 
     /// A loaded program.

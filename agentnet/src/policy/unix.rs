@@ -139,7 +139,8 @@ pub fn is_name(text: &str) -> bool {
     parse(text).is_ok_and(|entry| !entry.below)
 }
 
-fn parse(text: &str) -> Result<DoorEntry, &'static str> {
+/// What an entry of `unix_allow` opens, or why it opens nothing.
+pub(crate) fn parse(text: &str) -> Result<DoorEntry, &'static str> {
     let (bytes, is_abstract) = match text.strip_prefix('@') {
         Some(name) => ([b"\0", name.as_bytes()].concat(), true),
         None => (text.as_bytes().to_vec(), false),
