@@ -20,6 +20,7 @@ use crate::{
         server::Call,
     },
     exit,
+    policy::NAMES_ENFORCED,
 };
 
 /// What the client of a command with leftovers is told if it waits for them.
@@ -146,7 +147,13 @@ impl Engine {
             engine: std::process::id(),
             daemon: self.kind == EngineKind::Daemon,
             started: self.started,
-            problems: self.problems.iter().chain(self.selecting.problems()).cloned().collect(),
+            problems: self
+                .problems
+                .iter()
+                .chain(self.unknown_resolvers.iter().filter(|_| NAMES_ENFORCED))
+                .chain(self.selecting.problems())
+                .cloned()
+                .collect(),
             agents,
         })
     }

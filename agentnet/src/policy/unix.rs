@@ -1,16 +1,17 @@
 //! `[local] unix` and `unix_allow`: which Unix sockets the agent may talk to.
 
-use std::{ops::Range, os::unix::fs::MetadataExt as _, path::Path};
+use std::{os::unix::fs::MetadataExt as _, path::Path};
 
 use agentnet_common::{
-    abi::{CFG_UNIX_ANY, LOCAL_ANY, LOCAL_DENY, SUN_PATH},
+    abi::{CFG_UNIX_ANY, LOCAL_ANY, SUN_PATH},
     door::DoorName,
 };
 use toml::Spanned;
 
 use super::{
     diagnostic::{Code, Diagnostic, quote},
-    parse::Field,
+    parse::Document,
+    source::{FileId, Place},
 };
 use crate::kernel::unix::DoorEntry;
 
@@ -18,32 +19,38 @@ use crate::kernel::unix::DoorEntry;
 const LONGEST: usize = SUN_PATH - 1;
 
 /// `[local] unix` and `unix_allow`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct UnixSockets {
-    /// `unix`, `LOCAL_*`.
-    pub others: u8,
-    /// `unix_allow`, each with its place in the file.
-    pub allow: Vec<(DoorEntry, Range<usize>)>,
-}
-
-impl Default for UnixSockets {
-    fn default() -> Self {
-        Self { others: LOCAL_DENY, allow: Vec::new() }
-    }
+    /// `unix`, `LOCAL_*`, where it is written.
+    others: Option<u8>,
+    /// `unix_allow`, each with its place.
+    allow: Vec<(DoorEntry, Place)>,
 }
 
 impl UnixSockets {
-    /// Checks what is written; problems go to `problems`.
-    pub fn check(
-        others: &Field<u8>,
-        allow: &Field<Vec<Spanned<String>>>,
-        problems: &mut Vec<Diagnostic>,
-    ) -> Self {
-        let others = others.value().map_or(LOCAL_DENY, |value| *value.get_ref());
-        let names = allow.value().map(|list| list.get_ref().as_slice()).unwrap_or_default();
-        let allow: Vec<_> = names.iter().filter_map(|name| Some((entry(name, problems)?, name.span()))).collect();
-        if let (LOCAL_ANY, Some((_, first))) = (others, allow.first()) {
-            problems.push(
+    /// Checks what `file` says; problems go to `problems`.
+    pub(super) fn check(document: &Document, file: FileId, problems: &mut Vec<Diagnostic>) -> Self {
+        let names = document.unix_allow.value().map(|list| list.get_ref().as_slice()).unwrap_or_default();
+        let place = |name: &Spanned<String>| Place { file, span: name.span() };
+        Self {
+            others: document.unix.value().map(|value| *value.get_ref()),
+            allow: names.iter().filter_map(|name| Some((entry(name, problems)?, place(name)))).collect(),
+        }
+    }
+
+    /// This, with what `other` opens besides; where this says nothing, what that says.
+    #[must_use]
+    pub(super) fn with(mut self, other: Self) -> Self {
+        self.others = self.others.or(other.others);
+        self.allow.extend(other.allow);
+        self
+    }
+
+    /// What it opens that its author may not mean.
+    pub(super) fn warnings(&self) -> Vec<Diagnostic> {
+        let mut warnings = self.changeable();
+        if let (Some(LOCAL_ANY), Some((_, first))) = (self.others, self.allow.first()) {
+            warnings.push(
                 Diagnostic::new(
                     Code::UnixAllowUnused,
                     first.clone(),
@@ -52,7 +59,7 @@ impl UnixSockets {
                 .help("remove one of both"),
             );
         }
-        for (entry, span) in &allow {
+        for (entry, place) in &self.allow {
             let Some(Known { what, reach, .. }) = Known::of(&entry.name.text()) else { continue };
             let (message, help) = match reach {
                 Reach::Commands | Reach::Session => (
@@ -65,14 +72,14 @@ impl UnixSockets {
                 ),
                 Reach::Notes => continue,
             };
-            problems.push(Diagnostic::new(Code::UnixDoor, span.clone(), message).help(help));
+            warnings.push(Diagnostic::new(Code::UnixDoor, place.clone(), message).help(help));
         }
-        Self { others, allow }
+        warnings
     }
 
     /// `CFG_UNIX_*`.
-    pub const fn flags(&self) -> u8 {
-        if self.others == LOCAL_ANY { CFG_UNIX_ANY } else { 0 }
+    pub fn flags(&self) -> u8 {
+        if self.others == Some(LOCAL_ANY) { CFG_UNIX_ANY } else { 0 }
     }
 
     /// What is opened by name.
@@ -82,10 +89,10 @@ impl UnixSockets {
 
     /// Directories of this host through which `unix_allow` may lead elsewhere than its author thinks, because others
     /// than root may change them. Asks the file system about paths that the policy names.
-    pub fn changeable(&self) -> Vec<Diagnostic> {
+    fn changeable(&self) -> Vec<Diagnostic> {
         let paths = self.allow.iter().filter(|(entry, _)| !entry.name.is_abstract());
         paths
-            .filter_map(|(entry, span)| {
+            .filter_map(|(entry, place)| {
                 let text = entry.name.text();
                 let (directory, who) = Path::new(&text).ancestors().skip(1).find_map(|directory| {
                     Some((directory, changer(directory)?))
@@ -93,7 +100,7 @@ impl UnixSockets {
                 Some(
                     Diagnostic::new(
                         Code::UnixChangeable,
-                        span.clone(),
+                        place.clone(),
                         format!("{who} may change {}: whoever does decides where {text} leads", directory.display()),
                     )
                     .help("let the socket be in a directory that only root may write to"),
@@ -332,8 +339,8 @@ mod tests {
     #[test]
     fn directories_that_others_may_change_are_named() {
         let of = |text: &str| {
-            let allow = vec![(parse(text).unwrap(), 0..1)];
-            UnixSockets { others: LOCAL_DENY, allow }.changeable()
+            let allow = vec![(parse(text).unwrap(), Place::from(0..1))];
+            UnixSockets { others: None, allow }.changeable()
         };
         let problems = of("/tmp/a/b.sock");
         let message = problems.first().map(|problem| problem.message.as_str());

@@ -182,6 +182,7 @@ fn loopback_only(cfg: AgentCfg) -> Compiled {
         nets: vec![root],
         names: Vec::new(),
         doors: crate::policy::unix::parse(exercise::DOORS).into_iter().collect(),
+        resolution: crate::policy::resolvers::Resolution::default(),
         agents: Vec::new(),
         rules: Vec::new(),
     }

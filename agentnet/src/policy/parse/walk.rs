@@ -11,6 +11,7 @@ use toml::{
 use super::{Field, PortText};
 use crate::policy::{
     diagnostic::{Code, Diagnostic, quote},
+    resolvers,
     schema::{self, Choice, Key, Kind, Table},
 };
 
@@ -158,12 +159,13 @@ impl<'i, 'p> Walker<'i, 'p> {
         })
     }
 
-    /// A list that is not empty.
+    /// A list that is not empty, unless its kind may be.
     fn list(&mut self, name: &'static str) -> Field<DeArray<'i>> {
+        let may_be_empty = self.spec.key(name).is_some_and(|key| matches!(key.kind, Kind::Suffixes));
         self.take(name).and_then(|value| {
             let span = value.span();
             let DeValue::Array(list) = value.into_inner() else { return None };
-            if list.is_empty() {
+            if list.is_empty() && !may_be_empty {
                 self.problems.push(
                     Diagnostic::new(Code::EmptyList, span, format!("`{name}` is empty"))
                         .help(format!("list at least one, or remove `{name}`")),
@@ -249,7 +251,15 @@ impl Kind {
                 Self::Name | Self::Cidr | Self::Domain | Self::Pattern | Self::Text(_) | Self::Choice(_),
                 DeValue::String(_),
             )
-            | (Self::Ports | Self::Choices(_) | Self::UnixNames, DeValue::Array(_))
+            | (
+                Self::Ports
+                | Self::Choices(_)
+                | Self::UnixNames
+                | Self::Presets
+                | Self::Resolvers
+                | Self::Suffixes,
+                DeValue::Array(_),
+            )
             | (Self::Table(_), DeValue::Table(_)) => true,
             (Self::Tables(_), DeValue::Array(list)) => {
                 list.iter().all(|item| matches!(item.get_ref(), DeValue::Table(_)))
@@ -268,6 +278,10 @@ impl Kind {
             Self::Pattern => ("a string", format!("write {name} = \"...\", one entry for each pattern")),
             Self::Ports => ("a list", format!("write {name} = [443, \"8000-8099\"]")),
             Self::UnixNames => ("a list", format!("write {name} = [\"/run/postgresql/\"]")),
+            Self::Presets => ("a list", format!("write {name} = [\"github\"]")),
+            Self::Resolvers | Self::Suffixes => {
+                ("a list", format!("write {name} = [\"{}\"]", resolvers::SYSTEM))
+            }
             Self::Text(example) => ("a string", format!("write {name} = \"{example}\"")),
             Self::Choice(choices) => {
                 ("a string", format!("one of {}", list(choices.iter().map(|c| format!("\"{}\"", c.word)))))
@@ -310,7 +324,7 @@ fn unknown_key(spec: &Table, name: &str, span: Range<usize>) -> (Diagnostic, Opt
 }
 
 /// The word most like `text`, if one is like it.
-fn closest<'a>(text: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn closest<'a>(text: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     const ALIKE: f64 = 0.6;
     words
         .map(|word| (strsim::normalized_damerau_levenshtein(text, word), word))

@@ -120,16 +120,20 @@ impl<T> Scan<'_, T> {
         allows.find(|(_, rule)| rule.matches(protocol, port, self.default_ports)).map(|(at, _)| *at)
     }
 
-    /// Whether anything at all is allowed: where it is, it begins or ends at the end of a range.
+    /// Whether anything at all is allowed.
     fn allows_something(&self) -> bool {
         let rules = self.allows.iter().map(|(_, rule)| *rule).chain(self.denies.iter().copied());
-        let ends =
-            rules.flat_map(|rule| rule.ports.iter().flatten()).flat_map(|&(first, last)| [first, last]);
-        let mut near: Vec<u16> =
-            ends.flat_map(|end| [end.saturating_sub(1), end, end.saturating_add(1)]).collect();
-        near.extend([1, 443, u16::MAX]);
-        near.iter().any(|port| PROTOCOLS.iter().any(|protocol| self.allowed_by(protocol, *port).is_some()))
+        somewhere(rules, |protocol, port| self.allowed_by(protocol, port).is_some())
     }
+}
+
+/// Whether something holds at some protocol and port: where it does, it begins or ends at the end of a range.
+fn somewhere<'a, T: 'a>(rules: impl Iterator<Item = &'a Rule<T>>, holds: impl Fn(&str, u16) -> bool) -> bool {
+    let ends = rules.flat_map(|rule| rule.ports.iter().flatten()).flat_map(|&(first, last)| [first, last]);
+    let mut near: Vec<u16> =
+        ends.flat_map(|end| [end.saturating_sub(1), end, end.saturating_add(1)]).collect();
+    near.extend([1, 443, u16::MAX]);
+    near.iter().any(|port| PROTOCOLS.iter().any(|protocol| holds(protocol, *port)))
 }
 
 /// docs/policy.md, read out loud.
@@ -170,18 +174,35 @@ pub(super) fn scan(
     }
 }
 
-pub(super) fn scan_name(rules: &[Rule<String>], name: &str, port: u16, protocol: u8) -> Verdict {
+fn at_name<'a>(rules: &'a [Rule<String>], name: &str) -> Scan<'a, String> {
     let means = |pattern: &str| match pattern.strip_prefix('*') {
         // "*" and "*.example.com": what is left of the latter is the end of every name below.
         Some(end) => name.len() > end.len() && name.ends_with(end),
         None => pattern == name,
     };
     let here = || rules.iter().enumerate().filter(|(_, rule)| means(&rule.target));
-    let scan = Scan {
+    Scan {
         allows: here().filter(|(_, rule)| rule.allow).collect(),
         denies: here().filter(|(_, rule)| !rule.allow).map(|(_, rule)| rule).collect(),
         default_ports: &[(443, 443)],
-    };
+    }
+}
+
+/// Whether `name` may be asked for because a resolver makes it of one that is allowed.
+pub(super) fn scan_search(rules: &[Rule<String>], search: &[&str], name: &str) -> bool {
+    let there = at_name(rules, name);
+    let meant = search.iter().filter_map(|suffix| name.strip_suffix(suffix)?.strip_suffix('.'));
+    meant.into_iter().any(|shorter| {
+        let here = at_name(rules, shorter);
+        somewhere(rules.iter(), |protocol, port| {
+            here.allowed_by(protocol, port).is_some()
+                && !there.denies.iter().any(|rule| rule.matches(protocol, port, there.default_ports))
+        })
+    })
+}
+
+pub(super) fn scan_name(rules: &[Rule<String>], name: &str, port: u16, protocol: u8) -> Verdict {
+    let scan = at_name(rules, name);
     match protocol_name(protocol).and_then(|protocol| scan.allowed_by(protocol, port)) {
         Some(at) => Verdict::Allow(RuleId(at.try_into().unwrap())),
         None if scan.allows_something() => Verdict::Deny(Reason::PortOrProtocol),
