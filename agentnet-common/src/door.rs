@@ -71,7 +71,8 @@ impl DoorName {
 pub fn decide<T: Doors>(doors: &T, cfg: &AgentCfg, name: &DoorName) -> Verdict {
     if cfg.is_quarantined() {
         Verdict::Deny(Reason::Quarantined)
-    } else if cfg.flags & CFG_UNIX_ANY != 0 || doors.door(cfg.slot, name).is_some_and(|door| name.is_at(door)) {
+    } else if cfg.flags & CFG_UNIX_ANY != 0 || doors.door(cfg.slot, name).is_some_and(|door| name.is_at(door))
+    {
         Verdict::Allow(RuleId::UNIX)
     } else {
         Verdict::Deny(Reason::UnixSocket)
@@ -107,15 +108,8 @@ mod tests {
 
     const ENTRIES: Entries = Entries(&["/run/a.sock", "/run/pg/", "\0abstract"]);
     fn decided(flags: u8, text: &str) -> bool {
-        let cfg = AgentCfg {
-            agent: 1,
-            slot: 0,
-            generation: 1,
-            mode: MODE_ENFORCE,
-            loopback: 0,
-            listen: 0,
-            flags,
-        };
+        let cfg =
+            AgentCfg { agent: 1, slot: 0, generation: 1, mode: MODE_ENFORCE, loopback: 0, listen: 0, flags };
         let quarantined = AgentCfg { mode: MODE_QUARANTINE, ..cfg };
         assert_eq!(decide(&ENTRIES, &quarantined, &name(text)), Verdict::Deny(Reason::Quarantined));
         matches!(decide(&ENTRIES, &cfg, &name(text)), Verdict::Allow(_))

@@ -6,8 +6,8 @@ use crate::{
     abi::{ABI_VERSION, AgentCounters, COMM_BYTES, Process, SUN_PATH},
     door::DoorName,
     event::{
-        DoorEvent, FlowEnd, Header, Hook, Kind, Outcome, QUESTION_BYTES, QueryEvent, SampleHead, VerdictEvent,
-        Way,
+        DoorEvent, FlowEnd, Header, Hook, Kind, Outcome, QUESTION_BYTES, QueryEvent, SampleHead,
+        VerdictEvent, Way,
     },
     verdict::{Reason, RuleId},
 };

@@ -95,8 +95,7 @@ impl Set {
     }
 
     fn arrived(&self) -> Result<usize> {
-        let all =
-            [&self.named, &self.below, &self.other, &self.abstract_named, &self.abstract_other];
+        let all = [&self.named, &self.below, &self.other, &self.abstract_named, &self.abstract_other];
         all.iter().map(|listener| Ok(listener.arrived()?.len())).sum()
     }
 }

@@ -10,7 +10,7 @@ use super::{
     model::{Kind, Severity},
     text::{MAX_PATH, clean},
 };
-use crate::policy::unix::{Known, Reach, is_name};
+use crate::policy::unix::{Known, Reach, suggestion};
 
 /// A Unix socket that a process asked for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -48,7 +48,7 @@ impl UnixSocket {
     pub(super) fn suggestion(&self) -> Option<String> {
         // What was cleaned or cut is not the name any more.
         let whole = !self.name.contains("\\u{") && !self.name.contains(['\u{fffd}', '…']);
-        (whole && is_name(&self.name)).then(|| format!("[local] unix_allow = [{}]", self.quoted()))
+        whole.then(|| suggestion(&self.name)).flatten().map(|toml| toml.trim_end().replace('\n', " "))
     }
 
     /// Whether a policy can open it without giving the agent more than a conversation.
@@ -79,7 +79,9 @@ impl UnixSocket {
     /// What to do about the refusal, with this policy.
     pub(super) fn remedy(&self, policy: &str) -> String {
         let Some(suggestion) = self.suggestion() else {
-            return format!("to allow it, add to policy {policy} its full path: [local] unix_allow = [\"/…\"]");
+            return format!(
+                "to allow it, add to policy {policy} its full path: [local] unix_allow = [\"/…\"]"
+            );
         };
         let add = format!("to allow it, add to policy {policy}: {suggestion}");
         match self.known() {

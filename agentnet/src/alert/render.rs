@@ -353,9 +353,8 @@ fn suggestions(text: &mut String, summary: &Summary) {
         .map(UnixSocket::quoted)
         .take(SUGGESTIONS)
         .collect();
-    let sockets = (!sockets.is_empty()).then(|| {
-        format!("[local]\nunix_allow = [{}]", sockets.into_iter().collect::<Vec<_>>().join(", "))
-    });
+    let sockets = (!sockets.is_empty())
+        .then(|| format!("[local]\nunix_allow = [{}]", sockets.into_iter().collect::<Vec<_>>().join(", ")));
     distinct.extend(sockets.as_deref());
     if distinct.is_empty() {
         return;

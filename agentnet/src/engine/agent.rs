@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use agentnet_common::{
-    abi::{AgentCfg, AgentCounters, MODE_AUDIT},
+    abi::{AgentCfg, AgentCounters, CFG_UNIX_ANY, MODE_AUDIT},
     user::{DecodeError, Record},
 };
 use jiff::Timestamp;
@@ -190,7 +190,7 @@ impl Agent {
             audit: self.is_audit(),
             log: self.logged.then(|| self.log.directory().display().to_string()),
             hooks: kernel.doors(),
-            warnings: std::mem::take(&mut self.warnings),
+            warnings: std::mem::take(&mut self.warnings).into_iter().chain(self.open_doors(kernel)).collect(),
         }
     }
 
@@ -213,7 +213,7 @@ impl Agent {
             hooks: kernel.doors(),
             interfaces: line.doors(&self.name, self.id()),
             problems,
-            notes: self.notes(),
+            notes: self.notes().into_iter().chain(self.open_doors(kernel)).collect(),
             selector: self.selected.as_ref().map(|selected| selected.selector.clone()),
             late: self.selected.as_ref().is_some_and(|selected| selected.late),
             processes: self.cgroup.processes().unwrap_or(0),
@@ -222,6 +222,12 @@ impl Agent {
             denied: counters.denied.iter().sum(),
             lost: counters.alerts_lost + counters.samples_lost,
         }
+    }
+
+    /// Why it may talk to every Unix socket, if its policy does not mean that.
+    fn open_doors(&self, kernel: &Kernel) -> Option<String> {
+        let why = kernel.unguarded_unix().filter(|_| self.cfg.flags & CFG_UNIX_ANY == 0)?;
+        Some(format!("Unix sockets are not guarded: {why}"))
     }
 
     fn notes(&self) -> Vec<String> {

@@ -393,8 +393,11 @@ impl Kernel {
             return program.info().map_err(failed);
         }
         // Those at Unix sockets are not the library's.
-        let (_, loaded) =
-            self.unix.each().find(|(hook, _)| hook.program == program).ok_or(KernelError::NoProgram { program })?;
+        let (_, loaded) = self
+            .unix
+            .each()
+            .find(|(hook, _)| hook.program == program)
+            .ok_or(KernelError::NoProgram { program })?;
         let id = sys::program_id(loaded.as_fd()).map_err(|error| failed(error.into()))?;
         loaded_programs()
             .filter_map(Result::ok)

@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashSet,
-    io,
+    fmt, io,
     os::fd::{AsRawFd as _, OwnedFd},
     path::Path,
 };
@@ -53,8 +53,7 @@ impl Programs {
         let loaded = has_hooks()
             .map_err(|error| format!("this kernel has no hooks for them ({error}); use Linux 6.7 or later"))
             .and_then(|()| {
-                load_all(object, pins)
-                    .map_err(|error| format!("the kernel refused their programs: {error}"))
+                load_all(object, pins).map_err(|error| format!("the kernel refused their programs: {error}"))
             });
         match loaded {
             Ok(programs) => Self::Loaded(programs),
@@ -142,6 +141,22 @@ impl DoorEntry {
     const fn value(&self) -> Door {
         Door { len: if self.below { 0 } else { self.name.len } }
     }
+
+    /// What the trie has for `name` if this is the longest entry that `name` begins with.
+    pub fn door(&self, name: &DoorName) -> Option<Door> {
+        let key = self.key();
+        let bits = usize::try_from(key.prefix_len()).unwrap_or(usize::MAX);
+        let bytes = key.data();
+        let begins = bytes.iter().zip(&name.bytes).take(bits / 8).all(|(own, other)| own == other);
+        begins.then(|| self.value())
+    }
+}
+
+impl fmt::Display for DoorEntry {
+    /// As policies write it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name.text())
+    }
 }
 
 impl Kernel {
@@ -157,10 +172,9 @@ impl Kernel {
         for door in doors {
             trie.insert(&door.key(), door.value(), 0).map_err(failed)?;
         }
-        let mut slots = ArrayOfMaps::<_, LpmTrie<MapData, [u8; SUN_PATH], Door>>::try_from(
-            self.map_mut(maps::DOORS)?,
-        )
-        .map_err(failed)?;
+        let mut slots =
+            ArrayOfMaps::<_, LpmTrie<MapData, [u8; SUN_PATH], Door>>::try_from(self.map_mut(maps::DOORS)?)
+                .map_err(failed)?;
         slots.set(slot, &trie, 0).map_err(failed)
     }
 

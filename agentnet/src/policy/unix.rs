@@ -3,12 +3,13 @@
 use std::{os::unix::fs::MetadataExt as _, path::Path};
 
 use agentnet_common::{
-    abi::{CFG_UNIX_ANY, LOCAL_ANY, SUN_PATH},
-    door::DoorName,
+    abi::{CFG_UNIX_ANY, Door, LOCAL_ANY, SUN_PATH},
+    door::{DoorName, Doors},
 };
 use toml::Spanned;
 
 use super::{
+    compile::Compiled,
     diagnostic::{Code, Diagnostic, quote},
     parse::Document,
     source::{FileId, Place},
@@ -61,18 +62,14 @@ impl UnixSockets {
         }
         for (entry, place) in &self.allow {
             let Some(Known { what, reach, .. }) = Known::of(&entry.name.text()) else { continue };
-            let (message, help) = match reach {
-                Reach::Commands | Reach::Session => (
-                    format!("{what} does for the agent what it is asked to, outside this policy"),
-                    "allow it only to an agent that you would let run without a policy",
-                ),
-                Reach::Names => (
-                    format!("{what} asks the network for any name, and this policy does not see it"),
-                    "programs ask a resolver by themselves if it does not answer",
-                ),
-                Reach::Notes => continue,
+            let Some(caution) = reach.caution() else { continue };
+            let message = match reach {
+                Reach::Names => {
+                    format!("{what} asks the network for any name, and this policy does not see it")
+                }
+                _ => format!("{what} does for the agent what it is asked to, outside this policy"),
             };
-            warnings.push(Diagnostic::new(Code::UnixDoor, place.clone(), message).help(help));
+            warnings.push(Diagnostic::new(Code::UnixDoor, place.clone(), message).help(caution));
         }
         warnings
     }
@@ -80,6 +77,13 @@ impl UnixSockets {
     /// `CFG_UNIX_*`.
     pub fn flags(&self) -> u8 {
         if self.others == Some(LOCAL_ANY) { CFG_UNIX_ANY } else { 0 }
+    }
+
+    /// The first name that opens `name`, with its place.
+    pub(super) fn opening(&self, name: &DoorName) -> Option<(&DoorEntry, &Place)> {
+        let mut all = self.allow.iter();
+        let (entry, place) = all.find(|(entry, _)| entry.door(name).is_some_and(|door| name.is_at(door)))?;
+        Some((entry, place))
     }
 
     /// What is opened by name.
@@ -94,14 +98,18 @@ impl UnixSockets {
         paths
             .filter_map(|(entry, place)| {
                 let text = entry.name.text();
-                let (directory, who) = Path::new(&text).ancestors().skip(1).find_map(|directory| {
-                    Some((directory, changer(directory)?))
-                })?;
+                let (directory, who) = Path::new(&text)
+                    .ancestors()
+                    .skip(1)
+                    .find_map(|directory| Some((directory, changer(directory)?)))?;
                 Some(
                     Diagnostic::new(
                         Code::UnixChangeable,
                         place.clone(),
-                        format!("{who} may change {}: whoever does decides where {text} leads", directory.display()),
+                        format!(
+                            "{who} may change {}: whoever does decides where {text} leads",
+                            directory.display()
+                        ),
                     )
                     .help("let the socket be in a directory that only root may write to"),
                 )
@@ -141,9 +149,33 @@ fn entry(name: &Spanned<String>, problems: &mut Vec<Diagnostic>) -> Option<DoorE
     }
 }
 
-/// Whether `unix_allow` takes this.
-pub fn is_name(text: &str) -> bool {
-    parse(text).is_ok_and(|entry| !entry.below)
+/// What opens the socket called `text`, as TOML; `None` if nothing but `unix = "any"` does.
+pub fn suggestion(text: &str) -> Option<String> {
+    let quoted = toml::Value::String(text.to_owned());
+    parse(text).is_ok_and(|entry| !entry.below).then(|| format!("[local]\nunix_allow = [{quoted}]\n"))
+}
+
+/// The name that a process gives the kernel, of how it is written here; `None` if there is no room for it.
+pub fn door_name(text: &str) -> Option<DoorName> {
+    let (first, rest) = match text.strip_prefix('@') {
+        Some(name) => (Some(0), name),
+        None => (None, text),
+    };
+    let mut name = DoorName { bytes: [0; SUN_PATH], len: 0 };
+    let mut room = name.bytes.iter_mut();
+    for byte in first.into_iter().chain(rest.bytes()) {
+        *room.next()? = byte;
+        name.len += 1;
+    }
+    (name.len > 0).then_some(name)
+}
+
+impl Doors for Compiled {
+    /// As the kernel's trie: the longest entry that the name begins with.
+    fn door(&self, _slot: u32, name: &DoorName) -> Option<Door> {
+        let fits = self.doors.iter().filter_map(|entry| Some((entry.name.len, entry.door(name)?)));
+        fits.max_by_key(|(len, _)| *len).map(|(_, door)| door)
+    }
 }
 
 /// What an entry of `unix_allow` opens, or why it opens nothing.
@@ -206,6 +238,19 @@ pub enum Reach {
     Names,
     /// To take notice: logs and states.
     Notes,
+}
+
+impl Reach {
+    /// What to think of before it is opened.
+    pub const fn caution(self) -> Option<&'static str> {
+        match self {
+            Self::Commands | Self::Session => {
+                Some("allow it only to an agent that you would let run without a policy")
+            }
+            Self::Names => Some("programs ask a resolver by themselves if it does not answer"),
+            Self::Notes => None,
+        }
+    }
 }
 
 const fn known(name: &'static str, reach: Reach, what: &'static str) -> Known {
@@ -344,7 +389,10 @@ mod tests {
         };
         let problems = of("/tmp/a/b.sock");
         let message = problems.first().map(|problem| problem.message.as_str());
-        assert_eq!(message, Some("everybody may change /tmp: whoever does decides where /tmp/a/b.sock leads"));
+        assert_eq!(
+            message,
+            Some("everybody may change /tmp: whoever does decides where /tmp/a/b.sock leads")
+        );
         assert!(of("/etc/a.sock").is_empty() && of("@a").is_empty() && of("/nowhere/a").is_empty());
     }
 }

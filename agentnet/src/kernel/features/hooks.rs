@@ -85,15 +85,8 @@ const SOCK_RELEASE: &[Use] =
 const SOCKOPT: &[Use] = &[Use::CgroupStorage, Use::Process, Use::Clock, Use::Ring];
 const SOCKOPS: &[Use] =
     &[Use::CgroupStorage, Use::SocketStorage(SOCK_OPS_SK), Use::StateCallback, Use::Cookie, Use::Clock];
-const UNIX: &[Use] = &[
-    Use::CgroupStorage,
-    Use::Tries,
-    Use::Process,
-    Use::KernelMemory,
-    Use::Cookie,
-    Use::Clock,
-    Use::Ring,
-];
+const UNIX: &[Use] =
+    &[Use::CgroupStorage, Use::Tries, Use::Process, Use::KernelMemory, Use::Cookie, Use::Clock, Use::Ring];
 
 const fn hook(
     id: &'static str,
@@ -159,8 +152,7 @@ pub(super) fn probe(privileges: &Privileges) -> Vec<Check> {
 
 impl Hook {
     fn check(&self, maps: &Maps, scratch: Result<&Scratch, &String>) -> Check {
-        let fix =
-            if self.subject.required { KERNEL } else { NO_UNIX };
+        let fix = if self.subject.required { KERNEL } else { NO_UNIX };
         let Some(program) = assemble(self.uses, maps) else {
             return self.subject.unknown("cannot be tried without the maps above");
         };
