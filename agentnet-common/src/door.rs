@@ -3,7 +3,7 @@
 //! A hook sees the name that the process wrote, not the socket that it leads to: a symbolic link, a relative path,
 //! `/proc/self/root`, a bind mount or another root directory give a door another name. So a name is never looked at to
 //! find out what is to be refused: only names that the policy gives are open, and a path only as it is written there.
-//! See docs/decisions/0007-unix-sockets.md.
+//! See docs/decisions/0008-unix-sockets.md.
 
 use crate::{
     abi::{AgentCfg, CFG_UNIX_ANY, Door, SUN_PATH},
