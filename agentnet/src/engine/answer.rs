@@ -20,7 +20,6 @@ use crate::{
         server::Call,
     },
     exit,
-    policy::NAMES_ENFORCED,
 };
 
 /// What the client of a command with leftovers is told if it waits for them.
@@ -150,7 +149,7 @@ impl Engine {
             problems: self
                 .problems
                 .iter()
-                .chain(self.unknown_resolvers.iter().filter(|_| NAMES_ENFORCED))
+                .chain(&self.unknown_resolvers)
                 .chain(self.selecting.problems())
                 .cloned()
                 .collect(),

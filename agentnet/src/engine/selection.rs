@@ -9,7 +9,7 @@ use super::slots::Slots;
 use crate::{
     agent::resolv,
     control::protocol::PolicySource,
-    policy::{DIRECTORY, NAMES_ENFORCED, Policy, host::Host, is_path, resolvers::Resolution},
+    policy::{DIRECTORY, Policy, host::Host, is_path, resolvers::Resolution},
 };
 
 /// Where an agent's policy comes from, and with it what a reload reads.
@@ -83,7 +83,7 @@ impl Selection {
         };
         let selection = policy?;
         let note = found.and_then(|found| found.note(&selection.policy.compiled.resolution));
-        Ok(Self { audit, own, note: note.filter(|_| NAMES_ENFORCED), ..selection })
+        Ok(Self { audit, own, note, ..selection })
     }
 
     /// The policy of an agent that has one from `origin`; `text` is what was kept of it, `directory` has what is

@@ -5,17 +5,20 @@ mod lookup;
 mod names;
 mod nets;
 
+use std::net::IpAddr;
+
 use agentnet_common::{
     abi::{AgentCfg, CFG_ICMP, NameNode, RULESET_ENTRIES, Ruleset},
     addr::{Addr, protocols},
     name::NameKey,
-    verdict::RuleId,
+    verdict::{DNS_PORT, RuleId},
 };
 
 use self::grants::Findings;
 use super::{
     diagnostic::{Code, Diagnostic},
     host::Host,
+    net::Net,
     resolvers::Resolution,
     selector::Selector,
     source::{Place, Sources},
@@ -91,7 +94,8 @@ impl Compiled {
     /// because of the rules alone is found on every host.
     pub fn new(valid: &Valid, sources: &Sources, host: &Host, problems: &mut Vec<Diagnostic>) -> Self {
         let mut findings = Findings::default();
-        let resolution = valid.dns.on(&host.resolution);
+        let mut resolution = valid.dns.on(&host.resolution);
+        resolution.servers.retain(|server| !denies_queries(valid, *server));
         let nets = nets::compile(valid, &host.local, &resolution.servers, &mut findings);
         let names = names::compile(valid, &resolution.search, &mut findings);
         report(&findings, valid, problems);
@@ -143,6 +147,18 @@ impl Compiled {
             flags: self.flags,
         }
     }
+}
+
+/// Whether a rule denies DNS at the address of a resolver: deny wins there too.
+fn denies_queries(valid: &Valid, server: IpAddr) -> bool {
+    let server = Net::host(server);
+    let denies = valid.rules.iter().filter(|rule| rule.effect == Effect::Deny);
+    denies
+        .filter(|rule| rule.net().is_some_and(|net| net.is_v4() == server.is_v4() && net.contains(server)))
+        .any(|rule| {
+            let traffic = rule.traffic();
+            [protocols::TCP, protocols::UDP].iter().any(|protocol| traffic.contains(*protocol, DNS_PORT))
+        })
 }
 
 fn line(sources: &Sources, place: &Place) -> u32 {

@@ -103,8 +103,6 @@ problem_codes! {
     Duplicate = Warning "duplicate",
     /// A wildcard for a whole top-level domain or for all names.
     WideWildcard = Warning "wide_wildcard",
-    /// Name rules, which this version does not resolve.
-    NamesNotResolved = Warning "names_not_resolved",
     /// A name that is denied, at addresses of special-purpose networks that are allowed.
     DenyByNameOnly = Warning "deny_by_name_only",
     /// A Unix socket of somebody who does what he is asked to.

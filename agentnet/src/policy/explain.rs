@@ -13,7 +13,7 @@ use agentnet_common::{
 };
 
 use super::{
-    NAMES_ENFORCED, Policy,
+    Policy,
     compile::RuleInfo,
     name::{Pattern, PatternError},
     net::Net,
@@ -90,6 +90,7 @@ impl Policy {
     /// Explains the verdict about `endpoint`, which is where `scope` says.
     pub fn explain(&self, endpoint: &Endpoint, scope: Scope) -> Explanation<'_> {
         let verdict = verdict::decide(&self.compiled, &self.compiled.agent_cfg(1, 0, 0), endpoint, scope);
+        let verdict = verdict::held_to_call(verdict, endpoint);
         let ip = IpAddr::from(endpoint.addr);
         let host = Net::of(endpoint.addr, 128);
         let set = protocols::of(endpoint.protocol);
@@ -253,11 +254,6 @@ impl Policy {
 
     /// What an allowed name needs before anything is sent.
     fn note_on_allowed(&self) -> Cow<'static, str> {
-        if !NAMES_ENFORCED {
-            return "names are not resolved by this version: traffic to this name stays denied unless a `cidr` \
-                    rule allows its addresses"
-                .into();
-        }
         let servers = &self.compiled.resolution.servers;
         if servers.is_empty() {
             return "no resolver is known, so that the agent cannot ask for the name: list one in `resolvers` of [dns]"
@@ -274,12 +270,6 @@ impl Policy {
 
     /// What may be done with a name to which nothing may be sent.
     fn note_on_denied(&self, key: &NameKey) -> Option<Cow<'static, str>> {
-        if !NAMES_ENFORCED {
-            return Some(
-                "names are not resolved by this version: only `cidr` rules decide about the addresses of this name"
-                    .into(),
-            );
-        }
         let node = self.compiled.name(0, key)?;
         let rules = if node.len as usize == key.len { &node.this } else { &node.below };
         if rules.len > 0 {

@@ -168,7 +168,7 @@ fn parse(source: Source, sources: &mut Sources, problems: &mut Vec<Diagnostic>) 
 /// The presets of a list.
 fn named_presets(list: &Field<Vec<Spanned<String>>>, problems: &mut Vec<Diagnostic>) -> Vec<&'static Preset> {
     let mut named: Vec<&Preset> = Vec::new();
-    for name in list.value().map(|list| list.get_ref()).into_iter().flatten() {
+    for name in list.value().map(Spanned::get_ref).into_iter().flatten() {
         let text = name.get_ref();
         let Some(preset) = presets::find(text) else {
             let help = match closest(text, presets::names()) {

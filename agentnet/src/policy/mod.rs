@@ -43,10 +43,6 @@ use self::{
     validate::{Dns, Valid},
 };
 
-/// Whether the kernel enforces rules with names. As long as it does not, such rules are checked and explained,
-/// every policy with one is told so, and what they would allow stays denied.
-pub const NAMES_ENFORCED: bool = false;
-
 /// Where policies are looked up by name.
 pub const DIRECTORY: &str = "/etc/agentnet/policies";
 

@@ -3,7 +3,6 @@
 use std::collections::{HashMap, HashSet, hash_map::Entry};
 
 use super::{
-    NAMES_ENFORCED,
     diagnostic::{Code, Diagnostic},
     special,
     traffic::Traffic,
@@ -16,7 +15,6 @@ pub fn of(valid: &Valid) -> Vec<Diagnostic> {
     let mut warnings = Vec::new();
     duplicates(valid, &mut warnings);
     wide_wildcards(valid, &mut warnings);
-    names_not_resolved(valid, &mut warnings);
     denies_by_name_only(valid, &mut warnings);
     warnings.extend(valid.unix.warnings());
     warnings
@@ -63,28 +61,6 @@ fn wide_wildcards(valid: &Valid, warnings: &mut Vec<Diagnostic>) {
     }
 }
 
-fn names_not_resolved(valid: &Valid, warnings: &mut Vec<Diagnostic>) {
-    if NAMES_ENFORCED {
-        return;
-    }
-    let allowed: Vec<_> =
-        valid.rules.iter().filter(|rule| rule.effect == Effect::Allow && rule.name().is_some()).collect();
-    if let Some(first) = allowed.first() {
-        let rules = if allowed.len() == 1 { "rule" } else { "rules" };
-        warnings.push(
-            Diagnostic::new(
-                Code::NamesNotResolved,
-                first.target_place.clone(),
-                format!(
-                    "names are not resolved by this version: traffic to {} name {rules} stays denied",
-                    allowed.len()
-                ),
-            )
-            .help("allow the addresses with `cidr` where they are known and belong to nobody else"),
-        );
-    }
-}
-
 /// Deny wins over allow, and a name that is denied is not, wherever its address is allowed: on the internet,
 /// where anybody's names can have any address, the policy would promise what does not happen. The addresses
 /// of special-purpose networks are the reader's own to know; a name of others that leads there is unlikely,
@@ -124,14 +100,7 @@ fn denies_by_name_only(valid: &Valid, problems: &mut Vec<Diagnostic>) {
             Diagnostic::new(
                 code,
                 rule.target_place.clone(),
-                if NAMES_ENFORCED {
-                    format!("`{name}` is not denied at addresses that a `cidr` rule allows")
-                } else {
-                    format!(
-                        "names are not resolved by this version: `{name}` is not denied at addresses that a \
-                         `cidr` rule allows"
-                    )
-                },
+                format!("`{name}` is not denied at addresses that a `cidr` rule allows"),
             )
             .related(allow.target_place.clone(), "allows addresses, whatever their names")
             .help(help),

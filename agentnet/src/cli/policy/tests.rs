@@ -2,7 +2,7 @@ use clap::Parser;
 use rstest::rstest;
 
 use super::{ExitCode, PolicyArgs, Streams};
-use crate::{exit::WRONG_USAGE as INVALID, policy::NAMES_ENFORCED};
+use crate::exit::WRONG_USAGE as INVALID;
 
 #[derive(Parser)]
 struct Cli {
@@ -39,7 +39,7 @@ fn agentnet_policy(args: &[&str]) -> Outcome {
 #[case(&["check", "../policies/offline.toml"], 0)]
 #[case(&["check", "../policies/offline.toml", "--deny-warnings"], 0)]
 #[case(&["check", "../policies/coding.toml"], 0)]
-#[case(&["check", "../policies/coding.toml", "--deny-warnings"], if NAMES_ENFORCED { 0 } else { INVALID })]
+#[case(&["check", "../policies/coding.toml", "--deny-warnings"], 0)]
 #[case(&["check", "./missing.toml", "../policies/offline.toml"], INVALID)]
 #[case(&["explain", "../policies/offline.toml", "--to", "1.1.1.1:443"], 0)]
 #[case(&["explain", "../policies/offline.toml", "--to", "1.1.1.1"], INVALID)]

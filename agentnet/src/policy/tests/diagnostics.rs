@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use crate::policy::{
-    NAMES_ENFORCED, Policy, compile,
+    Policy, compile,
     diagnostic::{Code, Diagnostics},
     host::Host,
 };
@@ -405,8 +405,7 @@ fn more_names_than_fit_are_an_error() {
     }
     let problems = problems(&text);
     let told: Vec<_> = problems.items().iter().map(|problem| problem.code).collect();
-    let expected = [Code::TooManyNames, Code::NamesNotResolved];
-    assert_eq!(told, expected[..if NAMES_ENFORCED { 1 } else { 2 }], "{problems}");
+    assert_eq!(told, [Code::TooManyNames], "{problems}");
 }
 
 /// Whole files that are wrong.
@@ -462,7 +461,7 @@ domain = "*"
 loopback = []
 "#;
     let told: Vec<_> = problems(text).items().iter().map(|problem| problem.code.label()).collect();
-    let mut expected = vec![
+    let mut expected = [
         "unknown_key",
         "unknown_value",
         "missing_key",
@@ -477,7 +476,6 @@ loopback = []
         "unreachable",
         "wrong_type",
     ];
-    expected.extend((!NAMES_ENFORCED).then_some("names_not_resolved"));
     let mut sorted = told.clone();
     sorted.sort_unstable();
     expected.sort_unstable();
@@ -490,8 +488,7 @@ fn every_diagnostic_has_a_snapshot() {
         all().iter().flat_map(|(_, problems)| problems.items()).map(|problem| problem.code).collect();
     // Those that need a directory, a very long file or another kind of file have tests of their own.
     let elsewhere = [Code::Unreadable, Code::TooManyRules, Code::TooManyNames, Code::Extends, Code::Value];
-    let unused = |code: &&Code| NAMES_ENFORCED && **code == Code::NamesNotResolved;
-    for code in Code::ALL.iter().filter(|code| !elsewhere.contains(code) && !unused(code)) {
+    for code in Code::ALL.iter().filter(|code| !elsewhere.contains(code)) {
         assert!(seen.contains(code), "{code:?} is in no snapshot");
     }
 }

@@ -14,7 +14,7 @@ use agentnet_common::{
     abi::{LOCAL_ANY, LOCAL_DENY, LOCAL_OWN},
     addr::{Addr, Endpoint, protocols},
     name::NameKey,
-    verdict::{Scope, Verdict, decide, decide_name},
+    verdict::{Scope, Verdict, decide, decide_name, held_to_call},
 };
 use proptest::{prelude::*, test_runner::TestCaseError};
 use toml::Spanned;
@@ -66,7 +66,7 @@ const LOCAL: &[&str] = &["127.0.0.1", "::1", "10.20.0.1", "203.0.113.5", "2001:d
 const SEARCH: &[&str] = &["a", "b", "a.b", "b.a.b", "corp.example"];
 
 /// Ports near each other and at the end, so that ranges touch, nest and overlap.
-const PORTS: &[u16] = &[1, 2, 3, 4, 5, 6, 7, 8, 443, 443, 443, u16::MAX - 2, u16::MAX - 1, u16::MAX];
+const PORTS: &[u16] = &[1, 2, 3, 4, 5, 6, 7, 8, 53, 443, 443, 443, u16::MAX - 2, u16::MAX - 1, u16::MAX];
 
 /// IANA numbers, the one most rules are about more often.
 const NUMBERS: &[u8] = &[6, 6, 6, 6, 6, 6, 6, 6, 17, 1, 58, 132];
@@ -191,11 +191,12 @@ impl Target for Network {
 
     fn decide(policy: &Policy, &((ip, port, protocol), scope): &Self::Question) -> Verdict {
         let cfg = policy.compiled.agent_cfg(1, 0, 0);
-        decide(&policy.compiled, &cfg, &Endpoint::new(Addr::from(ip), port, protocol), scope)
+        let endpoint = Endpoint::new(Addr::from(ip), port, protocol);
+        held_to_call(decide(&policy.compiled, &cfg, &endpoint, scope), &endpoint)
     }
 
     fn scan(draft: &Draft<Self>, &(endpoint, scope): &Self::Question) -> Verdict {
-        scan(&draft.rules, &draft.local, draft.loopback, endpoint, scope)
+        scan(&draft.rules, &draft.local, &draft.servers, draft.loopback, endpoint, scope)
     }
 }
 

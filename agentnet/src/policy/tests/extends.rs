@@ -61,7 +61,7 @@ fn rules_add_up_and_deny_wins() {
         ),
     ]);
     let policy = load(directory.path(), "child");
-    assert!(policy.warnings.items().iter().all(|item| item.code.label() == "names_not_resolved"));
+    assert!(policy.warnings.items().is_empty(), "{}", policy.warnings);
     for (name, allowed) in [
         ("api.github.com", true),
         ("gist.github.com", false),

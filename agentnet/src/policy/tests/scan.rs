@@ -136,10 +136,19 @@ fn somewhere<'a, T: 'a>(rules: impl Iterator<Item = &'a Rule<T>>, holds: impl Fn
     near.iter().any(|port| PROTOCOLS.iter().any(|protocol| holds(protocol, *port)))
 }
 
+/// Whether queries to a resolver at `ip` are denied.
+pub(super) fn denies_queries(rules: &[Rule<(IpAddr, u32)>], ip: IpAddr) -> bool {
+    rules
+        .iter()
+        .filter(|rule| !rule.allow && inside(ip, rule.target))
+        .any(|rule| ["tcp", "udp"].iter().any(|word| rule.matches(word, 53, &[])))
+}
+
 /// docs/policy.md, read out loud.
 pub(super) fn scan(
     rules: &[Rule<(IpAddr, u32)>],
     local: &[IpAddr],
+    servers: &[IpAddr],
     loopback: &str,
     (ip, port, protocol): (IpAddr, u16, u8),
     scope: Scope,
@@ -156,7 +165,16 @@ pub(super) fn scan(
     let special = table.chain(own).filter(|(net, _)| inside(ip, *net)).max_by_key(|((_, prefix), _)| *prefix);
     let names = |prefix: u32| special.is_none_or(|((_, special), _)| prefix >= special);
     let on_this_host = scope != Scope::Remote;
+    // Queries for names: what is in them is judged elsewhere.
+    let word = protocol_name(protocol);
+    let transport = |word: &str| matches!(word, "tcp" | "udp");
+    let resolver = word.is_some_and(transport) && servers.contains(&ip) && !denies_queries(rules, ip);
+    // A resolver is asked for names, and whatever else there is on its host is nobody's business.
+    let asked = if port == 53 { Verdict::Allow(RuleId::RESOLVER) } else { Verdict::Deny(Reason::NoRule) };
     if on_this_host && !special.is_some_and(|(_, is_local)| is_local) {
+        if resolver {
+            return asked;
+        }
         return Verdict::Deny(Reason::ForeignListener);
     }
     let here = || rules.iter().enumerate().filter(|(_, rule)| inside(ip, rule.target));
@@ -165,8 +183,9 @@ pub(super) fn scan(
         denies: here().filter(|(_, rule)| !rule.allow).map(|(_, rule)| rule).collect(),
         default_ports: &[],
     };
-    match protocol_name(protocol).and_then(|protocol| scan.allowed_by(protocol, port)) {
+    match word.and_then(|protocol| scan.allowed_by(protocol, port)) {
         Some(at) => Verdict::Allow(RuleId(at.try_into().unwrap())),
+        None if resolver => asked,
         None if on_this_host => Verdict::Deny(Reason::ForeignListener),
         None if special.is_some() => Verdict::Deny(Reason::SpecialNetwork),
         None if scan.allows_something() => Verdict::Deny(Reason::PortOrProtocol),
