@@ -1,6 +1,9 @@
 //! cgroup/connect_unix.
 
-use std::{fs, os::unix::fs::symlink};
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::{PermissionsExt as _, symlink},
+};
 
 use agentnet_common::{
     event::{Hook, Outcome},
@@ -10,13 +13,17 @@ use agentnet_common::{
 use agentnet_tests::{
     lab::{
         Lab,
+        agent::{Agent, NOBODY},
+        child::probe_binary,
         door::{Doors, Listener, Mailbox},
         policy::Policy,
+        residue::Residue,
         watched::Watched,
     },
-    probe::script::Step,
+    probe::script::{Came, Step},
 };
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
 
 fn connect(name: impl Into<Vec<u8>>, text: &str) -> Step {
     Step::Unix { kind: libc::SOCK_STREAM, send: false, name: name.into(), text: text.to_owned() }
@@ -178,4 +185,38 @@ fn datagram_sockets_are_judged_when_they_connect() -> Result<()> {
     ensure!(came[0].is_ok() && came[1].step == "connect" && came[1].errno == libc::EPERM, "{came:?}");
     ensure!(named.arrived()? == ["secret"] && other.arrived()?.is_empty());
     Ok(())
+}
+
+/// The command of `agentnet run` is told no, and the log says which socket it was, what listens there, and what to add.
+#[test]
+fn a_refusal_is_told_with_the_name_of_the_socket() -> Result<()> {
+    let lab = Lab::new()?;
+    let doors = Doors::new()?;
+    fs::set_permissions(doors.path(""), Permissions::from_mode(0o755))?;
+    let (docker, named) =
+        (Listener::at(&doors.path("docker.sock"))?, Listener::at(&doors.path("named.sock"))?);
+    for path in ["docker.sock", "named.sock"] {
+        fs::set_permissions(doors.path(path), Permissions::from_mode(0o666))?;
+    }
+    let agent = Agent::new(&lab, &Policy::standard().allow_unix(&doors.text("named.sock")))?.user(NOBODY);
+    let file = doors.path("steps.json");
+    fs::write(
+        &file,
+        serde_json::to_vec(&["docker.sock", "named.sock"].map(|name| connect(doors.text(name), "secret")))?,
+    )?;
+    let probe = probe_binary()?;
+    let finished = agent.run(&[probe.as_os_str(), "script".as_ref(), file.as_os_str()])?;
+    let came: Vec<Came> =
+        finished.stdout.lines().map(|line| Ok(serde_json::from_str(line)?)).collect::<Result<_>>()?;
+    ensure!(came.len() == 2 && came[0].errno == libc::EPERM && came[1].is_ok(), "{finished:?}");
+    ensure!(docker.arrived()?.is_empty() && named.arrived()? == ["secret"]);
+    let log = agent.log()?;
+    let alert = log.iter().find(|line| line["evidence"]["reason"] == "unix_socket");
+    let alert = alert.with_context(|| format!("no alert in {log:#?}"))?;
+    let told = json!({ "name": doors.text("docker.sock"), "type": "SOCK_STREAM", "what": "Docker" });
+    ensure!(alert["evidence"]["unix"] == told && alert["severity"] == "high", "{alert:#}");
+    let sentence = alert["reason"].as_str().unwrap_or_default();
+    let line = format!("unix_allow = [\"{}\"]", doors.text("docker.sock"));
+    ensure!(sentence.contains(&line) && sentence.contains("Docker"), "{sentence}");
+    Residue::named(&agent.name).ensure_gone()
 }
