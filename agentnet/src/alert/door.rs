@@ -91,8 +91,7 @@ impl UnixSocket {
             Some(Known { reach: Reach::Names, .. }) => {
                 format!("programs that ask there go on without it; {add}")
             }
-            Some(_) => add,
-            None => add,
+            _ => add,
         }
     }
 }

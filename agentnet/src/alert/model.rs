@@ -251,6 +251,7 @@ pub struct PolicyRef {
 /// What was measured.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant, reason = "nearly every one is a verdict")]
 pub enum Evidence {
     /// A verdict of the kernel.
     Verdict(VerdictEvidence),
@@ -304,7 +305,7 @@ pub struct VerdictEvidence {
     pub query: Option<Query>,
     /// The Unix socket that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub unix: Option<UnixSocket>,
+    pub unix: Option<Box<UnixSocket>>,
     /// Socket cookie (`SO_COOKIE`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub socket_cookie: Option<u64>,

@@ -110,7 +110,7 @@ pub(super) fn evidence(verdict: &VerdictRecord, reason: Option<Reason>) -> Verdi
         socket: socket(verdict),
         option: option(verdict),
         query: verdict.message.as_deref().and_then(|message| query::read(message)),
-        unix: UnixSocket::of(verdict),
+        unix: UnixSocket::of(verdict).map(Box::new),
         socket_cookie: (event.header.flow != 0).then_some(event.header.flow),
         various: false,
     }

@@ -86,7 +86,7 @@ impl Pipeline {
             socket: evidence.socket.as_ref(),
             option: evidence.option.as_ref(),
             query: evidence.query.as_ref(),
-            unix: evidence.unix.as_ref(),
+            unix: evidence.unix.as_deref(),
             explained: explained.as_ref(),
             count,
             various: *various,
