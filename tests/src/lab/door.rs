@@ -33,11 +33,8 @@ impl Doors {
     }
 
     /// The same as text.
-    ///
-    /// # Panics
-    /// If the temporary directory's path is not UTF-8.
     pub fn text(&self, name: &str) -> String {
-        self.path(name).to_str().expect("a path of ASCII").to_owned()
+        self.path(name).display().to_string()
     }
 }
 
