@@ -12,7 +12,7 @@ use agentnet_tests::{
         policy::Policy,
         watched::Watched,
     },
-    probe::script::Step,
+    probe::script::{Came, Step},
 };
 use anyhow::{Result, ensure};
 
@@ -37,7 +37,7 @@ fn datagrams_go_to_named_sockets_only() -> Result<()> {
     let policy = Policy::standard().allow_unix(&doors.text("named")).allow_unix(&format!("@{ours}"));
     let mut watched = Watched::new(&lab, &policy)?;
     let came = watched.script(&steps)?;
-    ensure!(came[..2].iter().all(|came| came.is_ok()), "{came:?}");
+    ensure!(came[..2].iter().all(Came::is_ok), "{came:?}");
     ensure!(came[2..].iter().all(|came| came.step == "sendto" && came.errno == libc::EPERM), "{came:?}");
     for mailbox in &open {
         ensure!(mailbox.arrived()? == ["secret"]);
@@ -62,7 +62,7 @@ fn datagrams_go_to_named_sockets_only() -> Result<()> {
     drop(watched);
 
     let watched = Watched::new(&lab, &Policy::standard().unix("any"))?;
-    ensure!(watched.script(&steps)?.iter().all(|came| came.is_ok()));
+    ensure!(watched.script(&steps)?.iter().all(Came::is_ok));
     for mailbox in open.iter().chain(&closed) {
         ensure!(mailbox.arrived()? == ["secret"]);
     }
