@@ -61,6 +61,8 @@ pub mod maps {
     /// LRU hash by [`super::Visitor`] of who came to a container, value: when that ends, nanoseconds of
     /// `CLOCK_MONOTONIC`.
     pub const VISITORS: &str = "VISITORS";
+    /// Array of LPM tries by policy slot: names of Unix sockets, value [`super::Door`].
+    pub const DOORS: &str = "DOORS";
     /// Ring buffer of refusals.
     pub const ALERTS: &str = "ALERTS";
     /// Ring buffer of everything else.
@@ -92,6 +94,8 @@ pub const MODE_QUARANTINE: u8 = 2;
 
 /// The policy has a rule for ICMP: ping sockets may be made.
 pub const CFG_ICMP: u8 = 1;
+/// `[local] unix = "any"`: without it only Unix sockets in [`maps::DOORS`] may be connected and sent to.
+pub const CFG_UNIX_ANY: u8 = 0x20;
 
 wire! {
     /// Who is governed by a cgroup and how; the value of cgroup storage, written as a whole.
@@ -414,6 +418,19 @@ wire! {
         pub since: u64,
         /// Payload bytes sampled in it.
         pub bytes: u64,
+    }
+}
+
+/// Bytes of the name of a Unix socket (`sun_path`, unix(7)).
+pub const SUN_PATH: usize = 108;
+
+wire! {
+    /// A name that an agent may connect to, or a directory whose sockets it may. The key is the name and a NUL, or the
+    /// path of the directory with its last slash; an abstract name is behind a NUL and ends anywhere.
+    #[derive(Default)]
+    pub struct Door {
+        /// Bytes of the name; 0 for a directory.
+        pub len: u32,
     }
 }
 

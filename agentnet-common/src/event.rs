@@ -1,7 +1,7 @@
 //! Records that the kernel programs write to the ring buffers.
 
 use crate::{
-    abi::Process,
+    abi::{Process, SUN_PATH},
     addr::{Addr, Endpoint},
     codes, wire,
 };
@@ -39,6 +39,8 @@ codes! {
         FlowEnd = 3 => "flow_end",
         /// [`QueryEvent`].
         Query = 4 => "query",
+        /// [`DoorEvent`].
+        Door = 5 => "door",
     }
 }
 
@@ -63,6 +65,10 @@ codes! {
         TcxTo = 8 => "tcx_to",
         /// tcx on the host's interfaces, on frames of packet sockets.
         TcxFrame = 9 => "tcx_frame",
+        /// cgroup/connect_unix.
+        ConnectUnix = 10 => "connect_unix",
+        /// cgroup/sendmsg_unix.
+        SendmsgUnix = 11 => "sendmsg_unix",
     }
 }
 
@@ -104,7 +110,7 @@ wire! {
         /// Bytes of the packet, 0 for hooks that see none.
         pub bytes: u32,
         /// What the reason needs: `family << 16 | type << 8 | protocol` of a socket, `level << 16 | option` of a
-        /// socket option, else 0.
+        /// socket option, `type << 16 | bytes of the name` of a Unix socket, else 0.
         pub detail: u32,
         /// How many of the kind there were up to now, this one included; more than 1 only for [`Outcome::Allowed`],
         /// where a record ends a series, see [`crate::abi::Series`].
@@ -124,6 +130,18 @@ wire! {
         pub verdict: VerdictEvent,
         /// The message's beginning; behind its end, anything.
         pub message: [u8; QUESTION_BYTES],
+    }
+}
+
+wire! {
+    /// A verdict on a Unix socket that was refused.
+    pub struct DoorEvent {
+        /// The verdict; its header's kind is [`Kind::Door`].
+        pub verdict: VerdictEvent,
+        /// The name as the process wrote it, zero behind its end; an abstract one begins with a zero.
+        pub name: [u8; SUN_PATH],
+        /// Zero.
+        pub pad: u32,
     }
 }
 
@@ -208,4 +226,5 @@ const _: () = {
     assert!(size_of::<QueryEvent>() == 128 + QUESTION_BYTES);
     assert!(size_of::<Header>() == 40);
     assert!(size_of::<VerdictEvent>() == 128);
+    assert!(size_of::<DoorEvent>() == 240);
 };

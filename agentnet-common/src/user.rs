@@ -3,9 +3,11 @@
 use zerocopy::FromBytes as _;
 
 use crate::{
-    abi::{ABI_VERSION, AgentCounters, COMM_BYTES, Process},
+    abi::{ABI_VERSION, AgentCounters, COMM_BYTES, Process, SUN_PATH},
+    door::DoorName,
     event::{
-        FlowEnd, Header, Hook, Kind, Outcome, QUESTION_BYTES, QueryEvent, SampleHead, VerdictEvent, Way,
+        DoorEvent, FlowEnd, Header, Hook, Kind, Outcome, QUESTION_BYTES, QueryEvent, SampleHead,
+        VerdictEvent, Way,
     },
     verdict::{Reason, RuleId},
 };
@@ -46,6 +48,8 @@ pub struct VerdictRecord {
     pub cause: Cause,
     /// The beginning of the DNS message that was refused; behind its end, anything.
     pub message: Option<Box<[u8; QUESTION_BYTES]>>,
+    /// The Unix socket that was refused.
+    pub door: Option<Box<DoorName>>,
 }
 
 /// Why a verdict is what it is.
@@ -117,6 +121,13 @@ impl Record {
                 let record = VerdictRecord::check(query.verdict)?;
                 Ok(Self::Verdict(VerdictRecord { message: Some(Box::new(query.message)), ..record }))
             }
+            Kind::Door => {
+                let (door, _) =
+                    DoorEvent::read_from_prefix(bytes).map_err(|_| short(size_of::<DoorEvent>()))?;
+                let record = VerdictRecord::check(door.verdict)?;
+                let name = DoorName { bytes: door.name, len: door.verdict.detail & 0xffff };
+                Ok(Self::Verdict(VerdictRecord { door: Some(Box::new(name)), ..record }))
+            }
             Kind::Sample => {
                 let (head, rest) =
                     SampleHead::read_from_prefix(bytes).map_err(|_| short(size_of::<SampleHead>()))?;
@@ -161,7 +172,19 @@ impl VerdictRecord {
         };
         let hook =
             Hook::from_code(event.hook).ok_or(DecodeError::Code { field: "hook", code: event.hook })?;
-        Ok(Self { event, hook, outcome, cause, message: None })
+        Ok(Self { event, hook, outcome, cause, message: None, door: None })
+    }
+}
+
+impl DoorName {
+    /// The name as policies write it: a path, or an abstract name behind an `@`. Bytes that are not UTF-8 are replaced.
+    pub fn text(&self) -> String {
+        let len = usize::try_from(self.len).unwrap_or(SUN_PATH).min(SUN_PATH);
+        let bytes = self.bytes.get(..len).unwrap_or_default();
+        match bytes.strip_prefix(b"\0") {
+            Some(name) => format!("@{}", String::from_utf8_lossy(name)),
+            None => String::from_utf8_lossy(bytes).into_owned(),
+        }
     }
 }
 

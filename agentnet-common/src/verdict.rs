@@ -29,6 +29,8 @@ impl RuleId {
     pub const NOTHING_SENT: Self = Self(0xff04);
     /// `[dns] resolvers`: a resolver, to which only DNS queries for allowed names may be sent.
     pub const RESOLVER: Self = Self(0xff05);
+    /// `[local] unix`, `unix_allow`: a Unix socket.
+    pub const UNIX: Self = Self(0xff07);
     /// No rule applies.
     pub const NONE: Self = Self(0xffff);
 
@@ -101,6 +103,8 @@ codes! {
         DnsShared = 28 => "dns_shared",
         /// There was no room to judge a DNS message in, or to remember what it is about.
         DnsRoom = 29 => "dns_room",
+        /// A Unix socket that the policy does not name.
+        UnixSocket = 30 => "unix_socket",
     }
 }
 

@@ -7,11 +7,11 @@ use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use agentnet_common::{
     abi::{
         ABI_VERSION, ALERTS_PER_SECOND, AgentCfg, AgentCounters, MODE_AUDIT, Process, QUERY_BYTES,
-        ROLE_ACCEPTED, SockState,
+        ROLE_ACCEPTED, SUN_PATH, SockState,
     },
     addr::Endpoint,
-    event::{FlowEnd, Header, Hook, Kind, Outcome, QUESTION_BYTES, QueryEvent, VerdictEvent},
-    verdict::{REASON_SLOTS, RuleId, Verdict},
+    event::{DoorEvent, FlowEnd, Header, Hook, Kind, Outcome, QUESTION_BYTES, QueryEvent, VerdictEvent},
+    verdict::{REASON_SLOTS, Reason, RuleId, Verdict},
 };
 use aya_ebpf::{
     bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
@@ -239,6 +239,33 @@ pub fn conclude_query(cfg: &AgentCfg, facts: &Facts, verdict: Verdict, message: 
             }
             bpf_ringbuf_submit(record.cast(), 0);
         }
+    }
+    audit
+}
+
+/// As [`conclude`], of a Unix socket that is refused.
+#[inline(always)]
+pub fn conclude_door(cfg: &AgentCfg, facts: &Facts, reason: Reason, name: &[u8; SUN_PATH]) -> bool {
+    let audit = cfg.mode == MODE_AUDIT;
+    let Some((seq, time)) = count_denied(cfg, reason as u8) else { return audit };
+    // SAFETY: the size is constant.
+    let record = unsafe {
+        bpf_ringbuf_reserve((&raw const ALERTS).cast_mut().cast(), size_of::<DoorEvent>() as u64, 0)
+    };
+    if record.is_null() {
+        lose_alert(cfg);
+        return audit;
+    }
+    let record = record.cast::<DoorEvent>();
+    // SAFETY: room for one record was reserved, aligned to eight bytes.
+    unsafe {
+        let verdict = &raw mut (*record).verdict;
+        fill(verdict, cfg, facts, seq, outcome(audit), RuleId::NONE.0, reason as u8, time);
+        (*verdict).header.kind = Kind::Door as u16;
+        (*verdict).header.len = size_of::<DoorEvent>() as u32;
+        (*record).name = *name;
+        (*record).pad = 0;
+        bpf_ringbuf_submit(record.cast(), 0);
     }
     audit
 }

@@ -7,6 +7,7 @@
 //! | cgroup/connect4, connect6 | `hooks/connect.rs` | EPERM at once for the process |
 //! | cgroup/sendmsg4, sendmsg6 | `hooks/sendmsg.rs` | the same for unconnected UDP |
 //! | cgroup/sock_release | `hooks/sock_release.rs` | tells of datagram sockets that end |
+//! | cgroup/connect_unix, sendmsg_unix | `hooks/unix.rs` | Unix sockets of others |
 //! | sockops | `hooks/sockops.rs` | marks accepted sockets, forgets closed ones |
 //! | cgroup_skb/egress | `hooks/skb_egress.rs` | the last word on every packet out |
 //! | cgroup_skb/ingress | `hooks/skb_ingress.rs` | who may connect into the agent |

@@ -2,10 +2,10 @@
 
 use agentnet_common::{
     abi::{
-        ALERT_RING_BYTES, AgentCfg, AgentCounters, Budget, Dialog, GATE_ENTRIES, IFACE_ENTRIES, MAX_AGENTS,
-        NAMED_ENTRIES, NameNode, Named, OWNERS as OWNER_PLACES, Owner, PIN_ENTRIES, Pins, Queries,
-        REFUSED_ENTRIES, Ruleset, SAMPLE_RING_BYTES, SCRATCHES, SERIES_PLACES, SLOTS, Scratch, Series,
-        SockState, TAILS, UdpPeers, VISITOR_ENTRIES, Visitor,
+        ALERT_RING_BYTES, AgentCfg, AgentCounters, Budget, Dialog, Door, GATE_ENTRIES, IFACE_ENTRIES,
+        MAX_AGENTS, NAMED_ENTRIES, NameNode, Named, OWNERS as OWNER_PLACES, Owner, PIN_ENTRIES, Pins, Queries,
+        REFUSED_ENTRIES, Ruleset, SAMPLE_RING_BYTES, SCRATCHES, SERIES_PLACES, SLOTS, SUN_PATH, Scratch,
+        Series, SockState, TAILS, UdpPeers, VISITOR_ENTRIES, Visitor,
     },
     addr::Addr,
     event::VerdictEvent,
@@ -91,6 +91,9 @@ pub type NamedMap = LruHashMap<u64, Named, { NAMED_ENTRIES as usize }>;
 /// Networks of one policy. The loader makes the real tries; this one only gives their shape.
 pub type NetTrie = LpmTrie<Addr, Ruleset, 1>;
 
+/// Unix sockets that one policy names. Made by the loader as well.
+pub type DoorTrie = LpmTrie<[u8; SUN_PATH], Door, 1>;
+
 #[btf_map]
 pub static CFG: CfgMap = CfgMap::new();
 #[btf_map]
@@ -135,6 +138,8 @@ pub static HOSTCG: HashMap<u64, u32, { MAX_AGENTS as usize }> = HashMap::new();
 pub static AGENTS: Array<AgentCfg, { MAX_AGENTS as usize }> = Array::new();
 #[btf_map]
 pub static VISITORS: LruHashMap<Visitor, u64, { VISITOR_ENTRIES as usize }> = LruHashMap::new();
+#[btf_map]
+pub static DOORS: ArrayOfMaps<DoorTrie, { SLOTS as usize }> = ArrayOfMaps::new();
 #[btf_map]
 pub static ALERTS: RingBuf<VerdictEvent, { ALERT_RING_BYTES as usize }> = RingBuf::new();
 #[btf_map]

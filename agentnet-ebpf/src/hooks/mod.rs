@@ -16,6 +16,7 @@ mod sock_create;
 mod sock_release;
 mod sockops;
 mod tcx;
+mod unix;
 
 /// Let the operation through.
 const ALLOW: i32 = 1;

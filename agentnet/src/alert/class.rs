@@ -41,6 +41,8 @@ pub enum Remedy {
     Add(&'static str),
     /// Let the peer in by `[local] listen`.
     Listen,
+    /// Name the Unix socket by `[local] unix_allow`.
+    Door,
     /// Nothing in a policy can allow it; do this instead.
     Instead(&'static str),
     /// It is agentnet or the host that needs looking after.
@@ -63,10 +65,10 @@ impl Class {
     #[rustfmt::skip] // A table: one reason, one block, the columns always in the same order.
     pub const fn of(reason: Reason) -> Self {
         use Kind::{DnsAnomaly, DnsDenied, EgressDenied, Enforcement, EscapeAttempt, RawSocket};
-        use Remedy::{Add, Instead, Listen, Operator, Rule};
+        use Remedy::{Add, Door, Instead, Listen, Operator, Rule};
         use Severity::{High, Low, Medium};
         // T1071 Application Layer Protocol, T1095 Non-Application Layer Protocol, T1571 Non-Standard Port,
-        // T1562 Impair Defenses.
+        // T1559 Inter-Process Communication, T1562 Impair Defenses.
         match reason {
             Reason::NoRule => Self::new(EgressDenied, Medium, Some("T1071"),
                 "no rule allows it", "no rule allows that address", Rule),
@@ -82,6 +84,8 @@ impl Class {
                 "may not connect into the agent", "the policy lets no such peer connect into the agent", Listen),
             Reason::Unsolicited => Self::new(EgressDenied, Low, None,
                 "unsolicited", "it answers nothing that the agent was allowed to send", Listen),
+            Reason::UnixSocket => Self::new(EgressDenied, Medium, Some("T1559"),
+                "Unix socket not named", "the policy does not name that Unix socket", Door),
             Reason::UnknownProtocol => Self::new(EgressDenied, Medium, Some("T1095"),
                 "protocol without rules", "rules know TCP, UDP and ICMP only",
                 Instead("use TCP or UDP")),

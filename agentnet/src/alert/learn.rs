@@ -39,6 +39,7 @@ pub fn policy(summary: &Summary) -> String {
         }
     }
     let mut names = BTreeMap::<String, u64>::new();
+    let mut sockets: BTreeSet<String> = BTreeSet::new();
     for row in &summary.refused {
         if let Some(name) = &row.name {
             match (&row.denied_by, &row.suggestion) {
@@ -55,6 +56,14 @@ pub fn policy(summary: &Summary) -> String {
                 (None, None) => {
                     left_out.insert(format!("{name}: no rule can allow it ({})", row.reason));
                 }
+            }
+            continue;
+        }
+        if let Some(socket) = &row.unix {
+            if socket.is_harmless() {
+                sockets.insert(socket.quoted());
+            } else {
+                left_out.insert(format!("{socket}: whoever listens there acts outside of any policy"));
             }
             continue;
         }
@@ -103,8 +112,15 @@ pub fn policy(summary: &Summary) -> String {
     for (ip, seen) in &seen {
         write_rules(&mut toml, *ip, seen);
     }
+    if listen.is_some() || !sockets.is_empty() {
+        let _ = writeln!(toml, "\n[local]");
+    }
     if let Some(listen) = listen {
-        let _ = writeln!(toml, "\n[local]\nlisten = \"{listen}\"");
+        let _ = writeln!(toml, "listen = \"{listen}\"");
+    }
+    if !sockets.is_empty() {
+        let names: Vec<String> = sockets.into_iter().collect();
+        let _ = writeln!(toml, "# Unix sockets of others.\nunix_allow = [{}]", names.join(", "));
     }
     toml
 }
@@ -260,6 +276,7 @@ mod tests {
             count: 2,
             socket: None,
             option: None,
+            unix: None,
             denied_by: denied_by.map(str::to_owned),
             suggestion: suggestion.map(str::to_owned),
         };

@@ -11,7 +11,10 @@ use std::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::names::{Socket, SocketOption};
+use super::{
+    door::UnixSocket,
+    names::{Socket, SocketOption},
+};
 
 /// Text that is a constant when made and owned when read back.
 type Label = Cow<'static, str>;
@@ -248,6 +251,7 @@ pub struct PolicyRef {
 /// What was measured.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant, reason = "nearly every one is a verdict")]
 pub enum Evidence {
     /// A verdict of the kernel.
     Verdict(VerdictEvidence),
@@ -299,6 +303,9 @@ pub struct VerdictEvidence {
     /// What a DNS message asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub query: Option<Query>,
+    /// The Unix socket that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unix: Option<Box<UnixSocket>>,
     /// Socket cookie (`SO_COOKIE`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub socket_cookie: Option<u64>,

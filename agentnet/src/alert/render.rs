@@ -3,13 +3,14 @@
 //! Everything an agent can choose is cleaned here once more, because alerts are also rendered from files
 //! and streams.
 
-use std::{fmt::Write as _, path::Path};
+use std::{collections::BTreeSet, fmt::Write as _, path::Path};
 
 use jiff::tz::TimeZone;
 use owo_colors::{OwoColorize as _, Style};
 
 use super::{
     class::{Class, reason_from_label},
+    door::UnixSocket,
     model::{
         Action, Alert, Destination, Direction, Evidence, Flow, FlowAction, FlowEvidence, Output, PolicyRef,
         Process, Query, Severity,
@@ -96,6 +97,8 @@ impl Renderer {
             let from = evidence.direction == Direction::Ingress;
             if let Some(Query { name, kind }) = &evidence.query {
                 clean(&format!("dns {kind} {name}"), MAX_SENTENCE)
+            } else if let Some(socket) = &evidence.unix {
+                clean(&socket.to_string(), MAX_SENTENCE)
             } else {
                 what(alert.destination.as_ref(), evidence.socket.as_ref(), evidence.option.as_ref(), from)
             }
@@ -243,9 +246,12 @@ impl Renderer {
         let end = if audited { ", let through because the policy only audits" } else { "" };
         let _ = writeln!(text, "  {verb}  {}{end}", plural(total, "attempt"));
         for row in rows.iter().take(ROWS) {
-            let what = match &row.name {
-                Some(name) => format!("dns {}", clean(name, MAX_SENTENCE)),
-                None => what(row.destination.as_ref(), row.socket.as_ref(), row.option.as_ref(), false),
+            let what = match (&row.name, &row.unix) {
+                (Some(name), _) => format!("dns {}", clean(name, MAX_SENTENCE)),
+                (None, Some(socket)) => clean(&socket.to_string(), MAX_SENTENCE),
+                (None, None) => {
+                    what(row.destination.as_ref(), row.socket.as_ref(), row.option.as_ref(), false)
+                }
             };
             let why = match &row.denied_by {
                 Some(rule) => clean(rule, MAX_SENTENCE),
@@ -343,6 +349,17 @@ fn suggestions(text: &mut String, summary: &Summary) {
             distinct.push(suggestion);
         }
     }
+    let sockets: BTreeSet<String> = summary
+        .refused
+        .iter()
+        .filter_map(|row| row.unix.as_ref())
+        .filter(|socket| socket.is_harmless())
+        .map(UnixSocket::quoted)
+        .take(SUGGESTIONS)
+        .collect();
+    let sockets = (!sockets.is_empty())
+        .then(|| format!("[local]\nunix_allow = [{}]", sockets.into_iter().collect::<Vec<_>>().join(", ")));
+    distinct.extend(sockets.as_deref());
     if distinct.is_empty() {
         return;
     }

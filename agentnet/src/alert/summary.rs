@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     class::{Class, Remedy},
+    door::UnixSocket,
     explain::Explain,
     loss::{Cause, Losses},
     model::{Destination, PolicyRef, Query},
@@ -79,6 +80,9 @@ pub struct Refused {
     pub socket: Option<Socket>,
     /// The socket option that was asked for, if that was refused.
     pub option: Option<SocketOption>,
+    /// The Unix socket that was asked for.
+    #[serde(default)]
+    pub unix: Option<UnixSocket>,
     /// The rule that denies it, with its place.
     pub denied_by: Option<String>,
     /// TOML that would allow it.
@@ -94,6 +98,8 @@ struct RefusedKey {
     detail: u32,
     /// The name that was asked for. Types, which resolvers ask for in pairs, are not told apart.
     name: Option<String>,
+    /// The same of a Unix socket.
+    unix: Option<UnixSocket>,
 }
 
 #[derive(Clone, Debug)]
@@ -129,6 +135,7 @@ impl RefusedRow {
             name: key.name,
             socket: self.socket,
             option: self.option,
+            unix: key.unix,
             denied_by: explained.rule.map(|rule| rule.to_string()),
             suggestion: explained.suggestion,
         }
@@ -202,7 +209,8 @@ impl Tally {
         let event = &verdict.event;
         let name = query.map(|query| query.name.clone());
         let (endpoint, outcome) = (event.endpoint, verdict.outcome);
-        let key = RefusedKey { endpoint, reason, outcome, detail: event.detail, name };
+        let unix = UnixSocket::of(verdict);
+        let key = RefusedKey { endpoint, reason, outcome, detail: event.detail, name, unix };
         let full = self.refused.len() >= MAX_ROWS;
         let row = match self.refused.entry(key) {
             Entry::Occupied(entry) => entry.into_mut(),

@@ -12,6 +12,7 @@ use agentnet_common::{
 
 use super::{
     community::community_id,
+    door::UnixSocket,
     model::{Destination, Direction, Process, VerdictEvidence},
     names::{Socket, SocketOption, protocol_name},
     query,
@@ -90,7 +91,9 @@ pub(super) fn evidence(verdict: &VerdictRecord, reason: Option<Reason>) -> Verdi
             | Hook::Setsockopt
             | Hook::Egress
             | Hook::TcxFrom
-            | Hook::TcxFrame => Direction::Egress,
+            | Hook::TcxFrame
+            | Hook::ConnectUnix
+            | Hook::SendmsgUnix => Direction::Egress,
         },
         bytes: event.bytes,
         // What this socket had sent to whomever, when it was stopped.
@@ -107,6 +110,7 @@ pub(super) fn evidence(verdict: &VerdictRecord, reason: Option<Reason>) -> Verdi
         socket: socket(verdict),
         option: option(verdict),
         query: verdict.message.as_deref().and_then(|message| query::read(message)),
+        unix: UnixSocket::of(verdict).map(Box::new),
         socket_cookie: (event.header.flow != 0).then_some(event.header.flow),
         various: false,
     }

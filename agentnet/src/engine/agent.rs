@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use agentnet_common::{
-    abi::{AgentCfg, AgentCounters, MODE_AUDIT},
+    abi::{AgentCfg, AgentCounters, CFG_UNIX_ANY, MODE_AUDIT},
     user::{DecodeError, Record},
 };
 use jiff::Timestamp;
@@ -30,7 +30,7 @@ use crate::{
         outbox::Outbox,
         protocol::{Ready, Reply, Status},
     },
-    kernel::{Kernel, links},
+    kernel::Kernel,
     policy::{Policy, resolvers::Resolution},
     store::{archive::Log, trouble::Trouble},
 };
@@ -181,7 +181,7 @@ impl Agent {
     }
 
     /// What was set up, for the client that asked for it.
-    pub(super) fn ready(&mut self) -> Ready {
+    pub(super) fn ready(&mut self, kernel: &Kernel) -> Ready {
         let meta = self.meta();
         Ready {
             agent: self.name.clone(),
@@ -189,8 +189,8 @@ impl Agent {
             policy: meta.policy.clone(),
             audit: self.is_audit(),
             log: self.logged.then(|| self.log.directory().display().to_string()),
-            hooks: links::doors(),
-            warnings: std::mem::take(&mut self.warnings),
+            hooks: kernel.doors(),
+            warnings: std::mem::take(&mut self.warnings).into_iter().chain(self.open_doors(kernel)).collect(),
         }
     }
 
@@ -210,10 +210,10 @@ impl Agent {
             attached: !meta.made,
             uid: meta.uid,
             started: meta.started,
-            hooks: links::doors(),
+            hooks: kernel.doors(),
             interfaces: line.doors(&self.name, self.id()),
             problems,
-            notes: self.notes(),
+            notes: self.notes().into_iter().chain(self.open_doors(kernel)).collect(),
             selector: self.selected.as_ref().map(|selected| selected.selector.clone()),
             late: self.selected.as_ref().is_some_and(|selected| selected.late),
             processes: self.cgroup.processes().unwrap_or(0),
@@ -222,6 +222,12 @@ impl Agent {
             denied: counters.denied.iter().sum(),
             lost: counters.alerts_lost + counters.samples_lost,
         }
+    }
+
+    /// Why it may talk to every Unix socket, if its policy does not mean that.
+    fn open_doors(&self, kernel: &Kernel) -> Option<String> {
+        let why = kernel.unguarded_unix().filter(|_| self.cfg.flags & CFG_UNIX_ANY == 0)?;
+        Some(format!("Unix sockets are not guarded: {why}"))
     }
 
     fn notes(&self) -> Vec<String> {

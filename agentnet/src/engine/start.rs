@@ -348,13 +348,13 @@ impl Engine {
     pub(super) fn begin(&mut self, id: u32, session: Option<Session>) {
         self.watch(id);
         self.keep(id);
-        let Self { agents, followers, .. } = self;
+        let Self { agents, followers, kernel, .. } = self;
         let Some(agent) = agents.get_mut(&id) else { return };
         agent.footprint.keep();
         agent.session = session;
         let (meta, audit) = (agent.meta(), agent.is_audit());
         tracing::info!(agent = %agent.name, policy = meta.policy, audit, uid = meta.uid, "governed");
-        let ready = agent.ready();
+        let ready = agent.ready(kernel);
         if let Some(session) = &mut agent.session {
             session.outbox.send(Reply::Ready(ready));
         }

@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io,
-    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     path::Path,
 };
 
@@ -19,6 +19,7 @@ use super::{
     KernelError,
     object::{cgroup_id, map_data},
     pins, sys,
+    unix::{self, Programs},
 };
 use crate::agent::AgentName;
 
@@ -32,7 +33,14 @@ pub struct Hook {
     attach_type: bpf_attach_type,
 }
 
-/// Every hook. An agent is enforced when all of them are attached to its cgroup.
+impl Hook {
+    /// `BPF_CGROUP_*`.
+    pub(super) const fn attach_type(&self) -> u32 {
+        self.attach_type as u32
+    }
+}
+
+/// Every hook but those of [`unix::HOOKS`]. An agent is enforced when all of them are attached to its cgroup.
 pub const HOOKS: [Hook; 10] = [
     hook("an_skb_egress", "packets out", bpf_attach_type::BPF_CGROUP_INET_EGRESS),
     hook("an_skb_ingress", "packets in", bpf_attach_type::BPF_CGROUP_INET_INGRESS),
@@ -46,7 +54,7 @@ pub const HOOKS: [Hook; 10] = [
     hook("an_sendmsg6", "UDP send, IPv6", bpf_attach_type::BPF_CGROUP_UDP6_SENDMSG),
 ];
 
-const fn hook(program: &'static str, door: &'static str, attach_type: bpf_attach_type) -> Hook {
+pub(super) const fn hook(program: &'static str, door: &'static str, attach_type: bpf_attach_type) -> Hook {
     Hook { program, door, attach_type }
 }
 
@@ -90,8 +98,17 @@ const fn tail(program: &'static str, duty: &'static str, map: &'static str, inde
 }
 
 /// What is guarded when all hooks are attached, in words.
-pub fn doors() -> Vec<String> {
-    HOOKS.iter().map(|hook| hook.door.to_owned()).collect()
+pub(super) fn doors(unix: &Programs) -> Vec<String> {
+    HOOKS.iter().chain(unix.each().map(|(hook, _)| hook)).map(|hook| hook.door.to_owned()).collect()
+}
+
+/// Each hook with its program.
+fn programs<'a>(
+    object: &'a Ebpf,
+    unix: &'a Programs,
+) -> impl Iterator<Item = Result<(&'static Hook, BorrowedFd<'a>), KernelError>> {
+    let of_object = HOOKS.iter().map(|hook| Ok((hook, loaded(object, hook)?.as_fd())));
+    of_object.chain(unix.each().map(|(hook, program)| Ok((hook, program.as_fd()))))
 }
 
 /// Loads every program of the hooks into the kernel, and those that they hand packets to, which are put in their
@@ -140,14 +157,17 @@ pub fn unguarded(pins: &Path, agent: &AgentName, cgroup: &Path) -> Vec<String> {
 
 /// The same of the cgroup with this id.
 pub(super) fn problems(pins: &Path, agent: &AgentName, id: u64) -> Vec<String> {
-    HOOKS.iter().filter_map(|&hook| problem(hook, &pins::link_path(pins, agent, hook.program), id)).collect()
+    let path = |hook: &Hook| pins::link_path(pins, agent, hook.program);
+    // A kernel without these hooks is told of elsewhere, and not for every agent.
+    let unix = unix::HOOKS.iter().filter(|hook| path(hook).exists() || unix::has_hooks().is_ok());
+    HOOKS.iter().chain(unix).filter_map(|hook| problem(*hook, &path(hook), id)).collect()
 }
 
 /// Why a hook does not guard cgroup `id` as the pin says it does, if so.
 fn problem(hook: Hook, pin: &Path, id: u64) -> Option<String> {
     let door = hook.door;
     match sys::obj_get(pin).and_then(|link| sys::cgroup_link(link.as_fd())) {
-        Ok(link) if link.cgroup == id && link.attach_type == hook.attach_type as u32 => None,
+        Ok(link) if link.cgroup == id && link.attach_type == hook.attach_type() => None,
         Ok(link) => Some(format!("{door}: the pinned link guards cgroup {} instead of {id}", link.cgroup)),
         Err(error) => Some(format!("{door}: not attached ({error})")),
     }
@@ -161,6 +181,7 @@ fn loaded<'a>(object: &'a Ebpf, hook: &Hook) -> Result<&'a ProgramFd, KernelErro
 /// Attaches every program to the cgroup and pins the links. On an error what was attached is let go again.
 pub(super) fn attach_all(
     object: &Ebpf,
+    unix: &Programs,
     root: &Path,
     agent: &AgentName,
     cgroup: &Path,
@@ -168,17 +189,16 @@ pub(super) fn attach_all(
     let directory =
         File::open(cgroup).map_err(|source| KernelError::Cgroup { cgroup: cgroup.to_owned(), source })?;
     pins::directory(&pins::links_of(root, agent))?;
-    let attach = |hook: &Hook| -> Result<OwnedFd, KernelError> {
-        let program = loaded(object, hook)?;
-        let attach_type = hook.attach_type as u32;
-        let link = sys::link_create(program.as_fd(), directory.as_raw_fd(), attach_type)
+    let attach = |program| -> Result<OwnedFd, KernelError> {
+        let (hook, program): (&Hook, BorrowedFd<'_>) = program?;
+        let link = sys::link_create(program, directory.as_raw_fd(), hook.attach_type())
             .map_err(|source| KernelError::Attach { program: hook.program, source })?;
         let path = pins::link_path(root, agent, hook.program);
         sys::obj_pin(link.as_fd(), &path).map_err(|source| KernelError::Pin { path, source })?;
         Ok(link)
     };
     // The descriptors go when all are pinned: a pin alone keeps its link.
-    let attached: Result<Vec<OwnedFd>, KernelError> = HOOKS.iter().map(attach).collect();
+    let attached: Result<Vec<OwnedFd>, KernelError> = programs(object, unix).map(attach).collect();
     attached.map(drop).inspect_err(|_| {
         // The first error is the one to tell; what is left is removed by the next clean-up too.
         let _ = pins::clear_agent(root, agent);
@@ -193,28 +213,29 @@ pub(super) fn attach_all(
 /// When a link is not moved; those before it are. The old program then judges as it did.
 pub(super) fn update_all(
     object: &Ebpf,
+    unix: &Programs,
     root: &Path,
     agent: &AgentName,
     cgroup: &Path,
 ) -> Result<(), KernelError> {
     let directory =
         File::open(cgroup).map_err(|source| KernelError::Cgroup { cgroup: cgroup.to_owned(), source })?;
-    for hook in &HOOKS {
+    for program in programs(object, unix) {
+        let (hook, program) = program?;
         let path = pins::link_path(root, agent, hook.program);
-        let program = loaded(object, hook)?;
         let wrong = |source| KernelError::Relink { path: path.clone(), source };
         match sys::obj_get(&path) {
             Ok(link) => {
-                sys::link_update(link.as_fd(), program.as_fd()).map_err(wrong)?;
+                sys::link_update(link.as_fd(), program).map_err(wrong)?;
                 let now = sys::cgroup_link(link.as_fd()).map_err(wrong)?;
-                let wanted = sys::program_id(program.as_fd()).map_err(wrong)?;
+                let wanted = sys::program_id(program).map_err(wrong)?;
                 if now.program != wanted {
                     let what = format!("it runs program {} instead of {wanted}", now.program);
                     return Err(wrong(io::Error::other(what)));
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let link = sys::link_create(program.as_fd(), directory.as_raw_fd(), hook.attach_type as u32)
+                let link = sys::link_create(program, directory.as_raw_fd(), hook.attach_type())
                     .map_err(|source| KernelError::Attach { program: hook.program, source })?;
                 sys::obj_pin(link.as_fd(), &path)
                     .map_err(|source| KernelError::Pin { path: path.clone(), source })?;
@@ -233,6 +254,7 @@ pub(super) fn detach_all(root: &Path, agent: &AgentName) -> io::Result<()> {
     // The last reference to a link is dropped here and now, not by the kernel's worker behind the pin.
     let links: Vec<_> = HOOKS
         .iter()
+        .chain(&unix::HOOKS)
         .filter_map(|hook| sys::obj_get(&pins::link_path(root, agent, hook.program)).ok())
         .collect();
     pins::clear_agent(root, agent)?;

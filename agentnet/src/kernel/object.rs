@@ -22,18 +22,18 @@ use agentnet_common::{
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
     maps::{ArrayOfMaps, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf, lpm_trie::Key},
-    programs::ProgramInfo,
+    programs::{ProgramInfo, loaded_programs},
 };
 use aya_obj::{Object, generated::bpf_map_type};
 
-use super::{KernelError, links, pins, ring::Ring, sys};
+use super::{KernelError, links, pins, ring::Ring, sys, unix};
 use crate::{agent::AgentName, policy::compile::Compiled};
 
 /// The object as built, or nothing in builds without an eBPF toolchain.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/agentnet.bpf.o"));
 
 /// Flag of LPM tries, which have no other way of allocation (kernel/bpf/lpm_trie.c).
-const BPF_F_NO_PREALLOC: u32 = 1;
+pub(super) const BPF_F_NO_PREALLOC: u32 = 1;
 
 /// The loaded object: programs for any number of agents, and the maps they share.
 ///
@@ -42,6 +42,7 @@ const BPF_F_NO_PREALLOC: u32 = 1;
 #[derive(Debug)]
 pub struct Kernel {
     object: Ebpf,
+    unix: unix::Programs,
     pins: PathBuf,
 }
 
@@ -84,18 +85,29 @@ impl Kernel {
         // Nothing in the object is relocated against the kernel's types.
         loader.btf(None).verifier_log_level(VerifierLogLevel::DISABLE);
         // Every map: whoever comes next finds all that the programs know.
-        let names: Vec<String> = parse()?.maps.into_keys().filter(|name| !name.starts_with('.')).collect();
-        for name in &names {
+        let parsed = parse()?;
+        for name in parsed.maps.keys().filter(|name| !name.starts_with('.')) {
             loader.map_pin_path(name, pins::map_path(pins, name));
         }
         let mut object = loader.load(bytes()?).map_err(|error| KernelError::Object(Box::new(error)))?;
         links::load_programs(&mut object)?;
-        Ok(Self { object, pins: pins.to_owned() })
+        let unix = unix::Programs::load(parsed, pins);
+        Ok(Self { object, unix, pins: pins.to_owned() })
+    }
+
+    /// The programs at Unix sockets.
+    pub(super) const fn unix(&self) -> &unix::Programs {
+        &self.unix
     }
 
     /// The directory of its pins.
     pub fn pins(&self) -> &Path {
         &self.pins
+    }
+
+    /// What is guarded when an agent is attached, in words.
+    pub fn doors(&self) -> Vec<String> {
+        links::doors(&self.unix)
     }
 
     /// The object, for programs that not every engine loads.
@@ -107,7 +119,7 @@ impl Kernel {
         self.object.map(name).ok_or_else(|| missing(name))
     }
 
-    fn map_mut(&mut self, name: &'static str) -> Result<&mut Map, KernelError> {
+    pub(super) fn map_mut(&mut self, name: &'static str) -> Result<&mut Map, KernelError> {
         self.object.map_mut(name).ok_or_else(|| missing(name))
     }
 
@@ -117,6 +129,7 @@ impl Kernel {
     /// # Errors
     /// When a map cannot be made or filled; the slot then holds what it held before.
     pub fn install(&mut self, slot: u32, policy: &Compiled) -> Result<(), KernelError> {
+        self.install_doors(slot, &policy.doors)?;
         let failed = |source| KernelError::Map { map: maps::NETS, source };
         let capacity = u32::try_from(policy.nets.len()).unwrap_or(u32::MAX).max(1);
         let mut trie =
@@ -173,7 +186,7 @@ impl Kernel {
         Ok(())
     }
 
-    fn delete(&self, map: &'static str, index: &u32) -> Result<(), KernelError> {
+    pub(super) fn delete(&self, map: &'static str, index: &u32) -> Result<(), KernelError> {
         let data = map_data(self.map(map)?).ok_or_else(|| missing(map))?;
         match sys::map_delete(data.fd().as_fd(), index) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -188,7 +201,7 @@ impl Kernel {
     /// # Errors
     /// When the map cannot be written.
     pub fn uninstall(&mut self, slot: u32) -> Result<(), KernelError> {
-        [maps::NETS, maps::NAMES].into_iter().try_for_each(|map| self.delete(map, &slot))
+        [maps::NETS, maps::NAMES, maps::DOORS].into_iter().try_for_each(|map| self.delete(map, &slot))
     }
 
     /// Puts a cgroup under a policy: attaches and pins every program, then writes the configuration and
@@ -200,7 +213,7 @@ impl Kernel {
         self.register(cfg.agent)?;
         self.make_room(cfg.agent)?;
         self.disarm(cgroup_id(cgroup)?)?;
-        links::attach_all(&self.object, &self.pins, agent, cgroup)?;
+        links::attach_all(&self.object, &self.unix, &self.pins, agent, cgroup)?;
         self.configure(cgroup, cfg).inspect_err(|_| {
             let _ = links::detach_all(&self.pins, agent);
         })
@@ -211,7 +224,7 @@ impl Kernel {
     /// # Errors
     /// When a link stays with its old program, which goes on judging.
     pub fn relink(&self, agent: &AgentName, cgroup: &Path) -> Result<(), KernelError> {
-        links::update_all(&self.object, &self.pins, agent, cgroup)
+        links::update_all(&self.object, &self.unix, &self.pins, agent, cgroup)
     }
 
     /// Ends the enforcement of one agent whose cgroup is or was `cgroup`: nothing judges it when this returns.
@@ -375,11 +388,21 @@ impl Kernel {
     /// # Errors
     /// When there is no such program.
     pub(super) fn program_info(&self, program: &'static str) -> Result<ProgramInfo, KernelError> {
-        self.object
-            .program(program)
-            .ok_or(KernelError::NoProgram { program })?
-            .info()
-            .map_err(|source| KernelError::Load { program, source: Box::new(source) })
+        let failed = |source| KernelError::Load { program, source: Box::new(source) };
+        if let Some(program) = self.object.program(program).filter(|program| program.fd().is_ok()) {
+            return program.info().map_err(failed);
+        }
+        // Those at Unix sockets are not the library's.
+        let (_, loaded) = self
+            .unix
+            .each()
+            .find(|(hook, _)| hook.program == program)
+            .ok_or(KernelError::NoProgram { program })?;
+        let id = sys::program_id(loaded.as_fd()).map_err(|error| failed(error.into()))?;
+        loaded_programs()
+            .filter_map(Result::ok)
+            .find(|info| info.id() == id)
+            .ok_or(KernelError::NoProgram { program })
     }
 
     /// A loaded program.
@@ -398,13 +421,13 @@ impl Kernel {
     /// # Errors
     /// When a pin cannot be removed; then enforcement may go on.
     pub fn close(self) -> Result<(), KernelError> {
-        let Self { object, pins } = self;
+        let Self { object, unix, pins } = self;
         for agent in pins::agents(&pins).unwrap_or_default() {
             links::detach_all(&pins, &agent)
                 .map_err(|source| KernelError::Unpin { path: pins.clone(), source })?;
         }
         pins::clear_pins(&pins).map_err(|source| KernelError::Unpin { path: pins, source })?;
-        drop(object);
+        drop((object, unix));
         Ok(())
     }
 }

@@ -40,6 +40,51 @@ pub(super) fn address_mut(bytes: &mut [u8]) -> u64 {
     bytes.as_mut_ptr().expose_provenance() as u64
 }
 
+#[derive(Default, IntoBytes, Immutable)]
+#[repr(C)]
+struct ProgLoad {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+    kern_version: u32,
+    prog_flags: u32,
+    name: [u8; 16],
+    ifindex: u32,
+    expected_attach_type: u32,
+}
+
+/// Loads a program of `BPF_PROG_TYPE_*` for `BPF_*` attachment; 15 bytes of its name are kept. With a `log`, the verifier
+/// writes there what it thinks, and fails if it finds no room for it.
+pub(super) fn prog_load(
+    prog_type: u32,
+    attach_type: u32,
+    instructions: &[u8],
+    name: &str,
+    log: Option<&mut [u8]>,
+) -> io::Result<OwnedFd> {
+    let mut attributes = ProgLoad {
+        prog_type,
+        insn_cnt: u32::try_from(instructions.len() / 8).map_err(io::Error::other)?,
+        insns: address(instructions),
+        license: address(b"GPL\0"),
+        expected_attach_type: attach_type,
+        ..ProgLoad::default()
+    };
+    for (to, from) in attributes.name.iter_mut().take(15).zip(name.bytes()) {
+        *to = from;
+    }
+    if let Some(log) = log {
+        attributes.log_level = 1;
+        attributes.log_size = u32::try_from(log.len()).unwrap_or(u32::MAX);
+        attributes.log_buf = address_mut(log);
+    }
+    bpf_fd(bpf_cmd::BPF_PROG_LOAD, &attributes)
+}
+
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
 struct LinkCreate {

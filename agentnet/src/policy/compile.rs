@@ -24,6 +24,7 @@ use super::{
     source::{Place, Sources},
     validate::{Effect, Rule, Valid},
 };
+use crate::kernel::unix::DoorEntry;
 
 /// A policy as the kernel reads it, and what people are told about its rules.
 #[derive(Clone, Debug)]
@@ -43,6 +44,8 @@ pub struct Compiled {
     pub nets: Vec<NetEntry>,
     /// Nodes of the name trie, sorted by the bytes of their keys; at most [`MOST_NAMES`].
     pub names: Vec<(NameKey, NameNode)>,
+    /// Unix sockets that are open by name.
+    pub doors: Vec<DoorEntry>,
     /// Who is asked for names, and what is tried behind them.
     pub resolution: Resolution,
     /// Which agents the daemon puts under this policy by itself, `[[agents]]`.
@@ -102,9 +105,10 @@ impl Compiled {
             mode: valid.mode,
             loopback: valid.loopback,
             listen: valid.listen,
-            flags: if valid.rules.iter().any(icmp) { CFG_ICMP } else { 0 },
+            flags: valid.unix.flags() | if valid.rules.iter().any(icmp) { CFG_ICMP } else { 0 },
             nets,
             names,
+            doors: valid.unix.doors(),
             resolution,
             agents: valid
                 .agents

@@ -93,6 +93,8 @@ problem_codes! {
     TooManyRules = Error "too_many_rules",
     /// More port ranges at one place than the kernel looks through.
     TooManyRanges = Error "too_many_ranges",
+    /// Not a name for a Unix socket.
+    UnixName = Error "unix_name",
     /// A name that is denied, at addresses of the internet that are allowed.
     DenyNotEnforced = Error "deny_not_enforced",
     /// An allow rule that denies leave nothing of.
@@ -103,6 +105,12 @@ problem_codes! {
     WideWildcard = Warning "wide_wildcard",
     /// A name that is denied, at addresses of special-purpose networks that are allowed.
     DenyByNameOnly = Warning "deny_by_name_only",
+    /// A Unix socket of somebody who does what he is asked to.
+    UnixDoor = Warning "unix_door",
+    /// A Unix socket in a directory that others than root may change.
+    UnixChangeable = Warning "unix_changeable",
+    /// Names of Unix sockets where all are open.
+    UnixAllowUnused = Warning "unix_allow_unused",
 }
 
 /// One problem.

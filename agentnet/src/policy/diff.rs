@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use agentnet_common::{
-    abi::{MODE_AUDIT, PortRule, Ruleset},
+    abi::{CFG_UNIX_ANY, LOCAL_ANY, LOCAL_DENY, MODE_AUDIT, PortRule, Ruleset},
     verdict::{NameTables as _, RuleId},
 };
 
@@ -100,6 +100,9 @@ fn keys(before: &Policy, after: &Policy, changes: &mut Vec<Change>) {
     key(&schema::POLICY, "mode", before.mode, after.mode, |mode| u8::from(mode == MODE_AUDIT));
     key(&schema::LOCAL, "loopback", before.loopback, after.loopback, |code| code);
     key(&schema::LOCAL, "listen", before.listen, after.listen, |code| code);
+    let unix = |flags: u8| if flags & CFG_UNIX_ANY == 0 { LOCAL_DENY } else { LOCAL_ANY };
+    key(&schema::LOCAL, "unix", unix(before.flags), unix(after.flags), |code| u8::from(code == LOCAL_ANY));
+    lists("Unix socket", &before.doors, &after.doors, changes);
     lists("resolver", &before.resolution.servers, &after.resolution.servers, changes);
     lists("search domain", &before.resolution.search, &after.resolution.search, changes);
 }

@@ -7,6 +7,7 @@ use std::{borrow::Cow, fmt, net::IpAddr};
 use agentnet_common::{
     abi::{LOCAL_ANY, LOCAL_DENY, RULESET_SEARCH},
     addr::{Addr, Endpoint, protocol, protocols},
+    door,
     name::NameKey,
     verdict::{self, NameTables as _, Reason, RuleId, Scope, Tables as _, Verdict},
 };
@@ -18,6 +19,7 @@ use super::{
     net::Net,
     presets, schema,
     special::{self, Special},
+    unix::{Known, door_name, suggestion as unix_suggestion},
     validate::{Effect, Rule},
 };
 
@@ -209,6 +211,47 @@ impl Policy {
         Ok(explanation)
     }
 
+    /// Explains the verdict about the Unix socket that a process calls `text`: a path, or an abstract name behind an
+    /// `@`. `None` if no socket can be called so.
+    pub fn explain_unix(&self, text: &str) -> Option<Explanation<'_>> {
+        let name = door_name(text)?;
+        let known = Known::of(text);
+        let verdict = door::decide(&self.compiled, &self.compiled.agent_cfg(1, 0, 0), &name);
+        let mut explanation = Explanation {
+            what: match known {
+                Some(known) => format!("unix {text} ({})", known.what),
+                None => format!("unix {text}"),
+            },
+            verdict,
+            rule: None,
+            deny_rule: None,
+            special: None,
+            near: None,
+            note: None,
+            preset: None,
+            suggestion: None,
+        };
+        if matches!(verdict, Verdict::Deny(_)) {
+            explanation.note = known.and_then(|known| known.reach.caution()).map(Cow::from);
+            explanation.suggestion = unix_suggestion(text);
+            if explanation.suggestion.is_none() {
+                explanation.note = Some(
+                    "a name is open only as the policy writes it: from the root, without `.`, `..` and empty parts".into(),
+                );
+            }
+        } else if let Some((entry, place)) = self.valid.unix.opening(&name) {
+            let (file, line) = (&self.sources.get(place.file).file, self.sources.line(place));
+            explanation.note = Some(
+                format!(
+                    "\"{entry}\" ({file}:{line}) opens it; the name is judged, not the socket it leads to: whoever can \
+                     put something else in its place decides that"
+                )
+                .into(),
+            );
+        }
+        Some(explanation)
+    }
+
     /// What an allowed name needs before anything is sent.
     fn note_on_allowed(&self) -> Cow<'static, str> {
         let servers = &self.compiled.resolution.servers;
@@ -289,6 +332,12 @@ impl fmt::Display for Explanation<'_> {
             Verdict::Allow(RuleId::ANY_LISTENER) => {
                 return write!(f, "{what} is allowed: `[local] loopback` is \"any\"");
             }
+            Verdict::Allow(RuleId::UNIX) if self.note.is_some() => {
+                return write!(f, "{what} is allowed by `unix_allow`");
+            }
+            Verdict::Allow(RuleId::UNIX) => {
+                return write!(f, "{what} is allowed: `[local] unix` is \"any\"");
+            }
             Verdict::Allow(_) => {
                 return match self.rule {
                     Some(rule) => write!(f, "{what} is allowed by {rule}"),
@@ -318,6 +367,9 @@ impl fmt::Display for Explanation<'_> {
             (Some(special), None) => write!(f, ": no rule names {special}"),
             (None, _) if reason == Reason::ForeignListener => {
                 write!(f, ": the listener on this host is not the agent's own")
+            }
+            (None, _) if reason == Reason::UnixSocket => {
+                write!(f, ": `unix_allow` of [local] does not name it")
             }
             (None, _) => write!(f, ": no rule allows it"),
         }

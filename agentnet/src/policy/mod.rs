@@ -17,6 +17,7 @@ pub mod selector;
 pub mod source;
 pub mod special;
 pub mod traffic;
+pub mod unix;
 pub mod validate;
 pub mod warnings;
 
@@ -169,6 +170,7 @@ impl Policy {
             rules: Vec::new(),
             dns: Dns::default(),
             agents: Vec::new(),
+            unix: unix::UnixSockets::default(),
         };
         // Without rules nothing can be wrong.
         let compiled = Compiled::new(&valid, &sources, host, &mut Vec::new());
@@ -206,6 +208,11 @@ impl Policy {
                 let known = self.sources.get(*id);
                 library.look_up(name).is_ok_and(|(file, text)| known.file == file && known.text() == text)
             })
+    }
+
+    /// What it says of Unix sockets.
+    pub const fn unix(&self) -> &unix::UnixSockets {
+        &self.valid.unix
     }
 
     /// The file it was read from, or the name of a built-in policy in angle brackets.

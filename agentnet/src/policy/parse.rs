@@ -30,6 +30,10 @@ pub struct Document {
     pub loopback: Field<u8>,
     /// `[local] listen`.
     pub listen: Field<u8>,
+    /// `[local] unix`.
+    pub unix: Field<u8>,
+    /// `[local] unix_allow`.
+    pub unix_allow: Field<Vec<Spanned<String>>>,
     /// `[[agents]]`.
     pub agents: Vec<AgentText>,
     /// `[dns] resolvers`.
@@ -135,6 +139,8 @@ impl Document {
         if let Some(mut local) = root.table("local") {
             document.loopback = local.choice("loopback");
             document.listen = local.choice("listen");
+            document.unix = local.choice("unix");
+            document.unix_allow = local.strings("unix_allow");
         }
         if let Some(mut dns) = root.table("dns") {
             document.resolvers = dns.strings("resolvers");

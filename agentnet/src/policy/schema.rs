@@ -51,6 +51,8 @@ pub enum Kind {
     Pattern,
     /// A list of ports and ranges of ports.
     Ports,
+    /// A list of names of Unix sockets.
+    UnixNames,
     /// A list of names of presets.
     Presets,
     /// A list of addresses of resolvers, or [`resolvers::SYSTEM`].
@@ -120,6 +122,9 @@ const LOOPBACK: &[Choice] = &[choice("own", LOCAL_OWN), choice("deny", LOCAL_DEN
 /// `[local] listen`: to the kernel, "loopback" is "this host", which is `LOCAL_OWN`.
 const LISTEN: &[Choice] =
     &[choice("deny", LOCAL_DENY), choice("loopback", LOCAL_OWN), choice("any", LOCAL_ANY)];
+
+/// `[local] unix`.
+const UNIX: &[Choice] = &[choice("deny", LOCAL_DENY), choice("any", LOCAL_ANY)];
 
 /// The file itself.
 pub const POLICY: Table = Table {
@@ -282,6 +287,19 @@ pub const LOCAL: Table = Table {
             "loopback",
             "Who may connect into the agent: \"deny\" nobody, \"loopback\" this host, \"any\" everybody.",
         ),
+        default(
+            "unix",
+            Kind::Choice(UNIX),
+            "deny",
+            "Which Unix sockets the agent may connect and send to by name: \"deny\" only those of `unix_allow`, \
+             \"any\" all.",
+        ),
+        key(
+            "unix_allow",
+            Kind::UnixNames,
+            "Unix sockets that the agent may talk to: paths such as \"/run/postgresql/.s.PGSQL.5432\", \
+             directories with a slash at the end, abstract names behind an @.",
+        ),
     ],
 };
 
@@ -345,6 +363,12 @@ impl Kind {
                         { "type": "string", "pattern": "^[0-9]{1,5}(-[0-9]{1,5})?$" },
                     ],
                 },
+            }),
+            Self::UnixNames => json!({
+                "type": "array",
+                "minItems": 1,
+                "uniqueItems": true,
+                "items": { "type": "string", "pattern": "^[/@].+$", "maxLength": 107 },
             }),
             Self::Presets => json!({
                 "type": "array",

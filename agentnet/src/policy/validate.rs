@@ -19,6 +19,7 @@ use super::{
     parse::{Document, Field},
     schema,
     source::FileId,
+    unix::UnixSockets,
 };
 
 /// A policy whose every part is right.
@@ -32,6 +33,8 @@ pub struct Valid {
     pub loopback: u8,
     /// `[local] listen`, `LOCAL_*`.
     pub listen: u8,
+    /// `[local] unix` and `unix_allow`.
+    pub unix: UnixSockets,
     /// The rules by [`RuleId`]: those of the file in its order, then those of its presets, then those of the
     /// policy it extends.
     pub rules: Vec<Rule>,
@@ -57,9 +60,11 @@ impl Valid {
         let checked: Vec<_> = parts.iter().map(|part| Checked::of(part, problems)).collect();
         let mut rules: Vec<_> = Vec::new();
         let (mut name, mut dns, mut agents) = (None, Dns::default(), Vec::new());
+        let mut unix = UnixSockets::default();
         for (part, checked) in parts.iter().zip(checked) {
             rules.extend(checked.rules);
             dns = dns.or(checked.dns);
+            unix = unix.with(checked.unix);
             name.get_or_insert(checked.name);
             // Whoever extends a policy does not take its agents away from it.
             if part.file == FileId::MAIN {
@@ -87,6 +92,7 @@ impl Valid {
             mode: word(|document| &document.mode, MODE_ENFORCE),
             loopback: word(|document| &document.loopback, LOCAL_OWN),
             listen: word(|document| &document.listen, LOCAL_OWN),
+            unix,
             rules,
             dns,
             agents,
@@ -103,6 +109,7 @@ impl Valid {
 struct Checked {
     name: String,
     rules: Vec<Rule>,
+    unix: UnixSockets,
     dns: Dns,
     agents: Vec<Agents>,
 }
@@ -119,9 +126,10 @@ impl Checked {
         let mut rules: Vec<_> = rules.map(|rule| rule.in_file(*file)).collect();
         rules.sort_by_key(|rule| rule.place.span.start);
         let dns = Dns::check(document, &mut found);
+        let unix = UnixSockets::check(document, *file, &mut found);
         let agents = document.agents.iter().filter_map(|entry| agents::check(entry, &mut found)).collect();
         problems.extend(found.into_iter().map(|problem| problem.in_file(*file)));
-        Self { name, rules, dns, agents }
+        Self { name, rules, unix, dns, agents }
     }
 }
 

@@ -10,12 +10,13 @@ use super::{
 };
 
 /// What a policy whose every part is right does differently than its author may think. Independent of the
-/// host; what concerns only files that this one names is said of them.
+/// host but for the directories of Unix sockets; what concerns only files that this one names is said of them.
 pub fn of(valid: &Valid) -> Vec<Diagnostic> {
     let mut warnings = Vec::new();
     duplicates(valid, &mut warnings);
     wide_wildcards(valid, &mut warnings);
     denies_by_name_only(valid, &mut warnings);
+    warnings.extend(valid.unix.warnings());
     warnings
 }
 

@@ -9,6 +9,7 @@ pub mod child;
 pub mod client;
 pub mod container;
 pub mod daemon;
+pub mod door;
 pub mod expect;
 pub mod follower;
 pub mod found;

@@ -3,10 +3,13 @@
 use std::{
     io::{self, Read as _, Write as _},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
+    path::PathBuf,
     time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
+
+use crate::sys::{self, RawAddr};
 
 /// How long an answer is waited for.
 const PATIENCE: Duration = Duration::from_millis(1500);
@@ -45,6 +48,19 @@ pub enum Step {
         /// What is written.
         text: String,
     },
+    /// Connects or sends to a Unix socket, and waits for nothing.
+    Unix {
+        /// `SOCK_*`.
+        kind: i32,
+        /// Whether a datagram is sent without connecting.
+        send: bool,
+        /// `sun_path` as it is handed to the kernel.
+        name: Vec<u8>,
+        /// What is written.
+        text: String,
+    },
+    /// Goes into a directory.
+    Enter(PathBuf),
     /// Lets go of the script's socket: the next step gets another one.
     Renew,
     /// Waits for a line of input, after having said so.
@@ -127,6 +143,20 @@ fn one(step: &Step, sockets: &mut (Option<UdpSocket>, Option<UdpSocket>)) -> Res
             let mut back = vec![0; text.len()];
             stream.read_exact(&mut back).map_err(|error| ("read", error))?;
             Ok(back)
+        }
+        Step::Unix { kind, send, name, text } => {
+            let fd = sys::socket(libc::AF_UNIX, *kind, 0).map_err(|error| ("socket", error))?;
+            let to = RawAddr::unix(name);
+            if *send {
+                return sys::send_to(&fd, text.as_bytes(), 0, to)
+                    .map(|_| Vec::new())
+                    .map_err(|error| ("sendto", error));
+            }
+            sys::connect(&fd, to).map_err(|error| ("connect", error))?;
+            sys::send(&fd, text.as_bytes(), 0).map(|_| Vec::new()).map_err(|error| ("send", error))
+        }
+        Step::Enter(directory) => {
+            std::env::set_current_dir(directory).map(|()| Vec::new()).map_err(|error| ("chdir", error))
         }
         Step::Renew => {
             *sockets = (None, None);

@@ -12,6 +12,7 @@ use agentnet_common::{
 use jiff::{SignedDuration, Timestamp};
 
 use super::super::{
+    door::UnixSocket,
     fold::{self, Merge},
     model::Query,
 };
@@ -45,6 +46,8 @@ pub(super) enum Key {
         detail: u32,
         /// What a DNS message asked for.
         query: Option<Query>,
+        /// The Unix socket that was asked for.
+        unix: Option<UnixSocket>,
         comm: [u8; COMM_BYTES],
         executable: Option<Arc<str>>,
     },

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use super::{
     class::Enforcement,
     clock::Clock,
+    door::UnixSocket,
     explain::Explain,
     fold::{self, Fold, Repeats},
     id::IdSource,
@@ -237,6 +238,7 @@ impl Pipeline {
             endpoint: event.endpoint,
             detail: event.detail,
             query,
+            unix: UnixSocket::of(record),
             comm: event.process.comm,
             executable: executable.clone(),
         };

@@ -63,6 +63,10 @@ impl Pipeline {
         let mut evidence = evidence(record, Some(reason));
         let class = Class::of(reason)
             .about(destination.as_ref().map(|destination| destination.ip), evidence.socket.as_ref());
+        let class = match &evidence.unix {
+            Some(socket) if class.remedy == Remedy::Door => socket.class(class),
+            _ => class,
+        };
         // The policy is asked only where a rule of it decides.
         let explained = match (class.remedy, &evidence.query) {
             (Remedy::Rule, Some(query)) => self.policy.explain_name(&query.name),
@@ -84,6 +88,7 @@ impl Pipeline {
             socket: evidence.socket.as_ref(),
             option: evidence.option.as_ref(),
             query: evidence.query.as_ref(),
+            unix: evidence.unix.as_deref(),
             explained: explained.as_ref(),
             count,
             various: *various,

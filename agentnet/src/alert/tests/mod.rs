@@ -10,8 +10,9 @@ mod repeats;
 use std::{net::IpAddr, sync::Arc};
 
 use agentnet_common::{
-    abi::{ABI_VERSION, COMM_BYTES, Process},
+    abi::{ABI_VERSION, COMM_BYTES, Process, SUN_PATH},
     addr::{Addr, Endpoint, protocol},
+    door::DoorName,
     event::{Header, Hook, Kind, Outcome, VerdictEvent},
     user::{Cause, Record, VerdictRecord},
     verdict::{Reason, RuleId},
@@ -127,13 +128,16 @@ pub(super) fn record(event: VerdictEvent) -> Record {
         Outcome::Allowed => Cause::Rule(RuleId(event.rule)),
         Outcome::Blocked | Outcome::Audited => Cause::Reason(Reason::from_code(event.reason).unwrap()),
     };
-    Record::Verdict(VerdictRecord {
-        event,
-        hook: Hook::from_code(event.hook).unwrap(),
-        outcome,
-        cause,
-        message: None,
-    })
+    let hook = Hook::from_code(event.hook).unwrap();
+    let door = (hook == Hook::ConnectUnix).then(|| door("/run/postgresql/.s.PGSQL.5432"));
+    Record::Verdict(VerdictRecord { event, hook, outcome, cause, message: None, door })
+}
+
+/// A Unix socket of this name.
+pub(super) fn door(name: &str) -> Box<DoorName> {
+    let mut bytes = [0; SUN_PATH];
+    bytes[..name.len()].copy_from_slice(name.as_bytes());
+    Box::new(DoorName { bytes, len: u32::try_from(name.len()).unwrap() })
 }
 
 fn now() -> Timestamp {

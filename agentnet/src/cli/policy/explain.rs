@@ -30,7 +30,8 @@ use crate::{
 pub struct ExplainArgs {
     /// File, or name of a policy.
     policy: String,
-    /// Where to: an address or a name with a port, such as 10.20.1.2:5432, `[::1]:80`, api.github.com:443.
+    /// Where to: an address or a name with a port, such as 10.20.1.2:5432, `[::1]:80`, api.github.com:443; or a Unix
+    /// socket by its path, /run/docker.sock, or its abstract name behind an @.
     #[arg(value_name = "HOST:PORT", required_unless_present = "to", conflicts_with = "to")]
     destination: Option<Destination>,
     /// The same.
@@ -70,12 +71,18 @@ struct Destination {
 enum Host {
     Ip(IpAddr),
     Name(String),
+    /// A Unix socket, by path or behind an `@`.
+    Unix(String),
 }
 
 impl std::str::FromStr for Destination {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let path = text.strip_prefix("unix:");
+        if let Some(name) = path.or_else(|| text.starts_with(['/', '@']).then_some(text)) {
+            return Ok(Self { host: Host::Unix(name.to_owned()), port: None });
+        }
         if let Ok(socket) = text.parse::<SocketAddr>() {
             return Ok(Self { host: Host::Ip(socket.ip()), port: Some(socket.port()) });
         }
@@ -144,6 +151,7 @@ fn decide<'a>(policy: &'a Policy, args: &ExplainArgs) -> anyhow::Result<Explanat
         (None, _) => match &to.host {
             Host::Ip(ip) => bail!("there is no port: write {}", SocketAddr::new(*ip, 443)),
             Host::Name(name) => bail!("there is no port: write {name}:443"),
+            Host::Unix(_) => 0,
         },
     };
     let number = |icmp| match args.protocol {
@@ -156,6 +164,9 @@ fn decide<'a>(policy: &'a Policy, args: &ExplainArgs) -> anyhow::Result<Explanat
             let endpoint = Endpoint::new(Addr::from(*ip), port, number(icmp_for(*ip)));
             Ok(policy.explain(&endpoint, policy.scope(*ip)))
         }
+        Host::Unix(name) => policy.explain_unix(name).with_context(|| {
+            format!("`{}` is not the name of a Unix socket: it has 1 to 108 bytes", name.escape_debug())
+        }),
         Host::Name(name) => policy
             .explain_name(name, number(protocol::ICMP), port)
             .with_context(|| format!("`{}` is neither an address nor a domain name", name.escape_debug())),
@@ -237,6 +248,9 @@ mod tests {
     #[case("[::1]", Host::Ip("::1".parse().unwrap()), None)]
     #[case("::1", Host::Ip("::1".parse().unwrap()), None)]
     #[case("api.github.com:443", Host::Name("api.github.com".to_owned()), Some(443))]
+    #[case("/run/docker.sock", Host::Unix("/run/docker.sock".to_owned()), None)]
+    #[case("@name:1", Host::Unix("@name:1".to_owned()), None)]
+    #[case("unix:a.sock", Host::Unix("a.sock".to_owned()), None)]
     #[case("localhost", Host::Name("localhost".to_owned()), None)]
     fn a_destination_is_read(#[case] text: &str, #[case] host: Host, #[case] port: Option<u16>) {
         assert_eq!(text.parse(), Ok(Destination { host, port }));

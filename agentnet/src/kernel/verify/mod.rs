@@ -87,6 +87,7 @@ pub fn verify_all(exerciser: Command) -> Result<Vec<ProgramReport>, VerifyError>
         .chain(tails)
         .chain([(GATE.program, GATE.duty)])
         .chain(tcx::PROGRAMS)
+        .chain(kernel.unix().each().map(|(hook, _)| (hook.program, hook.door)))
         .map(|(program, door)| {
             let info = kernel.program_info(program)?;
             let runs = info.run_count();
@@ -180,6 +181,7 @@ fn loopback_only(cfg: AgentCfg) -> Compiled {
         flags: cfg.flags,
         nets: vec![root],
         names: Vec::new(),
+        doors: crate::policy::unix::parse(exercise::DOORS).into_iter().collect(),
         resolution: crate::policy::resolvers::Resolution::default(),
         agents: Vec::new(),
         rules: Vec::new(),

@@ -252,7 +252,12 @@ impl Kind {
                 DeValue::String(_),
             )
             | (
-                Self::Ports | Self::Choices(_) | Self::Presets | Self::Resolvers | Self::Suffixes,
+                Self::Ports
+                | Self::Choices(_)
+                | Self::UnixNames
+                | Self::Presets
+                | Self::Resolvers
+                | Self::Suffixes,
                 DeValue::Array(_),
             )
             | (Self::Table(_), DeValue::Table(_)) => true,
@@ -272,6 +277,7 @@ impl Kind {
             Self::Domain => ("a string", format!("write {name} = \"example.com\", one rule for each name")),
             Self::Pattern => ("a string", format!("write {name} = \"...\", one entry for each pattern")),
             Self::Ports => ("a list", format!("write {name} = [443, \"8000-8099\"]")),
+            Self::UnixNames => ("a list", format!("write {name} = [\"/run/postgresql/\"]")),
             Self::Presets => ("a list", format!("write {name} = [\"github\"]")),
             Self::Resolvers | Self::Suffixes => {
                 ("a list", format!("write {name} = [\"{}\"]", resolvers::SYSTEM))

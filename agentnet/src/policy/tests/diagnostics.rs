@@ -154,6 +154,16 @@ unti = "claude.service"
 unit = 7
 "#,
     ),
+    (
+        "unix_name",
+        "[local]\nunix_allow = [\"docker.sock\", \"/\", \"/run/../a\", \"@\", \"/run/a\\u0000b\"]\n",
+    ),
+    (
+        "unix_door",
+        "[local]\nunix_allow = [\"/run/docker.sock\", \"/run/nscd/socket\", \"/dev/log\", \"@name\"]\n",
+    ),
+    ("unix_changeable", "[local]\nunix_allow = [\"/tmp/a.sock\"]\n"),
+    ("unix_allow_unused", "[local]\nunix = \"any\"\nunix_allow = [\"@name\"]\n"),
     ("missing_ports", "[[egress.allow]]\ncidr = \"192.0.2.0/24\"\n"),
     (
         "target",

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use agentnet_common::{
     addr::{Addr, Endpoint, protocol},
-    verdict::Scope,
+    verdict::{Scope, Verdict},
 };
 
 use crate::policy::{Policy, explain::Explanation, name::PatternError};
@@ -114,6 +114,39 @@ fn names() {
     }
     insta::assert_snapshot!("explain_names", text);
     assert_eq!(policy.explain_name("*.x", protocol::TCP, 1).unwrap_err(), PatternError::Wildcard);
+}
+
+#[test]
+fn unix_sockets() {
+    let text =
+        "version = 1\nname = \"test\"\n[local]\nunix_allow = [\"/run/a.sock\", \"/run/pg/\", \"@name\"]\n";
+    let policy = Policy::from_text("test.toml", text, &[]).unwrap();
+    let mut told_of = String::new();
+    for name in [
+        "/run/a.sock",
+        "/run/pg/.s.PGSQL.5432",
+        "@name",
+        "/run/pg/../a.sock",
+        "/run/pg",
+        "/var/run/docker.sock",
+        "/run/systemd/resolve/io.systemd.Resolve",
+        "/tmp/own.sock",
+        "own.sock",
+        "@other",
+    ] {
+        let explanation = policy.explain_unix(name).unwrap();
+        writeln!(told_of, "{}", told(&explanation)).unwrap();
+        if let Some(suggestion) = explanation.suggestion {
+            let head = "version = 1\nname = \"test\"\n";
+            let better = Policy::from_text("test.toml", &format!("{head}{suggestion}"), &[]).unwrap();
+            assert!(matches!(better.explain_unix(name).unwrap().verdict, Verdict::Allow(_)), "{name}");
+        }
+    }
+    insta::assert_snapshot!("explain_unix", told_of);
+    assert!(policy.explain_unix("").is_none() && policy.explain_unix(&"x".repeat(109)).is_none());
+    let any =
+        Policy::from_text("test.toml", "version = 1\nname = \"test\"\nlocal.unix = \"any\"\n", &[]).unwrap();
+    assert_eq!(any.explain_unix("a").unwrap().to_string(), "unix a is allowed: `[local] unix` is \"any\"");
 }
 
 #[test]
