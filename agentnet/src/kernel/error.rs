@@ -45,6 +45,9 @@ pub enum KernelError {
         /// Why, with the verifier's log.
         source: Box<aya::programs::ProgramError>,
     },
+    /// The kernel has the hooks at Unix sockets and refused their programs.
+    #[error("the kernel refused the programs for Unix sockets: {0}")]
+    Unix(#[source] io::Error),
     /// A program cannot be attached.
     #[error("cannot attach program {program} to the cgroup: {source}")]
     Attach {

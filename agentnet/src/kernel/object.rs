@@ -91,7 +91,7 @@ impl Kernel {
         }
         let mut object = loader.load(bytes()?).map_err(|error| KernelError::Object(Box::new(error)))?;
         links::load_programs(&mut object)?;
-        let unix = unix::Programs::load(parsed, pins);
+        let unix = unix::Programs::load(parsed, pins).map_err(KernelError::Unix)?;
         Ok(Self { object, unix, pins: pins.to_owned() })
     }
 
