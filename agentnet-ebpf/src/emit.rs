@@ -79,7 +79,8 @@ pub fn conclude(cfg: &AgentCfg, facts: &Facts, verdict: Verdict, fresh: bool) ->
             true
         }
         Verdict::Deny(reason) => {
-            let audit = cfg.mode == MODE_AUDIT;
+            // Somebody blocked it now and by hand, whatever the policy is for.
+            let audit = cfg.mode == MODE_AUDIT && !matches!(reason, Reason::Blocked);
             report_denied(cfg, facts, reason, audit);
             audit
         }

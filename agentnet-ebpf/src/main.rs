@@ -17,6 +17,7 @@
 #![feature(core_intrinsics)]
 #![allow(internal_features, reason = "core::sync::atomic has no read-modify-write on the BPF target")]
 
+mod acts;
 mod agent;
 mod emit;
 mod hooks;

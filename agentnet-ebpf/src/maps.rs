@@ -2,8 +2,9 @@
 
 use agentnet_common::{
     abi::{
-        ALERT_RING_BYTES, AgentCfg, AgentCounters, IFACE_ENTRIES, MAX_AGENTS, OWNERS as OWNER_PLACES, Owner,
-        REFUSED_ENTRIES, Ruleset, SAMPLE_RING_BYTES, SLOTS, SockState, UdpPeers, VISITOR_ENTRIES, Visitor,
+        ALERT_RING_BYTES, AgentCfg, AgentCounters, BLOCK_ENTRIES, Blocked, GRANT_ENTRIES, Grant, Granted,
+        IFACE_ENTRIES, MAX_AGENTS, OWNERS as OWNER_PLACES, Owner, REFUSED_ENTRIES, Ruleset, SAMPLE_RING_BYTES,
+        SLOTS, SockState, UdpPeers, VISITOR_ENTRIES, Visitor,
     },
     addr::Addr,
     event::VerdictEvent,
@@ -86,6 +87,12 @@ pub static HOSTCG: HashMap<u64, u32, { MAX_AGENTS as usize }> = HashMap::new();
 pub static AGENTS: Array<AgentCfg, { MAX_AGENTS as usize }> = Array::new();
 #[btf_map]
 pub static VISITORS: LruHashMap<Visitor, u64, { VISITOR_ENTRIES as usize }> = LruHashMap::new();
+#[btf_map]
+pub static BLOCKS: LpmTrie<Blocked, u64, { BLOCK_ENTRIES as usize }> = LpmTrie::new();
+// Few agents have grants: room is made when there are.
+#[btf_map]
+pub static GRANTS: HashMap<Granted, Grant, { GRANT_ENTRIES as usize }, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
 #[btf_map]
 pub static ALERTS: RingBuf<VerdictEvent, { ALERT_RING_BYTES as usize }> = RingBuf::new();
 #[btf_map]

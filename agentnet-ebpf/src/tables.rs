@@ -7,26 +7,16 @@ use crate::maps::NETS;
 
 /// What one lookup found, for a verdict on the address that was looked up: a lookup costs as much as the rest
 /// of a verdict.
-pub struct Found(pub Option<&'static Ruleset>);
+pub struct Found<'a>(pub Option<&'a Ruleset>);
 
-impl Tables for Found {
+impl Tables for Found<'_> {
     #[inline(always)]
     fn net(&self, _slot: u32, _addr: &Addr) -> Option<&Ruleset> {
         self.0
     }
 }
 
-/// The tables that the loader filled.
-pub struct Maps;
-
-impl Tables for Maps {
-    #[inline(always)]
-    fn net(&self, slot: u32, addr: &Addr) -> Option<&Ruleset> {
-        look_up(slot, addr)
-    }
-}
-
-/// See [`Tables::net`].
+/// What the policy at `slot` has for `addr`, see [`Tables::net`].
 #[inline(always)]
 pub fn look_up(slot: u32, addr: &Addr) -> Option<&'static Ruleset> {
     let key = Key::new(128, *addr);

@@ -1,6 +1,6 @@
 //! What both packet hooks share: the socket, and reports of packets.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, ptr::NonNull};
 
 use agentnet_common::{abi::SockState, event::Hook};
 use aya_ebpf::{
@@ -11,17 +11,17 @@ use aya_ebpf::{
 
 use crate::{agent::owner, emit::Facts, packet::Packet};
 
-/// The packet's socket, not null; a listener stands for its half-open children.
+/// The packet's socket; a listener stands for its half-open children. Null for none, in one register: what `None`
+/// leaves undefined of two, LLVM may spill and the verifier refuses to see read.
 #[inline(always)]
-pub fn socket(ctx: &SkBuffContext) -> Option<*mut c_void> {
+pub fn socket(ctx: &SkBuffContext) -> Option<NonNull<c_void>> {
     // SAFETY: the context is the kernel's.
     let sk = unsafe { (*ctx.skb.skb).__bindgen_anon_2.sk };
     if sk.is_null() {
         return None;
     }
     // SAFETY: not null.
-    let sk = unsafe { bpf_sk_fullsock(sk) };
-    if sk.is_null() { None } else { Some(sk.cast()) }
+    NonNull::new(unsafe { bpf_sk_fullsock(sk) }.cast())
 }
 
 /// The cookie of the packet's socket, 0 without one.

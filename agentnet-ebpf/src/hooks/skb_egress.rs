@@ -6,7 +6,7 @@ use agentnet_common::{
     abi::{AgentCfg, CACHED_ALLOW, CACHED_NONE, ROLE_ACCEPTED, ROLE_NONE, SockState},
     addr::protocol,
     event::Hook,
-    verdict::{Reason, RuleId, Scope, Verdict, decide},
+    verdict::{Reason, RuleId, Scope, Verdict},
 };
 use aya_ebpf::{EbpfContext as _, bindings::bpf_sock, macros::cgroup_skb, programs::SkBuffContext};
 
@@ -16,11 +16,11 @@ use super::{
     sock_addr::{is_reply, is_reported, remember},
 };
 use crate::{
+    acts,
     agent::{config, owner, sock_state},
     emit::{conclude, count_allowed, remember_refused},
     local::scope_on_host,
     packet::{Direction, Packet, on_loopback, parse, segment},
-    tables::Maps,
 };
 
 #[cgroup_skb(egress)]
@@ -32,7 +32,7 @@ pub fn an_skb_egress(ctx: SkBuffContext) -> i32 {
 fn try_egress(ctx: &SkBuffContext) -> bool {
     let Some(cfg) = config() else { return false };
     let sk = socket(ctx);
-    let mut state = sk.and_then(|sk| sock_state(sk, false));
+    let mut state = sk.and_then(|sk| sock_state(sk.as_ptr(), false));
     if let Some(state) = &mut state
         && goes_on(ctx, cfg, state)
     {
@@ -43,7 +43,7 @@ fn try_egress(ctx: &SkBuffContext) -> bool {
     let (verdict, fresh) = match (sk, unreadable) {
         (None, _) => (Verdict::Deny(Reason::NoSocket), false),
         (_, Some(reason)) => (Verdict::Deny(reason), false),
-        (Some(sk), None) => judge(ctx, cfg, sk, &packet, &mut state),
+        (Some(sk), None) => judge(ctx, cfg, sk.as_ptr(), &packet, &mut state),
     };
     if matches!(verdict, Verdict::Allow(_)) {
         account(cfg, state.as_deref_mut(), ctx.len());
@@ -57,7 +57,7 @@ fn try_egress(ctx: &SkBuffContext) -> bool {
         && (unreadable.is_some() || facts.remote.protocol == protocol::TCP)
     {
         remember_refused(cfg, facts.flow);
-        if let Some(state) = sock_state(sk, true) {
+        if let Some(state) = sock_state(sk.as_ptr(), true) {
             state.refused = 1;
         }
     }
@@ -69,7 +69,9 @@ fn try_egress(ctx: &SkBuffContext) -> bool {
 #[inline(always)]
 fn goes_on(ctx: &SkBuffContext, cfg: &AgentCfg, state: &SockState) -> bool {
     let cached = state.cached == CACHED_ALLOW && state.generation == cfg.generation && !cfg.is_quarantined();
-    let known = cached || state.role == ROLE_ACCEPTED && cfg.may_come_in(on_loopback(ctx));
+    // Who came stays welcome whatever changes, but not whom somebody blocks.
+    let accepted = state.role == ROLE_ACCEPTED && !cfg.has_blocks() && cfg.may_come_in(on_loopback(ctx));
+    let known = cached || accepted;
     known
         && state.agent == cfg.agent
         && segment(ctx).is_some_and(|segment| segment.goes_to(&state.peer, state.peer_port))
@@ -102,14 +104,10 @@ fn judge(
         Scope::Remote
     };
     let half_open = listening && packet.is_syn_ack() && cfg.may_come_in(packet.on_loopback);
-    let verdict = if half_open
+    let reply = half_open
         || is_accepted(state.as_deref(), cfg, packet)
-        || is_reply(sk, cfg, &packet.remote, scope)
-    {
-        Verdict::Allow(RuleId::REPLY)
-    } else {
-        decide(&Maps, cfg, &packet.remote, scope)
-    };
+        || is_reply(sk, cfg, &packet.remote, scope);
+    let verdict = acts::judge(cfg, &packet.remote, scope, reply);
     let Some(state) = state else { return (verdict, false) };
     state.agent = cfg.agent;
     if tcp && packet.is_syn() {

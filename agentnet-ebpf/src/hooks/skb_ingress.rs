@@ -6,7 +6,7 @@ use agentnet_common::{
     abi::{AgentCfg, SockState, UDP_PEERS},
     addr::protocol,
     event::Hook,
-    verdict::{Reason, RuleId, Scope, Verdict, decide},
+    verdict::{Reason, RuleId, Scope, Verdict},
 };
 use aya_ebpf::{EbpfContext as _, helpers::bpf_ktime_get_ns, macros::cgroup_skb, programs::SkBuffContext};
 
@@ -16,11 +16,11 @@ use super::{
     sock_addr::is_reported,
 };
 use crate::{
+    acts,
     agent::{config, sock_state, udp_peers},
     emit::conclude,
     local::scope_on_host,
     packet::{Direction, Packet, parse, segment},
-    tables::Maps,
 };
 
 /// How long a UDP peer that was let in may be answered after its last datagram, nanoseconds. As long as
@@ -40,13 +40,15 @@ fn try_ingress(ctx: &SkBuffContext) -> bool {
     if sk.is_some() && segment(ctx).is_some() {
         return true;
     }
-    let state = sk.and_then(|sk| sock_state(sk, false));
+    let state = sk.and_then(|sk| sock_state(sk.as_ptr(), false));
     let (packet, unreadable) = parse(ctx, Direction::Ingress);
     let verdict = match (sk, unreadable) {
         (None, _) => Verdict::Deny(Reason::NoSocket),
         // What cannot be read cannot be a reply to something that was allowed.
         (_, Some(reason)) => Verdict::Deny(reason),
-        (Some(sk), None) => judge(ctx, cfg, sk, state.as_deref(), &packet),
+        // Whatever it answers.
+        _ if acts::is_blocked(cfg, &packet.remote.addr) => Verdict::Deny(Reason::Blocked),
+        (Some(sk), None) => judge(ctx, cfg, sk.as_ptr(), state.as_deref(), &packet),
     };
     if matches!(verdict, Verdict::Allow(_)) {
         return true;
@@ -68,7 +70,7 @@ fn judge(
         protocol::TCP if !packet.is_syn() => return reply,
         protocol::TCP => {}
         // The answer to what the agent was allowed to send.
-        _ if state.is_some_and(|state| is_reported(state, cfg, &packet.remote)) => return reply,
+        _ if state.is_some_and(|state| is_answer(state, cfg, packet)) => return reply,
         _ => {}
     }
     if cfg.may_come_in(packet.on_loopback) {
@@ -84,7 +86,7 @@ fn judge(
         return reply;
     }
     if packet.remote.protocol != protocol::TCP
-        && matches!(decide(&Maps, cfg, &packet.remote, Scope::Remote), Verdict::Allow(_))
+        && matches!(acts::judge(cfg, &packet.remote, Scope::Remote, false), Verdict::Allow(_))
     {
         return reply;
     }
@@ -93,6 +95,12 @@ fn judge(
     } else {
         Reason::Unsolicited
     })
+}
+
+/// Whether the packet answers what the agent was allowed to send. What was granted may have ended since.
+#[inline(always)]
+fn is_answer(state: &SockState, cfg: &AgentCfg, packet: &Packet) -> bool {
+    is_reported(state, cfg, &packet.remote) && state.rule != RuleId::GRANT.0
 }
 
 /// Lets the agent answer a UDP peer: in the place it has already, else in the one that ends first.

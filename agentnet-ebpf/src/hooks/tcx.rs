@@ -10,7 +10,7 @@ use agentnet_common::{
     addr::{Addr, Endpoint, protocol},
     event::Hook,
     neighbour::is_link_local,
-    verdict::{Reason, RuleId, Scope, Verdict, decide},
+    verdict::{Reason, RuleId, Scope, Verdict},
 };
 use aya_ebpf::{
     EbpfContext as _,
@@ -20,12 +20,12 @@ use aya_ebpf::{
 };
 
 use crate::{
+    acts,
     agent::NOBODY,
     emit::{Facts, conclude, remember_refused},
     maps::{AGENTS, HOSTCG, IFACE},
     neighbour::{ETHERNET, asker, is_needed_arp, is_needed_ipv6},
     packet::{Direction, Packet, parse_at},
-    tables::Maps,
     visitors,
 };
 
@@ -134,11 +134,15 @@ fn judge_packet(cfg: &AgentCfg, packet: &Packet) -> Verdict {
         return Verdict::Deny(Reason::ForeignListener);
     }
     // The host's own addresses are no other place either: a rule that opens them is as good here.
-    let verdict = decide(&Maps, cfg, &packet.remote, Scope::Remote);
-    if matches!(verdict, Verdict::Deny(_)) && cfg.may_come_in(false) && visitors::is_answer(cfg, packet) {
-        return Verdict::Allow(RuleId::REPLY);
+    let verdict = acts::judge(cfg, &packet.remote, Scope::Remote, false);
+    match verdict {
+        // Whoever came is not answered either.
+        Verdict::Allow(_) | Verdict::Deny(Reason::Blocked) => verdict,
+        Verdict::Deny(_) if cfg.may_come_in(false) && visitors::is_answer(cfg, packet) => {
+            Verdict::Allow(RuleId::REPLY)
+        }
+        Verdict::Deny(_) => verdict,
     }
-    verdict
 }
 
 #[inline(always)]
@@ -159,7 +163,9 @@ fn try_to(ctx: &SkBuffContext) -> bool {
     }
     // What cannot be read asks for nothing: later fragments, ICMP errors. A socket's hooks look again.
     let Ok(packet) = read(ctx, kind, Direction::Ingress) else { return true };
-    let reason = if packet.remote.protocol == protocol::TCP {
+    let reason = if acts::is_blocked(cfg, &packet.remote.addr) {
+        return report(ctx, cfg, Hook::TcxTo, Verdict::Deny(Reason::Blocked), packet.remote, packet.local);
+    } else if packet.remote.protocol == protocol::TCP {
         if !packet.is_syn() {
             if cfg.may_come_in(false) {
                 visitors::renew(cfg, &packet);
@@ -169,7 +175,7 @@ fn try_to(ctx: &SkBuffContext) -> bool {
         Reason::ListenDenied
     } else {
         // The answer to what the agent may send.
-        if matches!(decide(&Maps, cfg, &packet.remote, Scope::Remote), Verdict::Allow(_)) {
+        if matches!(acts::judge(cfg, &packet.remote, Scope::Remote, false), Verdict::Allow(_)) {
             return true;
         }
         Reason::Unsolicited

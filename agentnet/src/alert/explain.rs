@@ -55,6 +55,12 @@ pub trait Explain: Send + Sync {
 
     /// Why `endpoint` was refused for `reason`, as far as the policy can tell.
     fn explain(&self, endpoint: &Endpoint, reason: Reason) -> Option<Explained>;
+
+    /// What was done by hand that has `endpoint` refused for `reason`, as a clause.
+    fn refused_by_hand(&self, endpoint: &Endpoint, reason: Reason) -> Option<String>;
+
+    /// What was done by hand that allows `endpoint`, as a clause.
+    fn allowed_by_hand(&self, endpoint: &Endpoint) -> Option<String>;
 }
 
 /// What a reserved rule identifier stands for; `None` for a rule of the policy file.
@@ -64,6 +70,7 @@ pub const fn reserved_rule(id: RuleId) -> Option<&'static str> {
         RuleId::ANY_LISTENER => Some("[local] loopback = \"any\""),
         RuleId::REPLY => Some("[local] listen: a reply to a peer that was let in"),
         RuleId::NOTHING_SENT => Some("nothing is sent: only a route is asked for"),
+        RuleId::GRANT => Some("allowed by hand"),
         _ => None,
     }
 }

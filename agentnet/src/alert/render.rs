@@ -71,6 +71,7 @@ impl Renderer {
                 return self.message(&time, "! warning", Look::Bad, &alert.reason);
             }
             Evidence::Enforcement(_) => return self.message(&time, "· notice", Look::Dim, &alert.reason),
+            Evidence::Act(_) => return self.message(&time, "• by hand", Look::Strong, &alert.reason),
         };
         let (verb, look) = match alert.action {
             Action::Blocked | Action::Quarantined => ("✗ blocked", Look::Bad),

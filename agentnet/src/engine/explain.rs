@@ -1,4 +1,4 @@
-//! The policy, as alerts ask it.
+//! The policy and what was done by hand, as alerts ask about them.
 
 use std::sync::Arc;
 
@@ -8,21 +8,33 @@ use agentnet_common::{
 };
 
 use crate::{
+    act::{Act, InForce},
     alert::explain::{Explain, Explained, RuleRef},
     policy::{Policy, compile::RuleInfo, explain::Lacks},
 };
 
-/// A policy that explains itself.
+/// A policy that explains itself, with what was done by hand on top of it.
 #[derive(Clone, Debug)]
-pub struct Explainer(pub Arc<Policy>);
+pub struct Explainer {
+    policy: Arc<Policy>,
+    acts: InForce,
+}
+
+impl Explainer {
+    /// Explains by `policy` and `acts`, all of which are the agent's. They may be over by the time that they are asked
+    /// about.
+    pub const fn new(policy: Arc<Policy>, acts: Vec<Act>) -> Self {
+        Self { policy, acts: InForce::new(acts, 0) }
+    }
+}
 
 impl Explain for Explainer {
     fn name(&self) -> &str {
-        &self.0.compiled.name
+        &self.policy.compiled.name
     }
 
     fn rule(&self, id: RuleId) -> Option<RuleRef> {
-        self.0.compiled.rules.iter().find(|rule| rule.id == id).map(reference)
+        self.policy.compiled.rules.iter().find(|rule| rule.id == id).map(reference)
     }
 
     fn explain(&self, endpoint: &Endpoint, reason: Reason) -> Option<Explained> {
@@ -31,7 +43,7 @@ impl Explain for Explainer {
             Reason::ForeignListener => Scope::ForeignListener,
             _ => Scope::Remote,
         };
-        let explanation = self.0.explain(endpoint, scope);
+        let explanation = self.policy.explain(endpoint, scope);
         Some(Explained {
             rule: explanation.deny_rule.map(reference),
             near: explanation
@@ -41,6 +53,19 @@ impl Explain for Explainer {
             special: explanation.special.map(str::to_owned),
             suggestion: explanation.suggestion,
         })
+    }
+
+    fn refused_by_hand(&self, endpoint: &Endpoint, reason: Reason) -> Option<String> {
+        let act = match reason {
+            Reason::Blocked => self.acts.block(&endpoint.addr),
+            Reason::Quarantined => self.acts.quarantine(),
+            _ => None,
+        };
+        act.map(Act::to_string)
+    }
+
+    fn allowed_by_hand(&self, endpoint: &Endpoint) -> Option<String> {
+        self.acts.grant(endpoint).map(Act::to_string)
     }
 }
 

@@ -7,6 +7,7 @@
 
 use std::{io, path::Path};
 
+pub mod acts;
 pub mod adopt;
 mod agent;
 mod answer;

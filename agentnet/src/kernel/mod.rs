@@ -3,6 +3,7 @@
 //! [`Kernel`] is the one handle: it loads the object, installs policies, attaches agents and reads what the
 //! programs report.
 
+pub mod acts;
 pub mod addrs;
 mod error;
 pub mod features;

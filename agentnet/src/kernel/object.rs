@@ -349,6 +349,7 @@ const fn map_data(map: &Map) -> Option<&MapData> {
         | Map::Array(data)
         | Map::PerCpuArray(data)
         | Map::ArrayOfMaps(data)
+        | Map::LpmTrie(data)
         | Map::SkStorage(data) => Some(data),
         _ => None,
     }

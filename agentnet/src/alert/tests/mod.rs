@@ -43,6 +43,14 @@ impl Explain for Demo {
         })
     }
 
+    fn refused_by_hand(&self, _endpoint: &Endpoint, _reason: Reason) -> Option<String> {
+        None
+    }
+
+    fn allowed_by_hand(&self, _endpoint: &Endpoint) -> Option<String> {
+        None
+    }
+
     fn explain(&self, endpoint: &Endpoint, reason: Reason) -> Option<Explained> {
         let ip = IpAddr::from(endpoint.addr);
         let rule = (ip == IpAddr::from([203, 0, 113, 66])).then(|| RuleRef {
