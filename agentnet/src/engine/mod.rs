@@ -25,6 +25,7 @@ pub mod notify;
 mod policies;
 pub mod process;
 mod reload;
+pub mod reset;
 pub mod selection;
 mod selectors;
 pub mod serve;

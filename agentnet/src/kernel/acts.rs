@@ -32,7 +32,7 @@ impl Written {
 /// A key of the trie as the kernel has it: the prefix length in bits, then the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub(super) struct BlockKey {
+pub(in crate::kernel) struct BlockKey {
     prefix: u32,
     data: Blocked,
 }

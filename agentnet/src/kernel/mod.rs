@@ -7,6 +7,7 @@ pub mod acts;
 pub mod addrs;
 mod error;
 pub mod features;
+pub mod held;
 pub mod interfaces;
 pub mod links;
 pub mod marks;

@@ -14,6 +14,7 @@ use agentnet_common::{
     verdict::RuleId,
 };
 
+pub use self::lookup::Nets;
 use self::grants::Findings;
 use super::{
     diagnostic::{Code, Diagnostic, Source},

@@ -55,7 +55,7 @@ pub fn read(state: &Path) -> io::Result<Vec<Act>> {
 ///
 /// # Errors
 /// If it cannot be removed.
-pub fn remove(state: &Path) -> io::Result<bool> {
+pub fn forget(state: &Path) -> io::Result<bool> {
     match fs::remove_file(path(state)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         result => result.map(|()| true),

@@ -25,7 +25,7 @@ use crate::{
     policy::Policy,
 };
 
-pub use self::kept::read as read_kept;
+pub use self::kept::{forget as forget_kept, read as read_kept};
 
 /// How long it is waited before what could not be ended is tried again, nanoseconds.
 const RETRY: u64 = 10_000_000_000;
