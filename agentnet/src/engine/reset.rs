@@ -6,7 +6,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     fs, io,
-    os::fd::AsFd as _,
     path::{Path, PathBuf},
 };
 
@@ -16,7 +15,6 @@ use super::{
     STATE_DIRECTORY, acts,
     existing::{self, ExistingError, Occasion, Question},
     host::{self, SocketsError},
-    netns,
     selectors::id_of,
 };
 use crate::{
@@ -29,7 +27,6 @@ use crate::{
         KernelError, held::Held, marks::Marks,
         mounts::{self, MountError},
         pins,
-        sockdiag::{self, State},
     },
 };
 
@@ -316,27 +313,13 @@ fn destroy(
     };
     let Some((cfg, tables)) = policy else {
         notes.push("what its policy refuses cannot be read, so all its connections were closed".to_owned());
-        return Ok(closed + destroy_connected(cgroup)?);
+        return Ok(closed + host::destroy_sockets(&HashSet::new(), Some(cgroup))?);
     };
     let marks = Marks::open(pins).ok();
     let question =
         Question { tables: &tables, is_known: true, acts: held, cfg, cgroup, marks: marks.as_ref() };
     closed += existing::settle(&question, Occasion::Reload)?.destroyed.len();
     Ok(closed)
-}
-
-/// Destroys every connection of a cgroup. Who waits for others goes on waiting.
-fn destroy_connected(cgroup: &Cgroup) -> Result<usize, HeldBack> {
-    let ids: HashSet<u64> = cgroup.ids()?.into_iter().collect();
-    let mut destroyed = 0;
-    for namespace in netns::all().map_err(SocketsError::Namespaces)? {
-        let closed = sockdiag::destroy_tcp(Some(namespace.as_fd()), &|socket| {
-            !matches!(socket.state, State::Listen | State::Close)
-                && socket.cgroup.is_some_and(|id| ids.contains(&id))
-        });
-        destroyed += closed.map_err(SocketsError::from)?;
-    }
-    Ok(destroyed)
 }
 
 /// The path of the cgroup with this id.

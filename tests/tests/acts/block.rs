@@ -18,7 +18,8 @@ use anyhow::{Result, ensure};
 use rstest::rstest;
 
 use super::{
-    acts, attach, ensure_arrived, ensure_closed, ensure_open, open, told, until_over, until_told,
+    acts, attach, ensure_arrived, ensure_closed, ensure_open, in_time, last_act, open, told, until_over,
+    until_told,
 };
 
 /// What is blocked, by its address or by a network that holds it and the allowed host, in either family.
@@ -157,12 +158,14 @@ fn a_block_ends_by_itself(
     attach(&daemon, &found)?;
     attach(&daemon, &wide)?;
     daemon.tell(&["block", &target(family, true), "--agent", &wide.name])?;
-    for agent in [&found, &wide] {
-        daemon.tell(&["block", &target(family, false), "--agent", &agent.name, "--for", "4s"])?;
-        agent.expect(&closed(family))?;
-    }
-    lab.ensure_nothing_reached(family.denied())?;
-    let act = acts(&daemon, &found.name)?.remove(0);
+    let order = |length: &str| {
+        for agent in [&wide, &found] {
+            daemon.tell(&["block", &target(family, false), "--agent", &agent.name, "--for", length])?;
+        }
+        last_act(&daemon, &found.name)
+    };
+    let both = || [&wide, &found].into_iter().try_for_each(|agent| agent.expect(&closed(family)));
+    let (act, ()) = in_time(order, both)?;
     ensure!(!act["until"].is_null(), "{act}");
     if !alive {
         daemon.kill()?;
@@ -211,9 +214,10 @@ fn who_came_in_is_blocked_too(#[values(Family::V4, Family::V6)] family: Family) 
     daemon.tell(&["block", &peer, "--agent", &found.name])?;
     ensure!(echo(b"STILL-HERE").is_err(), "a visitor was answered");
     ensure!(!answered(Transport::Tcp)? && !answered(Transport::Udp)?, "another one was");
-    // The twin: another visitor of the same host.
     daemon.tell(&["unblock", &peer, "--agent", &found.name])?;
-    ensure!(answered(Transport::Tcp)? && answered(Transport::Udp)?);
+    for transport in [Transport::Tcp, Transport::Udp] {
+        ensure!(answered(transport)?, "{transport:?}: the block is not lifted");
+    }
     daemon.tell(&["detach", &found.name])?;
     daemon.ensure_no_agents()
 }

@@ -17,7 +17,7 @@ use agentnet_tests::{
         container::{Guard, Site, configure, ensure_all_ok, policy},
         daemon::Served,
         found::Found,
-        net::{AGENT_INTERFACE, Family},
+        net::{AGENT_INTERFACE, ALLOWED_PORT, Family},
         server::Transport as Over,
     },
     probe::Request,
@@ -25,13 +25,13 @@ use agentnet_tests::{
 use anyhow::{Result, ensure};
 use rstest::rstest;
 
-use super::{acts, attach, until_over};
+use super::{attach, in_time, last_act, until_over};
 
 /// What no hook of a cgroup sees.
 const FRAMES: [&str; 2] = ["packet-send", "tun-forward"];
 
-/// Sends frames to an endpoint from within the agent; how many of them arrive. Markers are told apart by `when`.
-fn frames(lab: &Lab, found: &Found<'_>, to: SocketAddr, when: &str) -> Result<usize> {
+/// Sends frames to an endpoint from within the agent. Markers are told apart by `when`.
+fn send(found: &Found<'_>, to: SocketAddr, when: &str) -> Result<Vec<Request>> {
     let of = |op: &&str| {
         let mut request = Request::new(op, to);
         request.args.marker.push_str(when);
@@ -39,6 +39,11 @@ fn frames(lab: &Lab, found: &Found<'_>, to: SocketAddr, when: &str) -> Result<us
     };
     let requests: Vec<Request> = FRAMES.iter().map(of).collect();
     found.attempt(&requests)?;
+    Ok(requests)
+}
+
+/// How many of these have arrived, after a fence, which takes the container's way.
+fn arrived(lab: &Lab, requests: &[Request]) -> Result<usize> {
     lab.fence()?;
     Ok(requests.iter().filter(|request| lab.sniffer.carrying(request.args.secret()) > 0).count())
 }
@@ -46,53 +51,55 @@ fn frames(lab: &Lab, found: &Found<'_>, to: SocketAddr, when: &str) -> Result<us
 #[rstest]
 fn frames_of_a_container_are_judged_by_acts_too(#[values(Family::V4, Family::V6)] family: Family) -> Result<()> {
     let (Served { lab, mut daemon }, _host) = Served::with_container()?;
-    daemon.write_policy("lab", &policy().text())?;
+    let (blocked, denied) = ((family.metadata(), ALLOWED_PORT).into(), family.denied_endpoint());
+    let net = family.metadata().to_string();
+    daemon.write_policy("lab", &policy().allow(&net, &[ALLOWED_PORT], &["tcp", "udp"]).text())?;
     let found = Found::new(&lab)?;
     let _resident = found.start(&["talk", &family.allowed_endpoint().to_string()])?;
     attach(&daemon, &found)?;
-    let (allowed, denied) = (family.allowed_endpoint(), family.denied_endpoint());
-    let sent = |to, when: &str| frames(&lab, &found, to, when);
-    ensure!(sent(allowed, "-first")? == FRAMES.len() && sent(denied, "-first")? == 0);
+    let all = FRAMES.len();
+    // Each time beside a twin that is allowed.
+    let sent = |to: SocketAddr, when: &str| -> Result<usize> {
+        let requests = send(&found, to, when)?;
+        let twins = arrived(&lab, &send(&found, family.allowed_endpoint(), when)?)?;
+        ensure!(twins == all, "{when}: {twins} of the twin's frames arrived");
+        arrived(&lab, &requests)
+    };
+    ensure!(sent(blocked, "-first")? == all && sent(denied, "-first-denied")? == 0);
 
-    let net = allowed.ip().to_string();
     daemon.tell(&["block", &net, "--agent", &found.name])?;
-    ensure!(sent(allowed, "-blocked")? == 0, "a frame left");
+    ensure!(sent(blocked, "-blocked")? == 0, "a frame left");
     daemon.kill()?;
-    ensure!(sent(allowed, "-alone")? == 0, "a frame left without a daemon");
+    ensure!(sent(blocked, "-alone")? == 0, "a frame left without a daemon");
     daemon.start()?;
-    ensure!(sent(allowed, "-adopted")? == 0, "a frame left after a restart");
+    ensure!(sent(blocked, "-adopted")? == 0, "a frame left after a restart");
     daemon.tell(&["unblock", &net, "--agent", &found.name])?;
-    ensure!(sent(allowed, "-unblocked")? == FRAMES.len(), "the block is not lifted");
+    ensure!(sent(blocked, "-unblocked")? == all, "the block is not lifted");
 
     daemon.tell(&["quarantine", &found.name])?;
-    ensure!(sent_in_quarantine(&lab, &found, allowed)? == 0, "a frame left in quarantine");
+    // A fence does not leave either.
+    let quarantined = send(&found, blocked, "-quarantined")?;
     daemon.tell(&["release", &found.name])?;
-    ensure!(sent(allowed, "-released")? == FRAMES.len(), "the agent is not released");
+    ensure!(arrived(&lab, &quarantined)? == 0, "a frame left in quarantine");
+    ensure!(sent(blocked, "-released")? == all, "the agent is not released");
 
-    let udp = ["--protocol", "udp"];
-    let length = if family == Family::V4 { "8s" } else { "12s" };
-    daemon.tell(&[&["allow", "--agent", &found.name, &denied.to_string(), "--for", length][..], &udp].concat())?;
-    ensure!(sent(denied, "-granted")? == FRAMES.len(), "the grant does not hold");
-    let act = acts(&daemon, &found.name)?.remove(0);
+    let to = denied.to_string();
+    let order = |length: &str| {
+        daemon.tell(&["allow", "--agent", &found.name, &to, "--for", length, "--protocol", "udp"])?;
+        last_act(&daemon, &found.name)
+    };
+    let granted = || {
+        ensure!(sent(denied, "-granted")? == all, "the grant does not hold");
+        Ok(())
+    };
+    let (act, ()) = in_time(order, granted)?;
     daemon.kill()?;
     until_over(&act)?;
     ensure!(sent(denied, "-over")? == 0, "a frame left after the grant's time");
-    ensure!(sent(allowed, "-over")? == FRAMES.len(), "the twin did not arrive");
     daemon.start()?;
     ensure!(sent(denied, "-after")? == 0, "a frame left after a restart");
     daemon.tell(&["detach", &found.name])?;
     daemon.ensure_no_agents()
-}
-
-/// In quarantine the lab's own fences do not leave either: they are sent once by a neighbour's word.
-fn sent_in_quarantine(lab: &Lab, found: &Found<'_>, to: SocketAddr) -> Result<usize> {
-    let mut requests = FRAMES.map(|op| Request::new(op, to));
-    for request in &mut requests {
-        request.args.marker.push_str("-quarantined");
-    }
-    found.attempt(&requests)?;
-    lab.sniffer.ensure_complete()?;
-    Ok(requests.iter().filter(|request| lab.sniffer.carrying(request.args.secret()) > 0).count())
 }
 
 fn block(net: &str) -> Result<Act> {

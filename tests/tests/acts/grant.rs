@@ -17,7 +17,7 @@ use anyhow::{Result, ensure};
 use rstest::rstest;
 
 use super::{
-    acts, attach, ensure_arrived, ensure_closed, ensure_open, told, until_over, until_told,
+    acts, attach, ensure_arrived, ensure_closed, ensure_open, in_time, last_act, told, until_over, until_told,
 };
 
 /// The grant's twins: another protocol, another port, another agent's; and what the policy allows anyway.
@@ -88,16 +88,22 @@ fn a_grant_ends_by_itself(
     let found = Found::new(&lab)?;
     attach(&daemon, &found)?;
     let (granted, kept) = (family.denied_endpoint().to_string(), family.allowed_endpoint().to_string());
-    for protocol in ["tcp", "udp"] {
-        daemon.tell(&["allow", "--agent", &found.name, &granted, "--protocol", protocol, "--for", "6s"])?;
-    }
-    let mut talker = found.start(&["talk", &granted, &kept, "--udp", &granted, "--udp", &kept])?;
-    for index in 0..4 {
-        ensure_open(&mut talker, index, &format!("BEFORE-{index}"))?;
-    }
-    ensure_arrived(&lab, &["BEFORE-0", "BEFORE-1", "BEFORE-2", "BEFORE-3"], &[])?;
-    // The later of the two.
-    let last = acts(&daemon, &found.name)?.pop().unwrap_or_default();
+    let order = |length: &str| {
+        for protocol in ["tcp", "udp"] {
+            let args = ["allow", "--agent", &found.name, &granted, "--protocol", protocol, "--for", length];
+            daemon.tell(&args)?;
+        }
+        last_act(&daemon, &found.name)
+    };
+    let talk = || {
+        let mut talker = found.start(&["talk", &granted, &kept, "--udp", &granted, "--udp", &kept])?;
+        for index in 0..4 {
+            ensure_open(&mut talker, index, &format!("BEFORE-{index}"))?;
+        }
+        ensure_arrived(&lab, &["BEFORE-0", "BEFORE-1", "BEFORE-2", "BEFORE-3"], &[])?;
+        Ok(talker)
+    };
+    let (last, mut talker) = in_time(order, talk)?;
     if !alive {
         daemon.kill()?;
     }

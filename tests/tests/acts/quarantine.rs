@@ -9,14 +9,16 @@ use agentnet_tests::{
         daemon::{Daemon, Served},
         expect::{EPERM, Expected, Said},
         found::{Found, Resident},
-        net::Family,
+        net::{ALLOWED_PORT, Family},
         policy::Policy,
     },
 };
 use anyhow::{Result, ensure};
 use rstest::rstest;
 
-use super::{acts, attach, ensure_arrived, ensure_closed, ensure_open, told, until_told};
+use super::{
+    acts, attach, ensure_arrived, ensure_closed, ensure_open, in_time, last_act, told, until_told,
+};
 
 /// Nothing, to itself neither.
 fn nothing(family: Family) -> Expected {
@@ -122,14 +124,23 @@ fn what_was_kept_back_does_not_leave(#[case] ends: bool) -> Result<()> {
     attach(&daemon, &found)?;
     let mut hidden = hidden(&lab, &found, family)?;
     ensure_open(&mut hidden, 0, "BEFORE")?;
-    let length: &[&str] = if ends { &["--for", "3s"] } else { &[] };
-    daemon.tell(&[&["quarantine", &found.name][..], length].concat())?;
-    hidden.say(0, "KEPT-BACK")?;
-    until_refused(&daemon, &found.name)?;
+    let mut keep_back = || {
+        hidden.say(0, "KEPT-BACK")?;
+        until_refused(&daemon, &found.name)
+    };
+    let quarantine = ["quarantine", &found.name];
     if ends {
+        let order = |length: &str| {
+            daemon.tell(&[&quarantine[..], &["--for", length]].concat())?;
+            last_act(&daemon, &found.name)
+        };
+        in_time(order, keep_back)?;
         until_told(&daemon, &found.name, "ended")?;
         found.expect(&as_before(family))?;
         ensure!(daemon.status_of(&found.name)?["state"] == "enforced");
+    } else {
+        daemon.tell(&quarantine)?;
+        keep_back()?;
     }
     daemon.tell(&["detach", &found.name])?;
     let pending = lab.pending(family.allowed())?;
@@ -149,7 +160,8 @@ fn an_audited_agent_is_quarantined_as_well() -> Result<()> {
     attach(&daemon, &found)?;
     daemon.tell(&["quarantine", &found.name])?;
     found.expect(&nothing(family))?;
-    lab.ensure_nothing_reached(family.allowed())?;
+    lab.fence()?;
+    ensure!(lab.sniffer.to(family.allowed(), ALLOWED_PORT).is_empty(), "something left");
     daemon.kill()?;
     daemon.start()?;
     found.expect(&nothing(family))?;
