@@ -3,8 +3,8 @@
 use agentnet_common::{
     abi::{
         ALERT_RING_BYTES, AgentCfg, AgentCounters, BLOCK_ENTRIES, Blocked, GRANT_ENTRIES, Grant, Granted,
-        IFACE_ENTRIES, MAX_AGENTS, OWNERS as OWNER_PLACES, Owner, REFUSED_ENTRIES, Ruleset, SAMPLE_RING_BYTES,
-        SLOTS, SockState, UdpPeers, VISITOR_ENTRIES, Visitor,
+        IFACE_ENTRIES, MAX_AGENTS, OWNERS as OWNER_PLACES, Owner, REFUSED_ENTRIES, Ruleset,
+        SAMPLE_RING_BYTES, SLOTS, SockState, UdpPeers, VISITOR_ENTRIES, Visitor,
     },
     addr::Addr,
     event::VerdictEvent,

@@ -104,9 +104,8 @@ fn judge(
         Scope::Remote
     };
     let half_open = listening && packet.is_syn_ack() && cfg.may_come_in(packet.on_loopback);
-    let reply = half_open
-        || is_accepted(state.as_deref(), cfg, packet)
-        || is_reply(sk, cfg, &packet.remote, scope);
+    let reply =
+        half_open || is_accepted(state.as_deref(), cfg, packet) || is_reply(sk, cfg, &packet.remote, scope);
     let verdict = acts::judge(cfg, &packet.remote, scope, reply);
     let Some(state) = state else { return (verdict, false) };
     state.agent = cfg.agent;

@@ -37,9 +37,8 @@ impl InForce {
 
     /// The act that allows `endpoint`.
     pub fn grant(&self, endpoint: &Endpoint) -> Option<&Act> {
-        self.live().find(|act| {
-            act.allows().is_some_and(|allowed| allowed.endpoints().any(|own| own == *endpoint))
-        })
+        self.live()
+            .find(|act| act.allows().is_some_and(|allowed| allowed.endpoints().any(|own| own == *endpoint)))
     }
 
     /// The act that quarantines the agent.
@@ -54,9 +53,7 @@ impl Acts for InForce {
     }
 
     fn is_granted(&self, _agent: u32, endpoint: &Endpoint, is_local: bool) -> bool {
-        self.grant(endpoint)
-            .and_then(Act::allows)
-            .is_some_and(|allowed| !is_local || allowed.local)
+        self.grant(endpoint).and_then(Act::allows).is_some_and(|allowed| !is_local || allowed.local)
     }
 }
 

@@ -158,17 +158,18 @@ impl Act {
 
     /// Who, until when and why, as the end of a sentence.
     pub fn circumstances(&self) -> String {
-        let mut text = match &self.by {
+        let by = match &self.by {
             Some(by) => format!("by {by}"),
             None => "by somebody who is not known any more".to_owned(),
         };
-        if let Some(until) = self.until {
-            text.push_str(&format!(" until {}", second(until)));
-        }
-        if let Some(reason) = &self.reason {
-            text.push_str(&format!(" ({})", clean(reason, MAX_REASON)));
-        }
-        text
+        by + &self.terms()
+    }
+
+    /// Until when and why, as the end of a sentence.
+    pub fn terms(&self) -> String {
+        let until = self.until.map(|until| format!(" until {}", second(until)));
+        let reason = self.reason.as_ref().map(|reason| format!(" ({})", clean(reason, MAX_REASON)));
+        until.into_iter().chain(reason).collect()
     }
 }
 
@@ -259,7 +260,8 @@ pub fn now() -> u64 {
 pub fn end(length: Option<Duration>) -> (Option<Timestamp>, u64) {
     let Some(length) = length else { return (None, 0) };
     let nanoseconds = u64::try_from(length.as_nanos()).unwrap_or(u64::MAX);
-    let wall = SignedDuration::try_from(length).ok().and_then(|length| Timestamp::now().checked_add(length).ok());
+    let wall =
+        SignedDuration::try_from(length).ok().and_then(|length| Timestamp::now().checked_add(length).ok());
     // Never what means no end.
     (Some(wall.unwrap_or(Timestamp::MAX)), now().saturating_add(nanoseconds).max(1))
 }

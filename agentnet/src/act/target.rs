@@ -17,7 +17,9 @@ pub enum NetError {
     #[error("`{0}` is neither an address nor a network; write 203.0.113.7, 203.0.113.0/24 or 2001:db8::/32")]
     Neither(String),
     /// It may be one or the other.
-    #[error("`{text}` has bits set behind its prefix; write {net} for the network or {address} for the address")]
+    #[error(
+        "`{text}` has bits set behind its prefix; write {net} for the network or {address} for the address"
+    )]
     HostBits {
         /// The text.
         text: String,

@@ -1,7 +1,10 @@
 //! What people do by hand, as it is told to others.
 
-use super::model::Severity;
-use crate::act::{Act, By, What};
+use super::{
+    model::Severity,
+    text::{MAX_SENTENCE, clean},
+};
+use crate::act::{Act, By, What, short};
 
 /// What became of an act.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,29 +66,40 @@ impl<'a> Change<'a> {
 
     /// The sentence about `agent`, whose policy is called `policy`.
     pub fn sentence(&self, agent: &str, policy: &str) -> String {
-        let Self { did, act, .. } = self;
-        let what = match &act.what {
-            What::Block { net } => {
-                let for_whom = if act.agent.is_some() { format!("agent {agent}") } else { "every agent".to_owned() };
-                format!("{} is blocked for {for_whom}", crate::act::short(*net))
-            }
-            What::Allow(allowed) => {
-                format!("Agent {agent} may send to {allowed}, whatever policy {policy} allows")
-            }
-            What::Quarantine => format!("Agent {agent} is in quarantine and may send nothing at all"),
+        let Self { act, .. } = self;
+        let somebody = || "Somebody who is not known any more".to_owned();
+        let (who, by) = (
+            act.by.as_ref().map_or_else(somebody, By::to_string),
+            self.by.map_or_else(somebody, By::to_string),
+        );
+        let (terms, why) =
+            (act.terms(), self.why.map(|why| format!(" ({})", clean(why, MAX_SENTENCE))).unwrap_or_default());
+        let agents = if act.agent.is_some() { format!("agent {agent}") } else { "every agent".to_owned() };
+        let done = match &act.what {
+            What::Block { net } => format!("{who} blocked {} for {agents}{terms}", short(*net)),
+            What::Allow(allowed) => format!("{who} allowed {agents} to send to {allowed}{terms}"),
+            What::Quarantine => format!("{who} put {agents} into quarantine{terms}"),
         };
-        let circumstances = act.circumstances();
-        let by = self.by.map(|by| format!(" by {by}")).unwrap_or_default();
-        let why = self.why.map(|why| format!(" ({why})")).unwrap_or_default();
-        match did {
-            Did::Done => format!("{what}: {circumstances}."),
-            Did::Kept => format!("{what}, as it was before agent {agent} began: {circumstances}."),
-            Did::Undone => format!("It was taken back{by}{why} that: {what}. It was {circumstances}."),
-            Did::Ended => format!("Its time is over, and it does not hold any more that: {what}. It was {circumstances}."),
-            Did::Withdrawn => format!(
-                "It does not hold any more that: {what}. It was {circumstances}, and policy {policy} as it was read \
-                 anew denies it{why}."
-            ),
+        let had = match &act.what {
+            What::Block { .. } => format!("{who} had blocked it{terms}"),
+            What::Allow(_) => format!("{who} had allowed it{terms}"),
+            What::Quarantine => format!("{who} had put it there{terms}"),
+        };
+        let no_longer = match &act.what {
+            What::Block { net } => format!("{} is no longer blocked for {agents}", short(*net)),
+            What::Allow(allowed) => {
+                format!("Agent {agent} is no longer allowed by hand to send to {allowed}")
+            }
+            What::Quarantine => format!("Agent {agent} is no longer in quarantine"),
+        };
+        match self.did {
+            Did::Done => format!("{done}."),
+            Did::Kept => format!("Agent {agent} has begun, and what was done by hand before holds: {done}."),
+            Did::Undone => format!("{no_longer}: {by} took that back{why}. {had}."),
+            Did::Ended => format!("{no_longer}, because the time for it is over. {had}."),
+            Did::Withdrawn => {
+                format!("{no_longer}, because policy {policy} as it was read anew denies it{why}. {had}.")
+            }
         }
     }
 }

@@ -43,7 +43,11 @@ pub(super) fn length(text: &str) -> Result<Duration, String> {
     let span: Span = text.parse().map_err(|_| wrong())?;
     let length = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
     let length = Duration::try_from(length).map_err(|_| wrong())?;
-    if length.as_secs() == 0 { Err(format!("`{text}` is too short; one second is the least")) } else { Ok(length) }
+    if length.as_secs() == 0 {
+        Err(format!("`{text}` is too short; one second is the least"))
+    } else {
+        Ok(length)
+    }
 }
 
 /// Has the engine of the order's agent do it, or, where it is for every agent, every engine that there is.
@@ -109,7 +113,9 @@ fn engines(agent: Option<&AgentName>) -> anyhow::Result<Vec<PathBuf>> {
             sockets.insert(0, daemon);
         }
         if sockets.is_empty() {
-            bail!("nobody governs anything here; start the daemon with `systemctl start agentnet` or `agentnet daemon`");
+            bail!(
+                "nobody governs anything here; start the daemon with `systemctl start agentnet` or `agentnet daemon`"
+            );
         }
         return Ok(sockets);
     };

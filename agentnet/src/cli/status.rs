@@ -275,7 +275,9 @@ impl Row {
         let now = act::now();
         match acts::read_kept(Path::new(STATE_DIRECTORY)) {
             Ok(kept) => {
-                let own = kept.into_iter().filter(|act| act.concerns(&self.agent) && (!act.is_over(now) || act.what == What::Quarantine));
+                let own = kept.into_iter().filter(|act| {
+                    act.concerns(&self.agent) && (!act.is_over(now) || act.what == What::Quarantine)
+                });
                 self.acts.extend(own);
             }
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {}

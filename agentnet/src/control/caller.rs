@@ -99,7 +99,12 @@ impl Caller {
         let login = login.ok().and_then(|text| text.trim().parse::<u32>().ok());
         let is_same = peer::pid(self.pidfd.as_fd()).is_ok_and(|still| still == pid);
         let login = login.filter(|login| is_same && *login != u32::MAX && *login != uid).map(name);
-        By { uid, user: nix::unistd::User::from_uid(uid.into()).ok().flatten().map(|user| user.name), login, pid }
+        By {
+            uid,
+            user: nix::unistd::User::from_uid(uid.into()).ok().flatten().map(|user| user.name),
+            login,
+            pid,
+        }
     }
 
     /// What it may do. `governed`: it lives under some agent's policy, and so may not touch what governs it,

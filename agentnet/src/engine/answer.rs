@@ -137,9 +137,8 @@ impl Engine {
     fn report(&self, asker: &Asker) -> Result<Report, Failure> {
         let of = reads(asker)?;
         let agents = self.agents.values().filter(|agent| visible(agent.meta().uid, of));
-        let mut agents: Vec<Status> = agents
-            .map(|agent| agent.status(&self.kernel, &self.line, self.acts.of(&agent.name)))
-            .collect();
+        let mut agents: Vec<Status> =
+            agents.map(|agent| agent.status(&self.kernel, &self.line, self.acts.of(&agent.name))).collect();
         if agents.is_empty() && of.is_some() && !asker.rights.run {
             return Err(Failure::denied(
                 "the daemon tells root and the group of its setting `read_group` about agents, and everybody about \

@@ -24,7 +24,9 @@ use crate::{
         registry::{Exclusive, Listed, Meta, Owner, Registry, RegistryError},
     },
     kernel::{
-        KernelError, held::Held, marks::Marks,
+        KernelError,
+        held::Held,
+        marks::Marks,
         mounts::{self, MountError},
         pins,
     },
@@ -132,7 +134,8 @@ pub fn reset(force: bool) -> Result<Done, ResetError> {
     }
     for (pins, place) in dead {
         for agent in &place.agents {
-            let meta = listed.iter().find(|listed| listed.name == *agent).and_then(|found| found.meta.as_ref());
+            let meta =
+                listed.iter().find(|listed| listed.name == *agent).and_then(|found| found.meta.as_ref());
             done.freed.push(free(&registry, &exclusive, &pins, agent, meta, force));
         }
         if let Err(error) = clear(&pins) {
@@ -147,7 +150,9 @@ pub fn reset(force: bool) -> Result<Done, ResetError> {
         return Ok(done);
     }
     match acts::forget_kept(Path::new(STATE_DIRECTORY)) {
-        Ok(true) => done.notes.push("what was done by hand is forgotten, also for agents that begin later".to_owned()),
+        Ok(true) => {
+            done.notes.push("what was done by hand is forgotten, also for agents that begin later".to_owned())
+        }
         Ok(false) => {}
         Err(error) => done.notes.push(format!("what was done by hand cannot be forgotten: {error}")),
     }
@@ -240,7 +245,9 @@ fn free(
     match destroy(&held, pins, id, meta, cgroup.as_ref(), &mut freed.notes) {
         Ok(closed) => freed.closed = closed,
         Err(error) if force => {
-            freed.notes.push(format!("what was held back may leave now, because it cannot be destroyed: {error}"));
+            freed
+                .notes
+                .push(format!("what was held back may leave now, because it cannot be destroyed: {error}"));
         }
         Err(error) => {
             freed.notes.push(format!(
@@ -258,10 +265,9 @@ fn free(
     if let Some(meta) = meta.filter(|meta| meta.made) {
         let cgroup = Cgroup::at(&meta.cgroup);
         match cgroup.is_populated() {
-            Ok(true) => freed.notes.push(format!(
-                "its processes go on, without a policy, in {}",
-                meta.cgroup.display()
-            )),
+            Ok(true) => freed
+                .notes
+                .push(format!("its processes go on, without a policy, in {}", meta.cgroup.display())),
             _ if meta.cgroup.exists() => {
                 if let Err(error) = host::remove_cgroup(&cgroup) {
                     freed.notes.push(error.to_string());
@@ -329,7 +335,9 @@ fn find(id: u64) -> Option<PathBuf> {
         if id_of(&path) == Some(id) {
             return Some(path);
         }
-        left.extend(fs::read_dir(&path).ok()?.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()));
+        left.extend(
+            fs::read_dir(&path).ok()?.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()),
+        );
     }
     None
 }

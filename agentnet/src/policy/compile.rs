@@ -14,8 +14,8 @@ use agentnet_common::{
     verdict::RuleId,
 };
 
-pub use self::lookup::Nets;
 use self::grants::Findings;
+pub use self::lookup::Nets;
 use super::{
     diagnostic::{Code, Diagnostic, Source},
     selector::Selector,

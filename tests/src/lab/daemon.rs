@@ -380,7 +380,11 @@ fn place(dir: &Path) -> Result<OwnedFd> {
     fs::write(dir.join("group"), groups)?;
     let mut hosts = fs::read_to_string("/etc/hosts")?;
     for family in Family::ALL {
-        hosts.push_str(&format!("\n{} {DENIED_NAME}\n{} {METADATA_NAME}\n", family.denied(), family.metadata()));
+        hosts.push_str(&format!(
+            "\n{} {DENIED_NAME}\n{} {METADATA_NAME}\n",
+            family.denied(),
+            family.metadata()
+        ));
     }
     fs::write(dir.join("hosts"), hosts)?;
     let dir = dir.to_owned();

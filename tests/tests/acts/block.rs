@@ -86,7 +86,10 @@ fn what_is_open_is_closed_and_what_comes_is_refused(
     ensure!(act["by"]["pid"].as_i64() > Some(1) && act["reason"] == "beacons to it", "{act}");
     ensure!(act["until"].is_null() && act["agent"] == found.name, "{act}");
     let shown = daemon.tell(&["status"])?.stdout;
-    ensure!(shown.contains("is blocked by root (uid 0, pid ") && shown.contains("(beacons to it)"), "{shown}");
+    ensure!(
+        shown.contains("is blocked by root (uid 0, pid ") && shown.contains("(beacons to it)"),
+        "{shown}"
+    );
     let line = &until_told(&daemon, &found.name, "blocked")?;
     ensure!(line["reason"].to_string().contains("beacons to it") && line["evidence"]["of"] == *act, "{line}");
     let refused = eventually(DEADLINE, "the refusal is told", || {
@@ -97,7 +100,8 @@ fn what_is_open_is_closed_and_what_comes_is_refused(
     let sentence = refused["reason"].to_string();
     ensure!(sentence.contains("by root (uid 0") && sentence.contains("(beacons to it)"), "{sentence}");
 
-    let undone = daemon.tell(&["unblock", &net, "--agent", &found.name, "--reason", "was a mirror", "--json"])?;
+    let undone =
+        daemon.tell(&["unblock", &net, "--agent", &found.name, "--reason", "was a mirror", "--json"])?;
     let undone: serde_json::Value = serde_json::from_str(undone.stdout.trim())?;
     ensure!(undone["act"]["id"] == act["id"] && undone["agents"][0] == found.name, "{undone}");
     found.expect(&opened(family))?;
@@ -128,7 +132,9 @@ fn a_block_for_every_agent_is_one_also_for_those_that_begin_later(
         let acts = acts(&daemon, &found.name)?;
         ensure!(acts.len() == 1 && acts[0]["agent"].is_null(), "{acts:?}");
     }
-    ensure!(told(&daemon, &first.name, "blocked")?.len() == 1 && told(&daemon, &later.name, "kept")?.len() == 1);
+    ensure!(
+        told(&daemon, &first.name, "blocked")?.len() == 1 && told(&daemon, &later.name, "kept")?.len() == 1
+    );
     lab.ensure_nothing_reached(family.denied())?;
 
     // What one agent has of its own is not taken back with it, nor the other way round.
@@ -224,9 +230,7 @@ fn who_came_in_is_blocked_too(#[values(Family::V4, Family::V6)] family: Family) 
 
 /// A policy that refuses nothing does not let a block through either; loopback can be blocked as well.
 #[rstest]
-fn a_block_holds_under_audit_and_on_loopback(
-    #[values(Family::V4, Family::V6)] family: Family,
-) -> Result<()> {
+fn a_block_holds_under_audit_and_on_loopback(#[values(Family::V4, Family::V6)] family: Family) -> Result<()> {
     let Served { lab, daemon } = Served::new()?;
     daemon.write_policy("lab", &Policy::closed().audit().text())?;
     let found = Found::new(&lab)?;
@@ -234,7 +238,9 @@ fn a_block_holds_under_audit_and_on_loopback(
     let own = SocketAddr::from((family.loopback(), 9000));
     let both = |said| {
         let own_ops = ["own-listener", "own-udp"];
-        Expected::new().cases(&["tcp-send", "udp-sendto"], family.denied_endpoint(), said).cases(&own_ops, own, said)
+        Expected::new()
+            .cases(&["tcp-send", "udp-sendto"], family.denied_endpoint(), said)
+            .cases(&own_ops, own, said)
     };
     found.expect(&both(Said::Ok))?;
     let lost = family.denied_endpoint().to_string();
@@ -269,7 +275,10 @@ fn what_cannot_be_blocked_is_told() -> Result<()> {
         (vec!["unblock", "198.18.0.0/24"], 1, "not blocked"),
     ] {
         let refused = daemon.ask(&args)?;
-        ensure!(refused.status.code() == Some(code) && refused.stderr.contains(words), "{args:?}: {refused:?}");
+        ensure!(
+            refused.status.code() == Some(code) && refused.stderr.contains(words),
+            "{args:?}: {refused:?}"
+        );
     }
     ensure!(acts(&daemon, &found.name)?.len() == 1);
     daemon.tell(&["detach", &found.name])?;

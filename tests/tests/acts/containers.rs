@@ -49,7 +49,9 @@ fn arrived(lab: &Lab, requests: &[Request]) -> Result<usize> {
 }
 
 #[rstest]
-fn frames_of_a_container_are_judged_by_acts_too(#[values(Family::V4, Family::V6)] family: Family) -> Result<()> {
+fn frames_of_a_container_are_judged_by_acts_too(
+    #[values(Family::V4, Family::V6)] family: Family,
+) -> Result<()> {
     let (Served { lab, mut daemon }, _host) = Served::with_container()?;
     let (blocked, denied) = ((family.metadata(), ALLOWED_PORT).into(), family.denied_endpoint());
     let net = family.metadata().to_string();
@@ -173,7 +175,18 @@ fn a_granted_neighbour_is_found(#[values(Family::V4, Family::V6)] family: Family
         for words in [
             &["ip", "neigh", "flush", "dev", AGENT_INTERFACE][..],
             // One that is there, and is to be asked whether it still is.
-            &["ip", "neigh", "replace", &to.ip().to_string(), "lladdr", "02:00:00:00:00:02", "dev", AGENT_INTERFACE, "nud", "probe"],
+            &[
+                "ip",
+                "neigh",
+                "replace",
+                &to.ip().to_string(),
+                "lladdr",
+                "02:00:00:00:00:02",
+                "dev",
+                AGENT_INTERFACE,
+                "nud",
+                "probe",
+            ],
         ] {
             if !configure("a_granted_neighbour_is_found", &site.lab.agent, words)? {
                 return Ok(());

@@ -40,7 +40,11 @@ fn what_is_allowed_is_that_and_no_more(#[values(Family::V4, Family::V6)] family:
     found.expect(&nothing_else(family).case("tcp-connect", family.denied_endpoint(), EPERM))?;
     let reason = ["--reason", "restore"];
     daemon.tell(&[&["allow", "--agent", &found.name, &to, "--for", "10m"][..], &reason].concat())?;
-    found.expect(&nothing_else(family).cases(&["tcp-echo", "tcp-send"], family.denied_endpoint(), Said::Ok))?;
+    found.expect(&nothing_else(family).cases(
+        &["tcp-echo", "tcp-send"],
+        family.denied_endpoint(),
+        Said::Ok,
+    ))?;
     other.expect(&nothing_else(family).case("tcp-connect", family.denied_endpoint(), EPERM))?;
     ensure!(lab.servers.tally(family.denied_endpoint(), Transport::Udp).bytes == 0);
 
@@ -155,7 +159,10 @@ fn names_are_looked_up_and_open_nothing_special(
     let metadata = SocketAddr::from((family.metadata(), ALLOWED_PORT));
     for name in [METADATA_NAME, "localhost"] {
         let refused = allow(&format!("{name}:{ALLOWED_PORT}"))?;
-        ensure!(refused.status.code() == Some(1) && refused.stderr.contains("write the address"), "{refused:?}");
+        ensure!(
+            refused.status.code() == Some(1) && refused.stderr.contains("write the address"),
+            "{refused:?}"
+        );
     }
     let unknown = allow("nowhere.invalid:443")?;
     ensure!(unknown.status.code() == Some(1) && unknown.stderr.contains("nowhere.invalid"), "{unknown:?}");
@@ -168,11 +175,10 @@ fn names_are_looked_up_and_open_nothing_special(
 
 /// A service of somebody else on the agent's own host.
 #[rstest]
-fn a_local_service_is_allowed_by_its_address(
-    #[values(Family::V4, Family::V6)] family: Family,
-) -> Result<()> {
+fn a_local_service_is_allowed_by_its_address(#[values(Family::V4, Family::V6)] family: Family) -> Result<()> {
     let Served { lab, daemon } = Served::new()?;
-    let (place, twin) = (SocketAddr::from((family.loopback(), 9000)), SocketAddr::from((family.loopback(), 9001)));
+    let (place, twin) =
+        (SocketAddr::from((family.loopback(), 9000)), SocketAddr::from((family.loopback(), 9001)));
     let outside = Servers::start(&lab.agent, &[place, twin])?;
     daemon.write_policy("lab", &Policy::standard().text())?;
     let found = Found::new(&lab)?;
@@ -180,12 +186,16 @@ fn a_local_service_is_allowed_by_its_address(
     found.expect(&Expected::new().cases(&["tcp-connect", "udp-sendto"], place, EPERM))?;
     daemon.tell(&["allow", "--agent", &found.name, &place.to_string(), "--for", "10m"])?;
     found.expect(
-        &Expected::new()
-            .case("tcp-echo", place, Said::Ok)
-            .case("udp-sendto", place, EPERM)
-            .cases(&["tcp-connect", "udp-sendto"], twin, EPERM),
+        &Expected::new().case("tcp-echo", place, Said::Ok).case("udp-sendto", place, EPERM).cases(
+            &["tcp-connect", "udp-sendto"],
+            twin,
+            EPERM,
+        ),
     )?;
-    ensure!(outside.tally(place, Transport::Tcp).bytes > 0 && outside.tally(twin, Transport::Tcp).connections == 0);
+    ensure!(
+        outside.tally(place, Transport::Tcp).bytes > 0
+            && outside.tally(twin, Transport::Tcp).connections == 0
+    );
     daemon.tell(&["detach", &found.name])?;
     daemon.ensure_no_agents()
 }
@@ -277,7 +287,10 @@ fn what_cannot_be_allowed_is_told() -> Result<()> {
         (vec!["--agent", &found.name, "198.18.0.3:7000", "--revoke"], 1, "was not allowed"),
     ] {
         let refused = daemon.ask(&[&["allow"][..], &args].concat())?;
-        ensure!(refused.status.code() == Some(code) && refused.stderr.contains(words), "{args:?}: {refused:?}");
+        ensure!(
+            refused.status.code() == Some(code) && refused.stderr.contains(words),
+            "{args:?}: {refused:?}"
+        );
     }
     ensure!(acts(&daemon, &found.name)?.is_empty());
     daemon.tell(&["detach", &found.name])?;

@@ -16,21 +16,23 @@ use agentnet_tests::{
 use anyhow::{Result, ensure};
 use rstest::rstest;
 
-use super::{
-    acts, attach, ensure_arrived, ensure_closed, ensure_open, in_time, last_act, told, until_told,
-};
+use super::{acts, attach, ensure_arrived, ensure_closed, ensure_open, in_time, last_act, told, until_told};
 
 /// Nothing, to itself neither.
 fn nothing(family: Family) -> Expected {
-    Expected::new()
-        .cases(&["tcp-connect", "tcp-send", "udp-sendto"], family.allowed_endpoint(), EPERM)
-        .cases(&["own-listener", "own-udp"], SocketAddr::from((family.loopback(), 9000)), EPERM)
+    Expected::new().cases(&["tcp-connect", "tcp-send", "udp-sendto"], family.allowed_endpoint(), EPERM).cases(
+        &["own-listener", "own-udp"],
+        SocketAddr::from((family.loopback(), 9000)),
+        EPERM,
+    )
 }
 
 fn as_before(family: Family) -> Expected {
-    Expected::new()
-        .cases(&["tcp-echo", "udp-echo"], family.allowed_endpoint(), Said::Ok)
-        .case("tcp-connect", family.denied_endpoint(), EPERM)
+    Expected::new().cases(&["tcp-echo", "udp-echo"], family.allowed_endpoint(), Said::Ok).case(
+        "tcp-connect",
+        family.denied_endpoint(),
+        EPERM,
+    )
 }
 
 /// A talker to the allowed host whose maker's cgroup is gone: no listing of the agent's sockets finds its connection.

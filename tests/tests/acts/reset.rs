@@ -18,11 +18,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::{attach, ensure_arrived, ensure_open};
 
 fn free(family: Family) -> Expected {
-    Expected::new().cases(
-        &["tcp-send", "udp-sendto"],
-        family.denied_endpoint(),
-        Said::Ok,
-    )
+    Expected::new().cases(&["tcp-send", "udp-sendto"], family.denied_endpoint(), Said::Ok)
 }
 
 /// A host that is locked out by a daemon that is dead: freed, and what was kept back does not leave.
@@ -113,12 +109,14 @@ fn commands_without_an_engine_are_freed_and_others_left_alone() -> Result<()> {
     let own = i32::try_from(orphan.child.id())?;
     let engine = orphan.supervisors()?.into_iter().find(|pid| *pid != own).context("no engine")?;
     kill_process(Pid::from_raw(engine).context("pid")?, Signal::KILL)?;
-    agentnet_tests::eventually::eventually(agentnet_tests::eventually::DEADLINE, "the engine is dead", || {
-        match daemon.status_of(&dead.name) {
+    agentnet_tests::eventually::eventually(
+        agentnet_tests::eventually::DEADLINE,
+        "the engine is dead",
+        || match daemon.status_of(&dead.name) {
             Ok(status) if status["state"] == "ownerless" => Ok(()),
             other => Err(format!("{other:?}")),
-        }
-    })?;
+        },
+    )?;
     orphan.expect(&Expected::new().case("tcp-connect", family.denied_endpoint(), EPERM))?;
     let done = daemon.tell(&["reset"])?;
     ensure!(done.stdout.contains(&format!("agent {} is not governed", dead.name)), "{done:?}");

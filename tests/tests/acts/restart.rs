@@ -83,10 +83,11 @@ fn what_is_not_known_any_more_stays_closed(#[case] text: Option<&str>) -> Result
     daemon.start()?;
     let metadata = std::net::SocketAddr::from((family.metadata(), family.allowed_endpoint().port()));
     one.expect(
-        &Expected::new()
-            .case("tcp-connect", metadata, EPERM)
-            .case("tcp-connect", place, EPERM)
-            .case("tcp-send", family.allowed_endpoint(), Said::Ok),
+        &Expected::new().case("tcp-connect", metadata, EPERM).case("tcp-connect", place, EPERM).case(
+            "tcp-send",
+            family.allowed_endpoint(),
+            Said::Ok,
+        ),
     )?;
     other.expect(&Expected::new().case("tcp-connect", family.allowed_endpoint(), EPERM))?;
     let (own, others) = (acts(&daemon, &one.name)?, acts(&daemon, &other.name)?);
@@ -115,11 +116,11 @@ fn the_next_agent_of_a_number_begins_without_acts() -> Result<()> {
         let found = Found::new(&lab)?;
         attach(&daemon, &found)?;
         let place = std::net::SocketAddr::from((family.denied(), 80));
-        found.expect(
-            &Expected::new()
-                .case("tcp-send", family.denied_endpoint(), Said::Ok)
-                .case("tcp-connect", place, EPERM),
-        )?;
+        found.expect(&Expected::new().case("tcp-send", family.denied_endpoint(), Said::Ok).case(
+            "tcp-connect",
+            place,
+            EPERM,
+        ))?;
         daemon.tell(&["block", "198.18.0.0/24", "--agent", &found.name])?;
         daemon.tell(&["quarantine", &found.name])?;
         let local = std::net::SocketAddr::from((family.metadata(), 80)).to_string();

@@ -15,9 +15,7 @@ use super::{attach, open};
 
 /// An engine of `run` does what the daemon does, by the same request.
 #[rstest]
-fn an_engine_of_run_acts_as_the_daemon_does(
-    #[values(true, false)] daemon_governs: bool,
-) -> Result<()> {
+fn an_engine_of_run_acts_as_the_daemon_does(#[values(true, false)] daemon_governs: bool) -> Result<()> {
     let family = Family::V4;
     let Served { lab, mut daemon } = Served::new()?;
     if !daemon_governs {
@@ -49,10 +47,7 @@ fn an_engine_of_run_acts_as_the_daemon_does(
     running.finish()?;
     let log = agent.log()?;
     let did: Vec<_> = log.iter().filter_map(|line| line["evidence"]["did"].as_str()).collect();
-    ensure!(
-        did == ["allowed", "blocked", "quarantined", "released", "unblocked", "revoked"],
-        "{did:?}"
-    );
+    ensure!(did == ["allowed", "blocked", "quarantined", "released", "unblocked", "revoked"], "{did:?}");
     daemon.ensure_no_agents()
 }
 

@@ -1,5 +1,6 @@
 //! What the tests of alerts share: a policy double, executables without `/proc`, records.
 
+mod by_hand;
 mod docs;
 mod losses;
 mod properties;

@@ -113,7 +113,9 @@ impl Engine {
         }
         match self.kernel.written_acts() {
             Ok(written) => self.acts.written = written,
-            Err(error) => self.problem(format!("what was done by hand cannot be looked up in the kernel: {error}")),
+            Err(error) => {
+                self.problem(format!("what was done by hand cannot be looked up in the kernel: {error}"))
+            }
         }
     }
 

@@ -53,7 +53,9 @@ impl Acts {
     pub(super) fn on(&self, agent: &AgentName, cfg: AgentCfg) -> AgentCfg {
         let Written { blocks, grants } = self.ledger.written(agent);
         let flag = |flag: u8, is_set: bool| if is_set { flag } else { 0 };
-        let flags = cfg.flags & CFG_ICMP | flag(CFG_BLOCKS, !blocks.is_empty()) | flag(CFG_GRANTS, !grants.is_empty());
+        let flags = cfg.flags & CFG_ICMP
+            | flag(CFG_BLOCKS, !blocks.is_empty())
+            | flag(CFG_GRANTS, !grants.is_empty());
         let mode = if self.ledger.quarantine(agent).is_some() { MODE_QUARANTINE } else { cfg.mode };
         AgentCfg { mode, flags, ..cfg }
     }
@@ -95,12 +97,16 @@ impl Engine {
 
     /// Has the kernel hold nothing of an agent that is gone: the next one of its number is another.
     pub(super) fn unwrite_acts(&mut self, id: u32) {
-        let Some(before) = self.acts.written.remove(&id).filter(|written| !written.is_empty()) else { return };
+        let Some(before) = self.acts.written.remove(&id).filter(|written| !written.is_empty()) else {
+            return;
+        };
         if let Err(error) = self.kernel.write_acts(id, &before, &Written::default()) {
             self.acts.written.insert(id, before);
             // Nobody gets the number as long as something of it is left.
             self.reserved.push(id);
-            self.problem(format!("what was allowed and blocked by hand for an agent that is gone is left: {error}"));
+            self.problem(format!(
+                "what was allowed and blocked by hand for an agent that is gone is left: {error}"
+            ));
         }
     }
 
@@ -258,7 +264,10 @@ impl Engine {
             self.acts.ledger.remove(act.id);
         }
         if let Err(error) = self.write_acts(id, &name) {
-            self.stand(id, format!("what was allowed by hand and is denied by the policy cannot be taken back: {error}"));
+            self.stand(
+                id,
+                format!("what was allowed by hand and is denied by the policy cannot be taken back: {error}"),
+            );
         }
         if let Err(why) = self.keep_acts() {
             self.problem(why);

@@ -27,6 +27,9 @@ const LONGEST_GRANT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// Longest time at all.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
+/// What is said of a deny rule.
+const NO_OVERRIDE: &str = "nothing that is allowed by hand overrides a deny rule; change the policy";
+
 /// Addresses of one name that are allowed.
 const MOST_ADDRESSES: usize = 32;
 
@@ -119,14 +122,20 @@ impl Engine {
             }) else {
                 continue;
             };
-            acted.notes.push(format!("{allowed} was allowed by hand to agent {}: the block wins", agent.name));
+            acted
+                .notes
+                .push(format!("{allowed} was allowed by hand to agent {}: the block wins", agent.name));
         }
         acted.done = format!("{}; {}", act.what, holds(&act));
         self.finish(&Change::new(Did::Done, &act), &mut acted);
         if failed.is_empty() {
             return Ok(acted);
         }
-        Err(Failure::new(format!("{} is blocked, but not for {}; it is tried again", short(net), failed.join("; "))))
+        Err(Failure::new(format!(
+            "{} is blocked, but not for {}; it is tried again",
+            short(net),
+            failed.join("; ")
+        )))
     }
 
     fn unblock(&mut self, given: &Given<'_>, net: Net) -> Result<Acted, Failure> {
@@ -143,9 +152,12 @@ impl Engine {
         let host = Net::of(net.addr(), 128);
         let still = |other: &&Act| {
             (given.agent.is_none_or(|agent| other.concerns(agent)))
-                && other.blocks().is_some_and(|wider| wider.covers(net) || net.covers(wider) || wider.covers(host))
+                && other
+                    .blocks()
+                    .is_some_and(|wider| wider.covers(net) || net.covers(wider) || wider.covers(host))
         };
-        let left: Vec<String> = self.acts.ledger.all().iter().filter(still).map(ToString::to_string).collect();
+        let left: Vec<String> =
+            self.acts.ledger.all().iter().filter(still).map(ToString::to_string).collect();
         acted.notes.extend(left.into_iter().map(|act| format!("what is left: {act}")));
         acted.done = format!("{} is not blocked any more", short(net));
         self.undo(given, &act, &mut acted);
@@ -159,10 +171,20 @@ impl Engine {
             act.blocks().is_some_and(|other| other.covers(net) || net.covers(other))
                 && agent.is_none_or(|agent| act.concerns(agent))
         };
-        let near: Vec<String> = self.acts.ledger.all().iter().filter(near).map(|act| {
-            let of = act.agent.as_ref().map_or_else(String::new, |agent| format!(" --agent {agent}"));
-            format!("{act}, which `agentnet unblock {}{of}` takes back", act.blocks().map_or_else(String::new, short))
-        }).collect();
+        let near: Vec<String> = self
+            .acts
+            .ledger
+            .all()
+            .iter()
+            .filter(near)
+            .map(|act| {
+                let of = act.agent.as_ref().map_or_else(String::new, |agent| format!(" --agent {agent}"));
+                format!(
+                    "{act}, which `agentnet unblock {}{of}` takes back",
+                    act.blocks().map_or_else(String::new, short)
+                )
+            })
+            .collect();
         match near.as_slice() {
             [] => format!("{} is not blocked by hand for {for_whom}; see `agentnet status`", short(net)),
             near => format!("{} is not blocked by itself for {for_whom}: {}", short(net), near.join("; ")),
@@ -241,11 +263,12 @@ impl Engine {
             );
         }
         let written = target.parse::<IpAddr>().ok().map(|ip| ip.to_canonical());
-        if written.is_none()
-            && let Ok(explanation) = agent.policy.explain_name(target, protocol.number(), port)
-            && let Some(rule) = explanation.deny_rule
-        {
-            return Err(format!("{target} is denied by {rule}, and no grant overrides a deny rule; change the policy"));
+        if written.is_none() {
+            let explanation = agent.policy.explain_name(target, protocol.number(), port);
+            let explanation = explanation.map_err(|error| format!("that is no name: {error}"))?;
+            if let Some(rule) = explanation.deny_rule {
+                return Err(format!("{target} is denied by {rule}, and {NO_OVERRIDE}"));
+            }
         }
         let acts = self.acts.in_force(&agent.name);
         let mut allowed = Vec::new();
@@ -259,7 +282,7 @@ impl Engine {
             } else if ip.is_unspecified() {
                 Some(format!("{ip} is no place; write 127.0.0.1 or ::1 for this host"))
             } else if let Some(rule) = denied(&agent.policy, &endpoint) {
-                Some(format!("{ip} is denied by {rule}, and no grant overrides a deny rule; change the policy"))
+                Some(format!("{ip} is denied by {rule}, and {NO_OVERRIDE}"))
             } else if let Some(block) = acts.block(&addr) {
                 Some(format!("{block}; take that back first with `agentnet unblock`"))
             } else if let (None, Some(special)) = (written, special) {
@@ -279,7 +302,10 @@ impl Engine {
             }
         }
         if addresses.len() > MOST_ADDRESSES {
-            notes.push(format!("{target} has {} addresses, of which the first {MOST_ADDRESSES} count", addresses.len()));
+            notes.push(format!(
+                "{target} has {} addresses, of which the first {MOST_ADDRESSES} count",
+                addresses.len()
+            ));
         }
         match (allowed.is_empty(), written) {
             (true, _) => Err(std::mem::take(notes).join("; ")),
@@ -309,21 +335,33 @@ impl Engine {
             }
         }
         let own = agent.cgroup.path();
-        for other in self.agents.values().filter(|other| other.id() != id && own.starts_with(other.cgroup.path())) {
+        for other in
+            self.agents.values().filter(|other| other.id() != id && own.starts_with(other.cgroup.path()))
+        {
             let acts = self.acts.in_force(&other.name);
             let refuses = endpoints.iter().any(|endpoint| {
                 let scope = other.policy.scope(endpoint.addr.into());
-                matches!(judge(&other.policy.compiled, &acts, &other.cfg, endpoint, scope, false), Verdict::Deny(_))
+                matches!(
+                    judge(&other.policy.compiled, &acts, &other.cfg, endpoint, scope, false),
+                    Verdict::Deny(_)
+                )
             });
             if refuses && !other.is_audit() {
-                notes.push(format!("agent {name} lives in agent {}, whose policy does not allow it", other.name));
+                notes.push(format!(
+                    "agent {name} lives in agent {}, whose policy does not allow it",
+                    other.name
+                ));
             }
         }
         // Those of other engines: what their policies say is theirs to know.
         for listed in Registry::system().list().unwrap_or_default() {
-            let is_around = listed.meta.is_some_and(|meta| meta.cgroup != own && own.starts_with(&meta.cgroup));
+            let is_around =
+                listed.meta.is_some_and(|meta| meta.cgroup != own && own.starts_with(&meta.cgroup));
             if is_around && self.id_of(&listed.name).is_none() {
-                notes.push(format!("agent {name} lives in agent {}, whose policy applies as well", listed.name));
+                notes.push(format!(
+                    "agent {name} lives in agent {}, whose policy applies as well",
+                    listed.name
+                ));
             }
         }
         notes
@@ -398,7 +436,9 @@ impl Engine {
             match self.settle(id, Occasion::Reload) {
                 Ok(report) => acted.closed += report.destroyed.len(),
                 Err(error) => {
-                    acted.notes.push(format!("some connections may not be closed, and nothing leaves by them: {error}"));
+                    acted.notes.push(format!(
+                        "some connections may not be closed, and nothing leaves by them: {error}"
+                    ));
                 }
             }
         }
@@ -411,7 +451,11 @@ impl Engine {
     /// What is answered about an act.
     fn acted(&self, act: &Act) -> Acted {
         let agents = self.agents.values().filter(|agent| act.concerns(&agent.name));
-        Acted { act: Some(act.clone()), agents: agents.map(|agent| agent.name.clone()).collect(), ..Acted::default() }
+        Acted {
+            act: Some(act.clone()),
+            agents: agents.map(|agent| agent.name.clone()).collect(),
+            ..Acted::default()
+        }
     }
 
     /// Keeps and tells what was done.
@@ -424,7 +468,8 @@ impl Engine {
 
     /// Keeps and tells what was taken back.
     fn undo(&mut self, given: &Given<'_>, act: &Act, acted: &mut Acted) {
-        let change = Change { by: Some(given.by), why: given.reason.as_deref(), ..Change::new(Did::Undone, act) };
+        let change =
+            Change { by: Some(given.by), why: given.reason.as_deref(), ..Change::new(Did::Undone, act) };
         self.finish(&change, acted);
     }
 }

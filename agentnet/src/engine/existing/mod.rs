@@ -292,7 +292,8 @@ fn judge<T: Tables>(
         // judged by them.
         place.came_in = true;
     }
-    let verdict = judge::verdict(question.tables, question.acts, &question.cfg, protocol, socket.remote, place);
+    let verdict =
+        judge::verdict(question.tables, question.acts, &question.cfg, protocol, socket.remote, place);
     let existing = Existing {
         protocol,
         state: socket.state,
