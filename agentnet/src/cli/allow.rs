@@ -21,7 +21,7 @@ A grant ends by itself, in the kernel, whether the daemon runs then or not. It s
 rule: what a deny rule denies stays denied. Loopback, metadata services and other special-purpose networks are allowed \
 only by their addresses, not by a name.")]
 pub struct AllowArgs {
-    /// What to allow: an address or a name with a port, such as 203.0.113.7:443, [2001:db8::7]:443 or
+    /// What to allow: an address or a name with a port, such as 203.0.113.7:443, `[2001:db8::7]:443` or
     /// api.example.com:443. A name is looked up once, now
     #[arg(value_name = "TARGET:PORT")]
     target: Target,

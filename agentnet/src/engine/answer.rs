@@ -103,7 +103,7 @@ impl Engine {
                 steers(asker, "detach agents").and_then(|()| self.detach(&agent, rings)).map(Reply::Done)
             }
             Request::Act(order) => steers(asker, "act on agents by hand")
-                .and_then(|()| self.act(&order, asker.caller.by()))
+                .and_then(|()| self.act(&order, &asker.caller.by()))
                 .map(|acted| Reply::Acted(Box::new(acted))),
             Request::Reload => {
                 steers(asker, "reload policies").and_then(|()| self.reload(rings)).map(Reply::Done)

@@ -151,7 +151,8 @@ pub fn reset(force: bool) -> Result<Done, ResetError> {
     }
     match acts::forget_kept(Path::new(STATE_DIRECTORY)) {
         Ok(true) => {
-            done.notes.push("what was done by hand is forgotten, also for agents that begin later".to_owned())
+            done.notes
+                .push("what was done by hand is forgotten, also for agents that begin later".to_owned());
         }
         Ok(false) => {}
         Err(error) => done.notes.push(format!("what was done by hand cannot be forgotten: {error}")),

@@ -77,7 +77,7 @@ impl Kernel {
         let mut all: BTreeMap<u32, Written> = BTreeMap::new();
         let failed = |source| KernelError::Map { map: maps::BLOCKS, source };
         let blocks = LpmTrie::<_, Blocked, u64>::try_from(self.map(maps::BLOCKS)?).map_err(failed)?;
-        for entry in blocks.iter() {
+        for entry in &blocks {
             let (key, value): (Key<Blocked>, u64) = entry.map_err(failed)?;
             let (prefix, data) = (key.prefix_len(), key.data());
             let prefix = u8::try_from(prefix.saturating_sub(BLOCKED_PREFIX)).unwrap_or(u8::MAX).min(128);
@@ -86,7 +86,7 @@ impl Kernel {
         }
         let failed = |source| KernelError::Map { map: maps::GRANTS, source };
         let grants = HashMap::<_, Granted, Grant>::try_from(self.map(maps::GRANTS)?).map_err(failed)?;
-        for entry in grants.iter() {
+        for entry in &grants {
             let (key, grant) = entry.map_err(failed)?;
             all.entry(key.agent).or_default().grants.insert(key.endpoint, grant);
         }

@@ -61,7 +61,7 @@ impl Held {
         let trie = MapData::from_id(id).map_err(failed)?;
         let trie = LpmTrie::<_, Addr, Ruleset>::try_from(Map::LpmTrie(trie)).map_err(failed)?;
         let mut nodes = Vec::new();
-        for entry in trie.iter() {
+        for entry in &trie {
             let (key, rules) = entry.map_err(failed)?;
             let prefix = u8::try_from(key.prefix_len()).unwrap_or(u8::MAX).min(128);
             nodes.push(NetEntry { addr: key.data(), prefix, rules });

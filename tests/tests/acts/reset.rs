@@ -2,14 +2,18 @@
 
 use std::fs;
 
-use agentnet_tests::lab::{
-    agent::Agent,
-    daemon::Served,
-    expect::{EPERM, Expected, Said},
-    found::Found,
-    net::Family,
-    policy::Policy,
-    residue::links_above,
+use agentnet_tests::{
+    eventually::{DEADLINE, eventually},
+    lab::{
+        agent::Agent,
+        cgroup,
+        daemon::Served,
+        expect::{EPERM, Expected, Said},
+        found::Found,
+        net::Family,
+        policy::Policy,
+        residue::links_above,
+    },
 };
 use anyhow::{Context as _, Result, ensure};
 use rstest::rstest;
@@ -109,14 +113,10 @@ fn commands_without_an_engine_are_freed_and_others_left_alone() -> Result<()> {
     let own = i32::try_from(orphan.child.id())?;
     let engine = orphan.supervisors()?.into_iter().find(|pid| *pid != own).context("no engine")?;
     kill_process(Pid::from_raw(engine).context("pid")?, Signal::KILL)?;
-    agentnet_tests::eventually::eventually(
-        agentnet_tests::eventually::DEADLINE,
-        "the engine is dead",
-        || match daemon.status_of(&dead.name) {
-            Ok(status) if status["state"] == "ownerless" => Ok(()),
-            other => Err(format!("{other:?}")),
-        },
-    )?;
+    eventually(DEADLINE, "the engine is dead", || match daemon.status_of(&dead.name) {
+        Ok(status) if status["state"] == "ownerless" => Ok(()),
+        other => Err(format!("{other:?}")),
+    })?;
     orphan.expect(&Expected::new().case("tcp-connect", family.denied_endpoint(), EPERM))?;
     let done = daemon.tell(&["reset"])?;
     ensure!(done.stdout.contains(&format!("agent {} is not governed", dead.name)), "{done:?}");
@@ -128,11 +128,9 @@ fn commands_without_an_engine_are_freed_and_others_left_alone() -> Result<()> {
     drop(orphan);
     daemon.ensure_no_agents().or_else(|_| {
         // The cgroup of the freed one is nobody's any more, and empties with its command.
-        let home = agentnet_tests::lab::cgroup::mount_point()?.join("agentnet").join(&dead.name);
-        Ok(agentnet_tests::eventually::eventually(
-            agentnet_tests::eventually::DEADLINE,
-            "the cgroup empties",
-            || fs::remove_dir(&home).map_err(|error| error.to_string()),
-        )?)
+        let home = cgroup::mount_point()?.join("agentnet").join(&dead.name);
+        eventually(DEADLINE, "the cgroup empties", || {
+            fs::remove_dir(&home).map_err(|error| error.to_string())
+        })
     })
 }

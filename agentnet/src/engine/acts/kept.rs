@@ -114,7 +114,7 @@ impl Engine {
         match self.kernel.written_acts() {
             Ok(written) => self.acts.written = written,
             Err(error) => {
-                self.problem(format!("what was done by hand cannot be looked up in the kernel: {error}"))
+                self.problem(format!("what was done by hand cannot be looked up in the kernel: {error}"));
             }
         }
     }

@@ -1,6 +1,6 @@
 //! What people do by hand, put in force: the kernel first, then the record, then whoever is told.
 //!
-//! [`ledger`] is what holds. For each agent it is written into the maps that the programs ask, and the agent gets a
+//! The ledger is what holds. For each agent it is written into the maps that the programs ask, and the agent gets a
 //! new generation, so that nothing remembered stands in the way; then connections that are forbidden now are
 //! closed. What closes something is done although it cannot be recorded; what opens something ends by itself in
 //! the kernel, whether this engine lives then or not.

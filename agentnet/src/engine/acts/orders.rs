@@ -68,9 +68,9 @@ impl Engine {
     ///
     /// # Errors
     /// If it makes no sense, or the kernel does not take it; nothing was changed then, or the failure says what.
-    pub(in crate::engine) fn act(&mut self, order: &Order, by: By) -> Result<Acted, Failure> {
+    pub(in crate::engine) fn act(&mut self, order: &Order, by: &By) -> Result<Acted, Failure> {
         let reason = act::reason(order.reason.as_deref().unwrap_or_default()).map_err(wrong)?;
-        let given = Given { agent: order.agent.as_ref(), by: &by, reason };
+        let given = Given { agent: order.agent.as_ref(), by, reason };
         let length = |seconds: &Option<u64>| seconds.map(|seconds| so_long(seconds, LONGEST)).transpose();
         match &order.deed {
             Deed::Block { net, seconds } => self.block(&given, *net, length(seconds)?),
