@@ -4,7 +4,9 @@ use zerocopy::FromBytes as _;
 
 use crate::{
     abi::{ABI_VERSION, AgentCounters, COMM_BYTES, Process},
-    event::{Header, Hook, Kind, Outcome, VerdictEvent},
+    event::{
+        FlowEnd, Header, Hook, Kind, Outcome, QUESTION_BYTES, QueryEvent, SampleHead, VerdictEvent, Way,
+    },
     verdict::{Reason, RuleId},
 };
 
@@ -14,6 +16,21 @@ use crate::{
 pub enum Record {
     /// A verdict.
     Verdict(VerdictRecord),
+    /// Payload.
+    Sample(SampleRecord),
+    /// The end of a flow.
+    FlowEnd(FlowEnd),
+}
+
+/// Payload that was sampled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SampleRecord {
+    /// What it is of.
+    pub head: SampleHead,
+    /// Which way it went.
+    pub way: Way,
+    /// The bytes.
+    pub bytes: Vec<u8>,
 }
 
 /// A [`VerdictEvent`] whose codes are known.
@@ -27,6 +44,8 @@ pub struct VerdictRecord {
     pub outcome: Outcome,
     /// The rule that allowed it, or the reason why none did.
     pub cause: Cause,
+    /// The beginning of the DNS message that was refused; behind its end, anything.
+    pub message: Option<Box<[u8; QUESTION_BYTES]>>,
 }
 
 /// Why a verdict is what it is.
@@ -92,6 +111,26 @@ impl Record {
                     VerdictEvent::read_from_prefix(bytes).map_err(|_| short(size_of::<VerdictEvent>()))?;
                 VerdictRecord::check(event).map(Self::Verdict)
             }
+            Kind::Query => {
+                let (query, _) =
+                    QueryEvent::read_from_prefix(bytes).map_err(|_| short(size_of::<QueryEvent>()))?;
+                let record = VerdictRecord::check(query.verdict)?;
+                Ok(Self::Verdict(VerdictRecord { message: Some(Box::new(query.message)), ..record }))
+            }
+            Kind::Sample => {
+                let (head, rest) =
+                    SampleHead::read_from_prefix(bytes).map_err(|_| short(size_of::<SampleHead>()))?;
+                let len = usize::try_from(head.len).unwrap_or(usize::MAX);
+                let taken =
+                    rest.get(..len).ok_or_else(|| short(size_of::<SampleHead>().saturating_add(len)))?;
+                let way =
+                    Way::from_code(head.way).ok_or(DecodeError::Code { field: "way", code: head.way })?;
+                Ok(Self::Sample(SampleRecord { head, way, bytes: taken.to_vec() }))
+            }
+            Kind::FlowEnd => {
+                let (end, _) = FlowEnd::read_from_prefix(bytes).map_err(|_| short(size_of::<FlowEnd>()))?;
+                Ok(Self::FlowEnd(end))
+            }
         }
     }
 
@@ -99,12 +138,18 @@ impl Record {
     pub const fn header(&self) -> &Header {
         match self {
             Self::Verdict(record) => &record.event.header,
+            Self::Sample(record) => &record.head.header,
+            Self::FlowEnd(end) => &end.header,
         }
     }
 }
 
 impl VerdictRecord {
-    fn check(event: VerdictEvent) -> Result<Self, DecodeError> {
+    /// Reads the codes of `event`.
+    ///
+    /// # Errors
+    /// [`DecodeError::Code`] for one that this build does not know.
+    pub fn check(event: VerdictEvent) -> Result<Self, DecodeError> {
         let outcome = Outcome::from_code(event.outcome)
             .ok_or(DecodeError::Code { field: "outcome", code: event.outcome })?;
         let cause = match outcome {
@@ -116,7 +161,7 @@ impl VerdictRecord {
         };
         let hook =
             Hook::from_code(event.hook).ok_or(DecodeError::Code { field: "hook", code: event.hook })?;
-        Ok(Self { event, hook, outcome, cause })
+        Ok(Self { event, hook, outcome, cause, message: None })
     }
 }
 
@@ -138,6 +183,8 @@ impl AgentCounters {
             (&mut self.alerts_lost, other.alerts_lost),
             (&mut self.samples_lost, other.samples_lost),
             (&mut self.suppressed, other.suppressed),
+            (&mut self.repeats, other.repeats),
+            (&mut self.unsampled, other.unsampled),
             (&mut self.allowed_packets, other.allowed_packets),
             (&mut self.allowed_bytes, other.allowed_bytes),
             (&mut self.refused_overflow, other.refused_overflow),

@@ -10,7 +10,7 @@ use agentnet_common::{
     addr::{Addr, Endpoint, protocol},
     event::Hook,
     neighbour::is_link_local,
-    verdict::{Reason, RuleId, Scope, Verdict},
+    verdict::{Reason, RuleId, Verdict},
 };
 use aya_ebpf::{
     EbpfContext as _,
@@ -26,6 +26,7 @@ use crate::{
     maps::{AGENTS, HOSTCG, IFACE},
     neighbour::{ETHERNET, asker, is_needed_arp, is_needed_ipv6},
     packet::{Direction, Packet, parse_at},
+    tables::decide_remote,
     visitors,
 };
 
@@ -134,7 +135,7 @@ fn judge_packet(cfg: &AgentCfg, packet: &Packet) -> Verdict {
         return Verdict::Deny(Reason::ForeignListener);
     }
     // The host's own addresses are no other place either: a rule that opens them is as good here.
-    let verdict = acts::judge(cfg, &packet.remote, Scope::Remote, false);
+    let verdict = decide_remote(cfg, &packet.remote);
     match verdict {
         // Whoever came is not answered either.
         Verdict::Allow(_) | Verdict::Deny(Reason::Blocked) => verdict,
@@ -175,7 +176,7 @@ fn try_to(ctx: &SkBuffContext) -> bool {
         Reason::ListenDenied
     } else {
         // The answer to what the agent may send.
-        if matches!(acts::judge(cfg, &packet.remote, Scope::Remote, false), Verdict::Allow(_)) {
+        if matches!(decide_remote(cfg, &packet.remote), Verdict::Allow(_)) {
             return true;
         }
         Reason::Unsolicited

@@ -69,6 +69,7 @@ pub const fn reserved_rule(id: RuleId) -> Option<&'static str> {
         RuleId::OWN_LISTENER => Some("[local] loopback: a listener of the same agent"),
         RuleId::ANY_LISTENER => Some("[local] loopback = \"any\""),
         RuleId::REPLY => Some("[local] listen: a reply to a peer that was let in"),
+        RuleId::RESOLVER => Some("[dns] resolvers: queries for allowed names"),
         RuleId::NOTHING_SENT => Some("nothing is sent: only a route is asked for"),
         RuleId::GRANT => Some("allowed by hand"),
         _ => None,

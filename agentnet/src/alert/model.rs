@@ -53,10 +53,10 @@ pub struct Alert {
     pub count: u64,
 }
 
-/// A connection or datagram flow that was let through, at its start.
+/// A connection or datagram flow that was let through: a line at its start, and one at its end if it carried data.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flow {
-    /// When it started.
+    /// When it started, or ended.
     #[serde(with = "rfc3339")]
     pub time: Timestamp,
     /// UUID of version 7; text order is the order of writing.
@@ -67,7 +67,7 @@ pub struct Flow {
     pub agent: String,
     /// `flow`, which no alert has.
     pub kind: FlowKind,
-    /// `allowed`, which no alert has.
+    /// `allowed` or `ended`, which no alert has.
     pub action: FlowAction,
     /// Who started it, if known.
     pub process: Option<Process>,
@@ -100,6 +100,10 @@ pub enum Output {
 pub enum Kind {
     /// A connection, datagram or packet that the policy refuses, in either direction.
     EgressDenied,
+    /// A DNS query for a name that the policy does not allow.
+    DnsDenied,
+    /// A DNS message of a form that carries data.
+    DnsAnomaly,
     /// A socket of a kind that sends what rules cannot name: raw, ping, MPTCP, SCTP, ...
     RawSocket,
     /// An attempt to slip past the hooks: socket options and packet headers that would hide a destination.
@@ -117,6 +121,8 @@ impl Kind {
     pub const fn label(self) -> &'static str {
         match self {
             Self::EgressDenied => "egress_denied",
+            Self::DnsDenied => "dns_denied",
+            Self::DnsAnomaly => "dns_anomaly",
             Self::RawSocket => "raw_socket",
             Self::EscapeAttempt => "escape_attempt",
             Self::VisibilityLost => "visibility_lost",
@@ -184,13 +190,15 @@ pub enum FlowKind {
     Flow,
 }
 
-/// The action of every [`Flow`].
+/// What became of a [`Flow`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FlowAction {
-    /// `allowed`.
+    /// It began.
     #[default]
     Allowed,
+    /// It is over.
+    Ended,
 }
 
 /// A process. Its texts are the agent's choice; they come cleaned, see [`super::text::clean`].
@@ -247,6 +255,8 @@ pub struct PolicyRef {
 pub enum Evidence {
     /// A verdict of the kernel.
     Verdict(VerdictEvidence),
+    /// What a flow carried.
+    Flow(FlowEvidence),
     /// Something that was not recorded.
     Loss(LossEvidence),
     /// The state of enforcement.
@@ -292,6 +302,43 @@ pub struct VerdictEvidence {
     /// The socket option that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub option: Option<SocketOption>,
+    /// What a DNS message asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query: Option<Query>,
+    /// Socket cookie (`SO_COOKIE`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket_cookie: Option<u64>,
+    /// There were so many different ones that process and destination are those of the last one only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub various: bool,
+}
+
+/// The question of a DNS message.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Query {
+    /// The name, bytes that no host name has as `\\DDD` (RFC 1035, 5.1).
+    pub name: String,
+    /// Mnemonic of the type, or `TYPE` and its number (RFC 3597, 5).
+    #[serde(rename = "type")]
+    pub kind: String,
+}
+
+/// What a flow carried from its first data on; of several folded together, the sum.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowEvidence {
+    /// Bytes out, IP headers included.
+    pub bytes_out: u64,
+    /// Packets out, before segmentation.
+    pub packets_out: u64,
+    /// Bytes in, IP headers included; of TCP those of segments with data.
+    pub bytes_in: u64,
+    /// Packets in.
+    pub packets_in: u64,
+    /// How long it lasted, milliseconds; of several the longest.
+    pub duration_ms: u64,
+    /// The local end, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local: Option<SocketAddr>,
     /// Socket cookie (`SO_COOKIE`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub socket_cookie: Option<u64>,

@@ -10,7 +10,10 @@ use owo_colors::{OwoColorize as _, Style};
 
 use super::{
     class::{Class, reason_from_label},
-    model::{Action, Alert, Destination, Direction, Evidence, Flow, Output, PolicyRef, Process, Severity},
+    model::{
+        Action, Alert, Destination, Direction, Evidence, Flow, FlowAction, FlowEvidence, Output, PolicyRef,
+        Process, Query, Severity,
+    },
     names::{Socket, SocketOption},
     summary::{Refused, Summary},
     text::{MAX_COMM, MAX_SENTENCE, clean, plural},
@@ -67,6 +70,8 @@ impl Renderer {
         let evidence = match &alert.evidence {
             Evidence::Verdict(evidence) => evidence,
             Evidence::Loss(_) => return self.message(&time, "! lost", Look::Warn, &alert.reason),
+            // No alert has it.
+            Evidence::Flow(_) => return self.message(&time, "· notice", Look::Dim, &alert.reason),
             Evidence::Enforcement(_) if alert.severity >= Severity::High => {
                 return self.message(&time, "! warning", Look::Bad, &alert.reason);
             }
@@ -89,23 +94,37 @@ impl Renderer {
             VARIOUS.to_owned()
         } else {
             let from = evidence.direction == Direction::Ingress;
-            what(alert.destination.as_ref(), evidence.socket.as_ref(), evidence.option.as_ref(), from)
+            if let Some(Query { name, kind }) = &evidence.query {
+                clean(&format!("dns {kind} {name}"), MAX_SENTENCE)
+            } else {
+                what(alert.destination.as_ref(), evidence.socket.as_ref(), evidence.option.as_ref(), from)
+            }
         };
         self.columns(&time, (verb, look), alert.process.as_ref(), &what, &why, &place)
     }
 
     fn flow(&self, flow: &Flow) -> String {
         let time = self.time(flow.time);
-        let various = matches!(&flow.evidence, Evidence::Verdict(evidence) if evidence.various);
+        let (various, carried) = match &flow.evidence {
+            Evidence::Verdict(evidence) => (evidence.various, None),
+            Evidence::Flow(carried) => (carried.various, Some(carried)),
+            Evidence::Loss(_) | Evidence::Enforcement(_) | Evidence::Act(_) => (false, None),
+        };
         let what = if various && flow.count > 1 {
             VARIOUS.to_owned()
         } else {
             what(flow.destination.as_ref(), None, None, false)
         };
-        let why = clean(flow.policy.rule.as_deref().unwrap_or("allowed"), MAX_SENTENCE) + &times(flow.count);
+        let why = match carried {
+            Some(carried) => carried_in_words(carried),
+            None => clean(flow.policy.rule.as_deref().unwrap_or("allowed"), MAX_SENTENCE),
+        } + &times(flow.count);
         self.columns(
             &time,
-            ("✓ allowed", Look::Good),
+            match flow.action {
+                FlowAction::Allowed => ("✓ allowed", Look::Good),
+                FlowAction::Ended => ("· ended", Look::Dim),
+            },
             flow.process.as_ref(),
             &what,
             &why,
@@ -351,4 +370,16 @@ fn bytes(count: u64) -> String {
         }
         None => plural(count, "byte"),
     }
+}
+
+/// How much a flow carried and how long it lasted.
+fn carried_in_words(carried: &FlowEvidence) -> String {
+    let seconds = carried.duration_ms / 1000;
+    let duration = match carried.duration_ms {
+        milliseconds @ 0..1000 => format!("{milliseconds} ms"),
+        milliseconds @ 1000..60_000 => format!("{seconds}.{} s", milliseconds % 1000 / 100),
+        _ if seconds < 3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+    };
+    format!("{} out, {} in, {duration}", bytes(carried.bytes_out), bytes(carried.bytes_in))
 }

@@ -5,7 +5,7 @@ use agentnet_common::event::{Hook, Outcome};
 use super::{
     class::{Class, Remedy},
     explain::Explained,
-    model::{Destination, Process},
+    model::{Destination, Process, Query},
     names::{Socket, SocketOption},
     text::one_line,
 };
@@ -33,6 +33,8 @@ pub struct Facts<'a> {
     pub socket: Option<&'a Socket>,
     /// The option asked for.
     pub option: Option<&'a SocketOption>,
+    /// What a DNS message asked for.
+    pub query: Option<&'a Query>,
     /// What the policy knows.
     pub explained: Option<&'a Explained>,
     /// What was done by hand that has it refused.
@@ -74,6 +76,10 @@ fn attempt(facts: &Facts<'_>) -> String {
             Some(option) => format!("{who} tried to set the socket option {option}"),
             None => format!("{who} tried to set a socket option"),
         },
+        Hook::Egress if facts.query.is_some() => {
+            let Some(Query { name, kind }) = facts.query else { return who };
+            format!("{who} tried to ask {far} for {kind} of {name}")
+        }
         Hook::Egress | Hook::TcxFrom => {
             format!("{who} tried to send a packet of {} bytes to {far}", facts.bytes)
         }
@@ -128,6 +134,10 @@ fn remedy(facts: &Facts<'_>) -> String {
     let suggestion = facts.explained.and_then(|explained| explained.suggestion.as_deref());
     match (facts.class.remedy, suggestion) {
         _ if denied_by_rule => format!("to allow it, remove that rule from policy {}", facts.policy),
+        (Remedy::Rule, _) if facts.query.is_some() => {
+            let name = facts.query.map_or("", |query| query.name.as_str());
+            format!("to allow it, add to policy {}: [[egress.allow]] domain = \"{name}\"", facts.policy)
+        }
         (Remedy::Rule, Some(suggestion)) => {
             format!("to allow it, add to policy {}: {}", facts.policy, one_line(suggestion))
         }

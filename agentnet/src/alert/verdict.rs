@@ -3,7 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use agentnet_common::{
-    addr::{Addr, protocol},
+    abi,
+    addr::{Addr, Endpoint, protocol},
     event::{Hook, Outcome},
     user::VerdictRecord,
     verdict::Reason,
@@ -13,12 +14,17 @@ use super::{
     community::community_id,
     model::{Destination, Direction, Process, VerdictEvidence},
     names::{Socket, SocketOption, protocol_name},
+    query,
     text::{MAX_COMM, clean},
 };
 
 /// Who did it, if the kernel knew.
 pub(super) fn process(verdict: &VerdictRecord, executable: Option<&str>) -> Option<Process> {
-    let process = &verdict.event.process;
+    who(&verdict.event.process, executable)
+}
+
+/// A process of the kernel's, if it knew one.
+pub(super) fn who(process: &abi::Process, executable: Option<&str>) -> Option<Process> {
     (process.pid != 0).then(|| Process {
         pid: process.pid,
         comm: clean(&process.comm_text(), MAX_COMM),
@@ -29,7 +35,11 @@ pub(super) fn process(verdict: &VerdictRecord, executable: Option<&str>) -> Opti
 
 /// The far end; `None` where the hook knows of none.
 pub(super) fn destination(verdict: &VerdictRecord) -> Option<Destination> {
-    let endpoint = verdict.event.endpoint;
+    far_end(&verdict.event.endpoint)
+}
+
+/// An endpoint of the kernel's, if it knew one.
+pub(super) fn far_end(endpoint: &Endpoint) -> Option<Destination> {
     let unknown = endpoint.addr == Addr::UNSPECIFIED && endpoint.port == 0;
     (!unknown).then(|| Destination {
         ip: endpoint.addr.into(),
@@ -58,9 +68,12 @@ fn local(verdict: &VerdictRecord) -> Option<SocketAddr> {
 
 /// The Community ID, where both ends are known.
 pub(super) fn community(verdict: &VerdictRecord) -> Option<String> {
-    let endpoint = verdict.event.endpoint;
-    let far = SocketAddr::new(destination(verdict)?.ip, endpoint.port);
-    community_id(endpoint.protocol, local(verdict)?, far)
+    community_of(&verdict.event.endpoint, local(verdict)?)
+}
+
+/// The Community ID of a flow between `local` and `endpoint`.
+pub(super) fn community_of(endpoint: &Endpoint, local: SocketAddr) -> Option<String> {
+    community_id(endpoint.protocol, local, SocketAddr::new(far_end(endpoint)?.ip, endpoint.port))
 }
 
 /// What was measured; `reason` if it was refused.
@@ -93,6 +106,7 @@ pub(super) fn evidence(verdict: &VerdictRecord, reason: Option<Reason>) -> Verdi
         special: None,
         socket: socket(verdict),
         option: option(verdict),
+        query: verdict.message.as_deref().and_then(|message| query::read(message)),
         socket_cookie: (event.header.flow != 0).then_some(event.header.flow),
         various: false,
     }

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     act::Act,
-    agent::{AgentName, cgroup::Cgroup, registry::Meta},
+    agent::{AgentName, cgroup::Cgroup, process::monotonic, registry::Meta},
     alert::{
         by_hand::Change,
         class::{Enforcement, LATE},
@@ -95,6 +95,10 @@ pub(super) struct Agent {
     warnings: Vec<String>,
     /// Whether it was told that the policy is not in force.
     inactive: bool,
+    /// Flows that the kernel had only counted when its series were looked at.
+    repeats: u64,
+    /// When that began to be its number, nanoseconds of `CLOCK_MONOTONIC`; 0 if before this engine.
+    began: u64,
 }
 
 /// What an agent begins with.
@@ -147,12 +151,15 @@ impl Agent {
             logged,
             warnings: warnings.into_iter().collect(),
             inactive: false,
+            repeats: 0,
+            began: monotonic(),
         }
     }
 
     /// For an agent that another engine has watched until now, and whose counters stand there.
     pub(super) fn resumed(mut self, counters: &AgentCounters) -> Self {
         self.pipeline = self.pipeline.resumed(counters);
+        self.began = 0;
         self
     }
 
@@ -274,7 +281,16 @@ impl Agent {
     pub(super) fn count(&mut self, kernel: &Kernel, now: Timestamp, followers: &mut Followers) {
         match kernel.counters(self.id()) {
             Ok(counters) => {
-                let outputs = self.pipeline.on_counters(&counters, now);
+                let mut outputs = self.pipeline.on_counters(&counters, now);
+                if self.repeats != counters.repeats {
+                    match kernel.series(self.id(), self.began) {
+                        Ok(series) => {
+                            self.repeats = counters.repeats;
+                            outputs.extend(self.pipeline.on_series(&series, now));
+                        }
+                        Err(error) => tracing::warn!(agent = %self.name, %error, "cannot read the series"),
+                    }
+                }
                 self.publish(outputs, now, followers);
             }
             Err(error) => tracing::warn!(agent = %self.name, %error, "cannot read the counters"),

@@ -7,13 +7,19 @@ use std::{
     path::Path,
 };
 
+use agentnet_common::abi::{TAIL_DNS, TAIL_DNS_STREAM, TAIL_REPORT, TAIL_SAMPLE, maps};
 use aya::{
     Ebpf,
+    maps::{MapError, ProgramArray},
     programs::{Program, ProgramFd},
 };
 use aya_obj::generated::bpf_attach_type;
 
-use super::{KernelError, object::cgroup_id, pins, sys};
+use super::{
+    KernelError,
+    object::{cgroup_id, map_data},
+    pins, sys,
+};
 use crate::agent::AgentName;
 
 /// A program of the object and where it belongs.
@@ -27,11 +33,12 @@ pub struct Hook {
 }
 
 /// Every hook. An agent is enforced when all of them are attached to its cgroup.
-pub const HOOKS: [Hook; 9] = [
+pub const HOOKS: [Hook; 10] = [
     hook("an_skb_egress", "packets out", bpf_attach_type::BPF_CGROUP_INET_EGRESS),
     hook("an_skb_ingress", "packets in", bpf_attach_type::BPF_CGROUP_INET_INGRESS),
     hook("an_sockops", "accepted connections", bpf_attach_type::BPF_CGROUP_SOCK_OPS),
     hook("an_sock_create", "socket creation", bpf_attach_type::BPF_CGROUP_INET_SOCK_CREATE),
+    hook("an_sock_release", "ended sockets", bpf_attach_type::BPF_CGROUP_INET_SOCK_RELEASE),
     hook("an_setsockopt", "socket options", bpf_attach_type::BPF_CGROUP_SETSOCKOPT),
     hook("an_connect4", "connect, IPv4", bpf_attach_type::BPF_CGROUP_INET4_CONNECT),
     hook("an_connect6", "connect, IPv6", bpf_attach_type::BPF_CGROUP_INET6_CONNECT),
@@ -43,27 +50,83 @@ const fn hook(program: &'static str, door: &'static str, attach_type: bpf_attach
     Hook { program, door, attach_type }
 }
 
+/// A program that the packet hooks hand packets to.
+#[derive(Clone, Copy, Debug)]
+pub struct Tail {
+    /// Name of the program in the object and in the kernel.
+    pub program: &'static str,
+    /// What it does, as tables say it.
+    pub duty: &'static str,
+    map: &'static str,
+    index: u32,
+}
+
+/// Every program that is handed packets.
+pub const TAILS: [Tail; 7] = [
+    tail("an_report_out", "reports, out", maps::TAILS_OUT, TAIL_REPORT),
+    tail("an_report_in", "reports, in", maps::TAILS_IN, TAIL_REPORT),
+    tail("an_dns_query", "DNS queries", maps::TAILS_OUT, TAIL_DNS),
+    tail("an_dns_answer", "DNS answers", maps::TAILS_IN, TAIL_DNS),
+    tail("an_dns_stream", "DNS answers, TCP", maps::TAILS_IN, TAIL_DNS_STREAM),
+    tail("an_sample_out", "samples, out", maps::TAILS_OUT, TAIL_SAMPLE),
+    tail("an_sample_in", "samples, in", maps::TAILS_IN, TAIL_SAMPLE),
+];
+
+/// The program on what is sent by sockets of its map.
+#[derive(Clone, Copy, Debug)]
+pub struct Gate {
+    /// Name of the program in the object and in the kernel.
+    pub program: &'static str,
+    /// What it does, as tables say it.
+    pub duty: &'static str,
+    map: &'static str,
+}
+
+/// Judges what is sent to resolvers over TCP.
+pub const GATE: Gate = Gate { program: "an_dns_msg", duty: "DNS queries, TCP", map: maps::GATE };
+
+const fn tail(program: &'static str, duty: &'static str, map: &'static str, index: u32) -> Tail {
+    Tail { program, duty, map, index }
+}
+
 /// What is guarded when all hooks are attached, in words.
 pub fn doors() -> Vec<String> {
     HOOKS.iter().map(|hook| hook.door.to_owned()).collect()
 }
 
-/// Loads every program of the hooks into the kernel. Nothing is attached.
+/// Loads every program of the hooks into the kernel, and those that they hand packets to, which are put in their
+/// places: on adopted maps the programs of before hand to these from then on. Nothing is attached.
 pub(super) fn load_programs(object: &mut Ebpf) -> Result<(), KernelError> {
-    for hook in &HOOKS {
-        let program =
-            object.program_mut(hook.program).ok_or(KernelError::NoProgram { program: hook.program })?;
+    let hooks = HOOKS.iter().map(|hook| hook.program);
+    let names = hooks.chain(TAILS.iter().map(|tail| tail.program)).chain([GATE.program]);
+    for name in names {
+        let program = object.program_mut(name).ok_or(KernelError::NoProgram { program: name })?;
         let loaded = match program {
             Program::CgroupSkb(program) => program.load(),
             Program::CgroupSock(program) => program.load(),
             Program::CgroupSockAddr(program) => program.load(),
             Program::CgroupSockopt(program) => program.load(),
             Program::SockOps(program) => program.load(),
-            _ => return Err(KernelError::NoProgram { program: hook.program }),
+            Program::SkMsg(program) => program.load(),
+            _ => return Err(KernelError::NoProgram { program: name }),
         };
-        loaded.map_err(|source| KernelError::Load { program: hook.program, source: Box::new(source) })?;
+        loaded.map_err(|source| KernelError::Load { program: name, source: Box::new(source) })?;
     }
-    Ok(())
+    for tail in &TAILS {
+        let program = object.program(tail.program).and_then(|program| program.fd().ok());
+        let program = program.ok_or(KernelError::NoProgram { program: tail.program })?;
+        let failed = |source| KernelError::Map { map: tail.map, source };
+        let program = program.try_clone().map_err(|error| failed(MapError::IoError(error)))?;
+        let map = object.map_mut(tail.map).ok_or_else(|| failed(MapError::KeyNotFound))?;
+        let mut places = ProgramArray::try_from(map).map_err(failed)?;
+        places.set(tail.index, &program, 0).map_err(failed)?;
+    }
+    let program = object.program(GATE.program).and_then(|program| program.fd().ok());
+    let program = program.ok_or(KernelError::NoProgram { program: GATE.program })?;
+    let failed = |source| KernelError::Map { map: GATE.map, source };
+    let map = object.map(GATE.map).and_then(map_data).ok_or_else(|| failed(MapError::KeyNotFound))?;
+    sys::prog_attach(program.as_fd(), map.fd().as_fd(), bpf_attach_type::BPF_SK_MSG_VERDICT as u32)
+        .map_err(|source| KernelError::Attach { program: GATE.program, source })
 }
 
 /// Why the links that the engine at `pins` has pinned for `agent` do not guard `cgroup`, a hook each, as the

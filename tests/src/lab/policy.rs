@@ -44,6 +44,20 @@ impl Policy {
         self
     }
 
+    /// Allows a name on these ports of TCP.
+    #[must_use]
+    pub fn allow_name(mut self, name: &str, ports: &[u16]) -> Self {
+        let _ = write!(self.rules, "\n[[egress.allow]]\ndomain = {name:?}\nports = {ports:?}\n");
+        self
+    }
+
+    /// Denies a name.
+    #[must_use]
+    pub fn deny_name(mut self, name: &str) -> Self {
+        let _ = write!(self.rules, "\n[[egress.deny]]\ndomain = {name:?}\n");
+        self
+    }
+
     /// Denies an address or a network.
     #[must_use]
     pub fn deny(mut self, place: &str) -> Self {

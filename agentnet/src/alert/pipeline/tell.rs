@@ -84,6 +84,7 @@ impl Pipeline {
             bytes: event.bytes,
             socket: evidence.socket.as_ref(),
             option: evidence.option.as_ref(),
+            query: evidence.query.as_ref(),
             explained: explained.as_ref(),
             by_hand: by_hand.as_deref(),
             count,

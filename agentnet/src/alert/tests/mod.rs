@@ -114,7 +114,7 @@ pub(super) fn event(ip: &str) -> VerdictEvent {
         pad: 0,
         bytes: 0,
         detail: 0,
-        pad2: 0,
+        total: 1,
         sent: 0,
     }
 }
@@ -126,7 +126,13 @@ pub(super) fn record(event: VerdictEvent) -> Record {
         Outcome::Allowed => Cause::Rule(RuleId(event.rule)),
         Outcome::Blocked | Outcome::Audited => Cause::Reason(Reason::from_code(event.reason).unwrap()),
     };
-    Record::Verdict(VerdictRecord { event, hook: Hook::from_code(event.hook).unwrap(), outcome, cause })
+    Record::Verdict(VerdictRecord {
+        event,
+        hook: Hook::from_code(event.hook).unwrap(),
+        outcome,
+        cause,
+        message: None,
+    })
 }
 
 fn now() -> Timestamp {

@@ -80,6 +80,8 @@ const SOCK_CREATE: &[Use] = &[
     Use::Clock,
     Use::Ring,
 ];
+const SOCK_RELEASE: &[Use] =
+    &[Use::CgroupStorage, Use::SocketStorage(Socket::Context), Use::Cookie, Use::Clock, Use::Ring];
 const SOCKOPT: &[Use] = &[Use::CgroupStorage, Use::Process, Use::Clock, Use::Ring];
 const SOCKOPS: &[Use] =
     &[Use::CgroupStorage, Use::SocketStorage(SOCK_OPS_SK), Use::StateCallback, Use::Cookie, Use::Clock];
@@ -103,6 +105,7 @@ const HOOKS: &[Hook] = &[
     hook("hook_sendmsg4", "sendmsg4", CGROUP_SOCK_ADDR, 14, SOCK_ADDR),
     hook("hook_sendmsg6", "sendmsg6", CGROUP_SOCK_ADDR, 15, SOCK_ADDR),
     hook("hook_sock_create", "sock_create", CGROUP_SOCK, 2, SOCK_CREATE),
+    hook("hook_sock_release", "sock_release", CGROUP_SOCK, 34, SOCK_RELEASE),
     hook("hook_setsockopt", "setsockopt", CGROUP_SOCKOPT, 22, SOCKOPT),
     hook("hook_sock_ops", "sock_ops", SOCK_OPS, 3, SOCKOPS),
 ];

@@ -18,7 +18,7 @@ pub use exercise::exercise;
 
 use super::{
     Kernel, KernelError,
-    links::HOOKS,
+    links::{GATE, HOOKS, TAILS},
     mounts::{MountError, cgroup2_mount, ensure_bpffs},
     object,
     tcx::{self, Tcx},
@@ -82,7 +82,10 @@ pub fn verify_all(exerciser: Command) -> Result<Vec<ProgramReport>, VerifyError>
     let bench = Bench::new()?;
     let kernel = bench.run(exerciser)?;
     let hooks = HOOKS.iter().map(|hook| (hook.program, hook.door));
+    let tails = TAILS.iter().map(|tail| (tail.program, tail.duty));
     let reports = hooks
+        .chain(tails)
+        .chain([(GATE.program, GATE.duty)])
         .chain(tcx::PROGRAMS)
         .map(|(program, door)| {
             let info = kernel.program_info(program)?;
