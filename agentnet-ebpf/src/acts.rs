@@ -21,9 +21,7 @@ impl verdict::Acts for Acts {
 
     #[inline(always)]
     fn is_granted(&self, agent: u32, endpoint: &Endpoint, is_local: bool) -> bool {
-        // SAFETY: an entry is replaced as a whole.
-        let grant = unsafe { GRANTS.get(Granted { agent, endpoint: *endpoint }) };
-        grant.is_some_and(|grant| grant.holds(now(), is_local))
+        an_granted(agent, endpoint, is_local.into()) != 0
     }
 }
 
@@ -63,4 +61,16 @@ pub extern "C" fn an_blocked(agent: u32, addr: *const Addr) -> u64 {
     let Some(addr) = (unsafe { addr.as_ref() }) else { return 1 };
     let key = Key::new(BLOCKED_PREFIX + 128, Blocked { agent, pad: 0, addr: addr.words });
     BLOCKS.get(&key).is_some_and(|value| is_block(*value, now())).into()
+}
+
+/// Whether `endpoint` was allowed by hand: 1, else 0. Likewise, and what it keeps on the stack is not there while the
+/// names of an address are searched.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn an_granted(agent: u32, endpoint: *const Endpoint, is_local: u32) -> u64 {
+    // SAFETY: null, or what the caller has.
+    let Some(endpoint) = (unsafe { endpoint.as_ref() }) else { return 0 };
+    // SAFETY: an entry is replaced as a whole.
+    let grant = unsafe { GRANTS.get(Granted { agent, endpoint: *endpoint }) };
+    grant.is_some_and(|grant| grant.holds(now(), is_local != 0)).into()
 }
