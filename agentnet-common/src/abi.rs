@@ -181,9 +181,9 @@ wire! {
 pub const RULESET_SPECIAL: u16 = 1;
 /// The node is an address of this host.
 pub const RULESET_LOCAL: u16 = 2;
-/// The name may be asked for and opens nothing: a rule's name with a search suffix behind it.
+/// A search list makes this name of one that a rule allows: it may be asked for, and its answer opens nothing.
 pub const RULESET_SEARCH: u16 = 4;
-/// The node is an address of a resolver, where DNS queries go.
+/// The node is the address of a resolver: whatever goes there has to be a plain query, whatever the port.
 pub const RULESET_RESOLVER: u16 = 8;
 
 wire! {

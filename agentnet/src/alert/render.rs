@@ -70,13 +70,14 @@ impl Renderer {
         let evidence = match &alert.evidence {
             Evidence::Verdict(evidence) => evidence,
             Evidence::Loss(_) => return self.message(&time, "! lost", Look::Warn, &alert.reason),
-            // No alert has it.
-            Evidence::Flow(_) => return self.message(&time, "· notice", Look::Dim, &alert.reason),
             Evidence::Enforcement(_) if alert.severity >= Severity::High => {
                 return self.message(&time, "! warning", Look::Bad, &alert.reason);
             }
-            Evidence::Enforcement(_) => return self.message(&time, "· notice", Look::Dim, &alert.reason),
             Evidence::Act(_) => return self.message(&time, "• by hand", Look::Strong, &alert.reason),
+            // No alert has a flow as evidence.
+            Evidence::Enforcement(_) | Evidence::Flow(_) => {
+                return self.message(&time, "· notice", Look::Dim, &alert.reason);
+            }
         };
         let (verb, look) = match alert.action {
             Action::Blocked | Action::Quarantined => ("✗ blocked", Look::Bad),

@@ -33,7 +33,7 @@ use crate::{
         protocol::{Ready, Reply, Status},
     },
     kernel::{Kernel, links},
-    policy::Policy,
+    policy::{Policy, resolvers::Resolution},
     store::{archive::Log, trouble::Trouble},
 };
 
@@ -68,6 +68,8 @@ pub(super) struct Agent {
     pub(super) origin: Origin,
     /// Whether it was asked only to report, whatever the policy says.
     pub(super) only_audit: bool,
+    /// Whom it asks for names, where that is not what this host does: read once, when it came under its policy.
+    pub(super) own: Option<Resolution>,
     pub(super) cgroup: Cgroup,
     /// The cgroup's id: another one that is made at the same place later has another. `None` if it was gone.
     pub(super) place: Option<u64>,
@@ -117,7 +119,7 @@ impl Agent {
     /// An agent that is about to begin.
     pub(super) fn new(beginning: Beginning, clock: Clock) -> Self {
         let Beginning { name, cfg, selection, footprint, phase, mut log, acts } = beginning;
-        let Selection { policy, origin, audit } = selection;
+        let Selection { policy, origin, audit, own, note } = selection;
         // A disk that is full or read-only is no reason to leave an agent ungoverned.
         let unwritable = log.prepare().err();
         let logged = unwritable.is_none();
@@ -136,11 +138,12 @@ impl Agent {
             place: id_of(cgroup.path()),
             selected: None,
             only_audit: audit,
+            own,
             cgroup,
             footprint,
             phase,
             session: None,
-            notes: Vec::new(),
+            notes: note.into_iter().collect(),
             outdated: None,
             unacted: None,
             stuck: None,

@@ -150,7 +150,13 @@ impl Engine {
             engine: std::process::id(),
             daemon: self.kind == EngineKind::Daemon,
             started: self.started,
-            problems: self.problems.iter().chain(self.selecting.problems()).cloned().collect(),
+            problems: self
+                .problems
+                .iter()
+                .chain(&self.unknown_resolvers)
+                .chain(self.selecting.problems())
+                .cloned()
+                .collect(),
             acts: if of.is_none() { self.acts.waiting(&agents) } else { Vec::new() },
             agents,
         })

@@ -245,7 +245,7 @@ impl Engine {
     /// # Errors
     /// See [`StartError`]; everything is then as it was.
     pub(super) fn run(&mut self, run: &Run, child: Child<'_>) -> Result<u32> {
-        let selection = self.select(run.policy.as_ref(), run.audit)?;
+        let selection = self.select(run.policy.as_ref(), run.audit, Some(child.pid))?;
         let claim = Claim::of(&run.agent)?;
         let pins = self.kernel.pins().to_owned();
         let meta = match meta(run, child, &self.hierarchy, &claim, (self.kind, &pins), &selection) {
@@ -259,10 +259,15 @@ impl Engine {
         self.place(&run.agent, footprint, selection, child)
     }
 
-    /// The policy that a client asks for.
-    pub(super) fn select(&self, source: Option<&PolicySource>, audit: bool) -> Result<Selection> {
-        Selection::of(source, audit, self.settings.policies.as_deref(), &self.local, &self.slots)
-            .map_err(StartError::Policy)
+    /// The policy that a client asks for, for an agent to which the process `pid` belongs.
+    pub(super) fn select(
+        &self,
+        source: Option<&PolicySource>,
+        audit: bool,
+        pid: Option<i32>,
+    ) -> Result<Selection> {
+        let directory = self.settings.policies.as_deref();
+        Selection::of(source, audit, directory, &self.host, &self.slots, pid).map_err(StartError::Policy)
     }
 
     /// Makes the agent's cgroup, governs it and moves the child there.

@@ -2,13 +2,13 @@
 //!
 //! The verdict itself is the kernel's, [`agentnet_common::verdict`]; here it gets its reasons in words.
 
-use std::{fmt, net::IpAddr};
+use std::{borrow::Cow, fmt, net::IpAddr};
 
 use agentnet_common::{
-    abi::{LOCAL_ANY, LOCAL_DENY},
+    abi::{LOCAL_ANY, LOCAL_DENY, RULESET_SEARCH},
     addr::{Addr, Endpoint, protocol, protocols},
     name::NameKey,
-    verdict::{self, Reason, RuleId, Scope, Tables as _, Verdict},
+    verdict::{self, NameTables as _, Reason, RuleId, Scope, Tables as _, Verdict},
 };
 
 use super::{
@@ -16,7 +16,7 @@ use super::{
     compile::RuleInfo,
     name::{Pattern, PatternError},
     net::Net,
-    schema,
+    presets, schema,
     special::{self, Special},
     validate::{Effect, Rule},
 };
@@ -37,7 +37,9 @@ pub struct Explanation<'a> {
     /// A rule that nearly allows it, and what it lacks.
     pub near: Option<Near<'a>>,
     /// What else has to be known to rely on the verdict.
-    pub note: Option<&'static str>,
+    pub note: Option<Cow<'static, str>>,
+    /// A preset that allows it.
+    pub preset: Option<&'static str>,
     /// TOML that, added to the policy, allows it. `None` where no rule would.
     pub suggestion: Option<String>,
 }
@@ -86,6 +88,7 @@ impl Policy {
     /// Explains the verdict about `endpoint`, which is where `scope` says.
     pub fn explain(&self, endpoint: &Endpoint, scope: Scope) -> Explanation<'_> {
         let verdict = verdict::decide(&self.compiled, &self.compiled.agent_cfg(1, 0, 0), endpoint, scope);
+        let verdict = verdict::held_to_call(verdict, endpoint);
         let ip = IpAddr::from(endpoint.addr);
         let host = Net::of(endpoint.addr, 128);
         let set = protocols::of(endpoint.protocol);
@@ -104,6 +107,7 @@ impl Policy {
             special: None,
             near: None,
             note: None,
+            preset: None,
             suggestion: None,
         };
         let reason = match verdict {
@@ -123,7 +127,7 @@ impl Policy {
         explanation.deny_rule = self.find(Effect::Deny, speaks);
         let near = |lacks| move |rule| Near { rule, lacks };
         if set == 0 {
-            explanation.note = Some("no rule can allow this protocol");
+            explanation.note = Some("no rule can allow this protocol".into());
             return explanation;
         }
         explanation.near = self
@@ -135,7 +139,7 @@ impl Policy {
         if reason == Reason::ForeignListener {
             explanation.note = match self.compiled.loopback {
                 LOCAL_DENY | LOCAL_ANY => None,
-                _ => Some("a listener of the agent's own on this host is allowed"),
+                _ => Some("a listener of the agent's own on this host is allowed".into()),
             };
         }
         // On this host a rule helps only where the policy knows the address as this host's.
@@ -174,14 +178,12 @@ impl Policy {
             special: None,
             near: None,
             note: None,
+            preset: None,
             suggestion: None,
         };
         if let Verdict::Allow(id) = verdict {
             explanation.rule = self.compiled.rule(id);
-            explanation.note = Some(
-                "names are not resolved by this version: traffic to this name stays denied unless a `cidr` \
-                 rule allows its addresses",
-            );
+            explanation.note = Some(self.note_on_allowed());
             return Ok(explanation);
         }
 
@@ -199,14 +201,41 @@ impl Policy {
             .map(near(Lacks::Traffic))
             .or_else(|| self.find(Effect::Allow, itself).map(near(Lacks::Itself)))
             .or_else(|| self.find(Effect::Allow, below).map(near(Lacks::Below)));
-        explanation.note = Some(
-            "names are not resolved by this version: only `cidr` rules decide about the addresses of this \
-             name",
-        );
+        explanation.note = self.note_on_denied(&key);
         if explanation.deny_rule.is_none() && set != 0 {
+            explanation.preset = presets::allowing(name, set, port).first().copied();
             explanation.suggestion = Some(suggest("domain", name, set, port, true));
         }
         Ok(explanation)
+    }
+
+    /// What an allowed name needs before anything is sent.
+    fn note_on_allowed(&self) -> Cow<'static, str> {
+        let servers = &self.compiled.resolution.servers;
+        if servers.is_empty() {
+            return "no resolver is known, so that the agent cannot ask for the name: list one in `resolvers` of [dns]"
+                .into();
+        }
+        let servers: Vec<_> = servers.iter().map(ToString::to_string).collect();
+        format!(
+            "its addresses are opened when the agent asks {} for the name; one in a special-purpose network only if \
+             a `cidr` rule names it",
+            servers.join(" or ")
+        )
+        .into()
+    }
+
+    /// What may be done with a name to which nothing may be sent.
+    fn note_on_denied(&self, key: &NameKey) -> Option<Cow<'static, str>> {
+        let node = self.compiled.name(0, key)?;
+        let rules = if node.len as usize == key.len { &node.this } else { &node.below };
+        if rules.len > 0 {
+            Some("it may be asked for, for the sake of other ports".into())
+        } else if rules.flags & RULESET_SEARCH != 0 {
+            Some("it may be asked for, because resolvers put a search domain behind names; its answer opens nothing".into())
+        } else {
+            None
+        }
     }
 
     /// Where an address is, as far as the policy knows: whose listener is there is not asked.
@@ -216,7 +245,7 @@ impl Policy {
         if local { Scope::ForeignListener } else { Scope::Remote }
     }
 
-    /// The first rule of the file that applies.
+    /// The first rule that applies.
     fn find(&self, effect: Effect, applies: impl Fn(&Rule) -> bool) -> Option<&RuleInfo> {
         let (id, _) = self.valid.numbered().find(|(_, rule)| rule.effect == effect && applies(rule))?;
         self.compiled.rule(id)

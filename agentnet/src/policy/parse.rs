@@ -22,6 +22,8 @@ pub struct Document {
     pub version: Field<i64>,
     /// `name`.
     pub name: Field<String>,
+    /// `extends`.
+    pub extends: Field<String>,
     /// `mode`.
     pub mode: Field<u8>,
     /// `[local] loopback`.
@@ -30,6 +32,12 @@ pub struct Document {
     pub listen: Field<u8>,
     /// `[[agents]]`.
     pub agents: Vec<AgentText>,
+    /// `[dns] resolvers`.
+    pub resolvers: Field<Vec<Spanned<String>>>,
+    /// `[dns] search`.
+    pub search: Field<Vec<Spanned<String>>>,
+    /// `[egress] presets`.
+    pub presets: Field<Vec<Spanned<String>>>,
     /// `[[egress.allow]]`.
     pub allow: Vec<RuleText>,
     /// `[[egress.deny]]`.
@@ -119,6 +127,7 @@ impl Document {
         let mut document = Self {
             version: root.integer("version"),
             name: root.string("name"),
+            extends: root.string("extends"),
             mode: root.choice("mode"),
             agents: root.tables("agents", AgentText::read),
             ..Self::default()
@@ -127,7 +136,12 @@ impl Document {
             document.loopback = local.choice("loopback");
             document.listen = local.choice("listen");
         }
+        if let Some(mut dns) = root.table("dns") {
+            document.resolvers = dns.strings("resolvers");
+            document.search = dns.strings("search");
+        }
         if let Some(mut egress) = root.table("egress") {
+            document.presets = egress.strings("presets");
             document.allow = egress.tables("allow", RuleText::read);
             document.deny = egress.tables("deny", RuleText::read);
         }

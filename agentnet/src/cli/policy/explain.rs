@@ -14,10 +14,10 @@ use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::Streams;
+use super::{Directory, Streams};
 use crate::{
+    agent::resolv,
     exit,
-    kernel::addrs,
     policy::{
         Policy,
         compile::RuleInfo,
@@ -31,8 +31,13 @@ pub struct ExplainArgs {
     /// File, or name of a policy.
     policy: String,
     /// Where to: an address or a name with a port, such as 10.20.1.2:5432, `[::1]:80`, api.github.com:443.
+    #[arg(value_name = "HOST:PORT", required_unless_present = "to", conflicts_with = "to")]
+    destination: Option<Destination>,
+    /// The same.
     #[arg(long, value_name = "HOST:PORT")]
-    to: Destination,
+    to: Option<Destination>,
+    #[command(flatten)]
+    directory: Directory,
     /// Over which protocol; ICMP has no port.
     #[arg(long, value_enum, default_value_t)]
     protocol: Protocol,
@@ -86,12 +91,11 @@ impl std::str::FromStr for Destination {
 }
 
 pub(super) fn explain(args: &ExplainArgs, streams: &mut Streams<'_>) -> anyhow::Result<ExitCode> {
-    let local = if args.local.is_empty() {
-        addrs::local_addresses().context("cannot list the addresses of this host")?
-    } else {
-        args.local.clone()
-    };
-    let policy = match Policy::load(&args.policy, &local) {
+    let (mut host, _) = resolv::this_host().context("cannot list the addresses of this host")?;
+    if !args.local.is_empty() {
+        host.local.clone_from(&args.local);
+    }
+    let policy = match args.directory.load(&args.policy, &host) {
         Ok(policy) => policy,
         Err(problems) => {
             streams.problems(&problems, args.json)?;
@@ -112,7 +116,7 @@ pub(super) fn explain(args: &ExplainArgs, streams: &mut Streams<'_>) -> anyhow::
         return Ok(ExitCode::SUCCESS);
     }
     writeln!(streams.out, "{explanation}")?;
-    if let Some(note) = explanation.note {
+    if let Some(note) = &explanation.note {
         writeln!(streams.out, "note: {note}")?;
     }
     if audit && matches!(explanation.verdict, Verdict::Deny(_)) {
@@ -122,16 +126,24 @@ pub(super) fn explain(args: &ExplainArgs, streams: &mut Streams<'_>) -> anyhow::
         let copy = if policy.is_built_in() { "a copy of " } else { "" };
         writeln!(streams.out, "to allow it, add to {copy}{}:\n\n{}", policy.file(), toml.trim_end())?;
     }
+    if let Some(preset) = explanation.preset {
+        writeln!(
+            streams.out,
+            "\nor, with all that belongs to it, \"{preset}\" to `presets` of [egress]; `agentnet policy presets \
+             {preset}` shows what that opens"
+        )?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
 fn decide<'a>(policy: &'a Policy, args: &ExplainArgs) -> anyhow::Result<Explanation<'a>> {
-    let port = match (args.to.port, args.protocol) {
+    let to = args.destination.as_ref().or(args.to.as_ref()).context("there is no HOST:PORT")?;
+    let port = match (to.port, args.protocol) {
         (_, Protocol::Icmp) => 0,
         (Some(port), _) => port,
-        (None, _) => match &args.to.host {
-            Host::Ip(ip) => bail!("--to has no port: write {}", SocketAddr::new(*ip, 443)),
-            Host::Name(name) => bail!("--to has no port: write {name}:443"),
+        (None, _) => match &to.host {
+            Host::Ip(ip) => bail!("there is no port: write {}", SocketAddr::new(*ip, 443)),
+            Host::Name(name) => bail!("there is no port: write {name}:443"),
         },
     };
     let number = |icmp| match args.protocol {
@@ -139,7 +151,7 @@ fn decide<'a>(policy: &'a Policy, args: &ExplainArgs) -> anyhow::Result<Explanat
         Protocol::Udp => protocol::UDP,
         Protocol::Icmp => icmp,
     };
-    match &args.to.host {
+    match &to.host {
         Host::Ip(ip) => {
             let endpoint = Endpoint::new(Addr::from(*ip), port, number(icmp_for(*ip)));
             Ok(policy.explain(&endpoint, policy.scope(*ip)))
@@ -162,12 +174,13 @@ struct ExplanationLine<'a> {
     deny_rule: Option<RuleLine<'a>>,
     near: Option<NearLine<'a>>,
     special: Option<&'static str>,
-    note: Option<&'static str>,
+    note: Option<&'a str>,
+    preset: Option<&'static str>,
     suggestion: Option<&'a str>,
 }
 
 #[derive(Serialize)]
-struct RuleLine<'a> {
+pub(super) struct RuleLine<'a> {
     id: u16,
     text: &'a str,
     file: &'a str,
@@ -205,7 +218,8 @@ fn line<'a>(explanation: &'a Explanation<'a>, audit: bool) -> ExplanationLine<'a
             .near
             .map(|Near { rule, lacks }| NearLine { rule: RuleLine::from(rule), lacks: lacks.label() }),
         special: explanation.special,
-        note: explanation.note,
+        note: explanation.note.as_deref(),
+        preset: explanation.preset,
         suggestion: explanation.suggestion.as_deref(),
     }
 }

@@ -276,7 +276,7 @@ impl Engine {
         for ip in addresses.iter().map(IpAddr::to_canonical).take(MOST_ADDRESSES) {
             let addr = Addr::from(ip);
             let endpoint = Endpoint::new(addr, port, protocol.number());
-            let special = special::innermost(Net::host(ip), &self.local);
+            let special = special::innermost(Net::host(ip), &self.host.local);
             let refused = if written.is_some_and(|written| written != ip) {
                 Some(format!("{ip} is not what was written"))
             } else if ip.is_unspecified() {

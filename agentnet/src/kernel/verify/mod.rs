@@ -180,6 +180,7 @@ fn loopback_only(cfg: AgentCfg) -> Compiled {
         flags: cfg.flags,
         nets: vec![root],
         names: Vec::new(),
+        resolution: crate::policy::resolvers::Resolution::default(),
         agents: Vec::new(),
         rules: Vec::new(),
     }

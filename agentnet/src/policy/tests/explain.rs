@@ -44,6 +44,10 @@ domain = "example.net"
 
 [[egress.deny]]
 domain = "evil.example.com"
+
+[dns]
+resolvers = ["192.0.2.53"]
+search = ["corp.example"]
 "#;
 
 fn policy() -> Policy {
@@ -52,7 +56,7 @@ fn policy() -> Policy {
 
 fn told(explanation: &Explanation<'_>) -> String {
     let mut text = format!("{explanation}\n");
-    if let Some(note) = explanation.note {
+    if let Some(note) = &explanation.note {
         writeln!(text, "note: {note}").unwrap();
     }
     text.push_str(explanation.suggestion.as_deref().unwrap_or("no suggestion\n"));
@@ -103,6 +107,8 @@ fn names() {
         ("below.evil.example.com", 443),
         ("example.org", 8443),
         ("badexample.com", 443),
+        ("example.net.corp.example", 443),
+        ("pypi.org", 443),
     ] {
         writeln!(text, "{}", told(&policy.explain_name(name, protocol::TCP, port).unwrap())).unwrap();
     }
