@@ -147,6 +147,13 @@ pub trait Tables {
     fn pinned(&self, _cfg: &AgentCfg, _endpoint: &Endpoint) -> Option<RuleId> {
         None
     }
+
+    /// The rule by which the name of this hash allows the endpoint, however long ago it was resolved: for a connection
+    /// that has been open since. `None` where nobody keeps what was resolved.
+    #[inline(always)]
+    fn still_named(&self, _cfg: &AgentCfg, _name: u64, _endpoint: &Endpoint) -> Option<RuleId> {
+        None
+    }
 }
 
 /// The names of a policy as the verdict reads them.

@@ -14,6 +14,7 @@ pub mod marks;
 pub mod mountinfo;
 pub mod mounts;
 pub mod object;
+pub mod opened;
 pub mod pins;
 pub mod ring;
 pub mod sockdiag;

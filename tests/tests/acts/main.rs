@@ -3,6 +3,7 @@
 mod block;
 mod containers;
 mod grant;
+mod names;
 mod quarantine;
 mod reset;
 mod restart;

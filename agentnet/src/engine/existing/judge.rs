@@ -42,6 +42,15 @@ pub(super) struct Place {
     pub(super) came_in: bool,
 }
 
+/// The other end of a socket, as the programs name it.
+pub(super) fn endpoint(protocol: Protocol, remote: SocketAddr) -> Endpoint {
+    let number = match protocol {
+        Protocol::Tcp => protocol::TCP,
+        Protocol::Udp => protocol::UDP,
+    };
+    Endpoint::new(Addr::from(remote.ip().to_canonical()), remote.port(), number)
+}
+
 impl<'a> Scene<'a> {
     /// Of `sockets`, those made in the cgroups `own` are the agent's.
     pub(super) fn new(sockets: &'a [(Protocol, InetSocket)], own: &'a HashSet<u64>) -> Self {
@@ -119,23 +128,21 @@ pub(super) fn is_connected(protocol: Protocol, socket: &InetSocket) -> bool {
         }
 }
 
-/// The verdict about what a socket sends to its peer.
+/// The verdict about what a socket sends to its peer, whose address the name of hash `name` has opened; 0 if none has.
 pub(super) fn verdict<T: Tables>(
     tables: &T,
     acts: &dyn Acts,
     cfg: &AgentCfg,
-    number: Protocol,
-    remote: SocketAddr,
+    endpoint: &Endpoint,
     place: Place,
+    name: u64,
 ) -> Verdict {
-    let number = match number {
-        Protocol::Tcp => protocol::TCP,
-        Protocol::Udp => protocol::UDP,
-    };
-    let endpoint = Endpoint::new(Addr::from(remote.ip().to_canonical()), remote.port(), number);
     let let_in = place.came_in && cfg.may_come_in(place.scope != Scope::Remote);
     // That it came in is a guess: a rule is the better reason.
-    match verdict::judge(tables, acts, cfg, &endpoint, place.scope, false) {
+    match verdict::judge(tables, acts, cfg, endpoint, place.scope, false) {
+        denied @ Verdict::Deny(Reason::NoRule | Reason::PortOrProtocol) if !let_in => {
+            tables.still_named(cfg, name, endpoint).map_or(denied, Verdict::Allow)
+        }
         Verdict::Deny(reason) if let_in && reason != Reason::Blocked => Verdict::Allow(RuleId::REPLY),
         verdict => verdict,
     }
@@ -240,7 +247,8 @@ mod tests {
         let cfg = policy.agent_cfg(1, 0, 1);
         let judge = |cfg: &AgentCfg, remote: &str, scope, came_in| {
             let acts = InForce::default();
-            verdict(&policy, &acts, cfg, Protocol::Tcp, remote.parse().unwrap(), Place { scope, came_in })
+            let endpoint = endpoint(Protocol::Tcp, remote.parse().unwrap());
+            verdict(&policy, &acts, cfg, &endpoint, Place { scope, came_in }, 0)
         };
         assert_eq!(judge(&cfg, "192.0.2.1:443", Scope::Remote, false), Verdict::Allow(RuleId(0)));
         assert_eq!(judge(&cfg, "[::ffff:192.0.2.1]:443", Scope::Remote, false), Verdict::Allow(RuleId(0)));

@@ -292,8 +292,11 @@ fn judge<T: Tables>(
         // judged by them.
         place.came_in = true;
     }
-    let verdict =
-        judge::verdict(question.tables, question.acts, &question.cfg, protocol, socket.remote, place);
+    let endpoint = judge::endpoint(protocol, socket.remote);
+    let is_peer = |state: &SockState| state.peer == endpoint.addr.words && state.peer_port == endpoint.port;
+    let name =
+        state.filter(|state| protocol == Protocol::Tcp && is_peer(state)).map_or(0, |state| state.name);
+    let verdict = judge::verdict(question.tables, question.acts, &question.cfg, &endpoint, place, name);
     let existing = Existing {
         protocol,
         state: socket.state,
