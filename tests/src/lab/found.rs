@@ -81,12 +81,7 @@ impl<'hosts> Found<'hosts> {
         let mut command = Command::new(probe_binary()?);
         command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
         self.join(&mut command)?;
-        let mut child = command.spawn()?;
-        let output = child.stdout.take().map(BufReader::new);
-        let mut resident = Resident { child, output };
-        let line = resident.line()?;
-        ensure!(line.contains("ready"), "the probe did not come up: {line:?}");
-        Ok(resident)
+        Resident::spawn(command)
     }
 
     /// Runs operations there, each in a process of its own.
@@ -151,6 +146,16 @@ pub struct Resident {
 }
 
 impl Resident {
+    /// Starts the probe by `command` and waits until it says that it is ready.
+    pub(super) fn spawn(mut command: Command) -> Result<Self> {
+        let mut child = command.spawn()?;
+        let output = child.stdout.take().map(BufReader::new);
+        let mut resident = Self { child, output };
+        let line = resident.line()?;
+        ensure!(line.contains("ready"), "the probe did not come up: {line:?}");
+        Ok(resident)
+    }
+
     /// Its process.
     pub fn pid(&self) -> u32 {
         self.child.id()

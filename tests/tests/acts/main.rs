@@ -4,6 +4,7 @@ mod block;
 mod containers;
 mod grant;
 mod names;
+mod packets;
 mod quarantine;
 mod reset;
 mod restart;
