@@ -56,6 +56,10 @@ pub trait Explain: Send + Sync {
     /// Why `endpoint` was refused for `reason`, as far as the policy can tell.
     fn explain(&self, endpoint: &Endpoint, reason: Reason) -> Option<Explained>;
 
+    /// Why `name` may not be asked for. Its suggestion is about the name that was meant, where a resolver has put a
+    /// search domain behind it.
+    fn explain_name(&self, name: &str) -> Option<Explained>;
+
     /// What was done by hand that has `endpoint` refused for `reason`, as a clause.
     fn refused_by_hand(&self, endpoint: &Endpoint, reason: Reason) -> Option<String>;
 

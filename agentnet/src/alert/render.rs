@@ -244,7 +244,10 @@ impl Renderer {
         let end = if audited { ", let through because the policy only audits" } else { "" };
         let _ = writeln!(text, "  {verb}  {}{end}", plural(total, "attempt"));
         for row in rows.iter().take(ROWS) {
-            let what = what(row.destination.as_ref(), row.socket.as_ref(), row.option.as_ref(), false);
+            let what = match &row.name {
+                Some(name) => format!("dns {}", clean(name, MAX_SENTENCE)),
+                None => what(row.destination.as_ref(), row.socket.as_ref(), row.option.as_ref(), false),
+            };
             let why = match &row.denied_by {
                 Some(rule) => clean(rule, MAX_SENTENCE),
                 None => short(&row.reason, row.destination.as_ref()),
@@ -332,7 +335,8 @@ fn suggestions(text: &mut String, summary: &Summary) {
     let mut distinct: Vec<&str> = Vec::new();
     for row in &summary.refused {
         // To open the service that hands out the machine's credentials is not a thing to be pasted.
-        let harmless = row.destination.as_ref().is_some_and(|destination| !is_metadata(destination.ip));
+        let harmless = row.name.is_some()
+            || row.destination.as_ref().is_some_and(|destination| !is_metadata(destination.ip));
         if let Some(suggestion) = row.suggestion.as_deref().map(str::trim)
             && harmless
             && !distinct.contains(&suggestion)

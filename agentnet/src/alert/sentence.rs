@@ -134,10 +134,6 @@ fn remedy(facts: &Facts<'_>) -> String {
     let suggestion = facts.explained.and_then(|explained| explained.suggestion.as_deref());
     match (facts.class.remedy, suggestion) {
         _ if denied_by_rule => format!("to allow it, remove that rule from policy {}", facts.policy),
-        (Remedy::Rule, _) if facts.query.is_some() => {
-            let name = facts.query.map_or("", |query| query.name.as_str());
-            format!("to allow it, add to policy {}: [[egress.allow]] domain = \"{name}\"", facts.policy)
-        }
         (Remedy::Rule, Some(suggestion)) => {
             format!("to allow it, add to policy {}: {}", facts.policy, one_line(suggestion))
         }

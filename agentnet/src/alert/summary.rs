@@ -15,7 +15,7 @@ use super::{
     class::{Class, Remedy},
     explain::Explain,
     loss::{Cause, Losses},
-    model::{Destination, PolicyRef},
+    model::{Destination, PolicyRef, Query},
     names::{Socket, SocketOption},
     verdict::{destination, option, socket},
 };
@@ -72,6 +72,9 @@ pub struct Refused {
     pub processes: BTreeSet<String>,
     /// Times.
     pub count: u64,
+    /// The name that was asked for, if that was refused.
+    #[serde(default)]
+    pub name: Option<String>,
     /// The socket that was asked for, if that was refused.
     pub socket: Option<Socket>,
     /// The socket option that was asked for, if that was refused.
@@ -82,13 +85,15 @@ pub struct Refused {
     pub suggestion: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct RefusedKey {
     endpoint: Endpoint,
     reason: Reason,
     outcome: Outcome,
     /// What was asked for, where that has no endpoint.
     detail: u32,
+    /// The name that was asked for. Types, which resolvers ask for in pairs, are not told apart.
+    name: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -108,16 +113,20 @@ struct RefusedRow {
 }
 
 impl RefusedRow {
-    fn finish(self, key: &RefusedKey, policy: &dyn Explain) -> Refused {
-        let ruled = self.destination.is_some() && Class::of(key.reason).remedy == Remedy::Rule;
-        let explained =
-            ruled.then(|| policy.explain(&key.endpoint, key.reason)).flatten().unwrap_or_default();
+    fn finish(self, key: RefusedKey, policy: &dyn Explain) -> Refused {
+        let explained = match (Class::of(key.reason).remedy, &key.name) {
+            (Remedy::Rule, Some(name)) => policy.explain_name(name),
+            (Remedy::Rule, None) if self.destination.is_some() => policy.explain(&key.endpoint, key.reason),
+            _ => None,
+        };
+        let explained = explained.unwrap_or_default();
         Refused {
             destination: self.destination,
             reason: key.reason.label().to_owned(),
             audited: key.outcome == Outcome::Audited,
             processes: self.processes,
             count: self.count,
+            name: key.name,
             socket: self.socket,
             option: self.option,
             denied_by: explained.rule.map(|rule| rule.to_string()),
@@ -182,10 +191,18 @@ impl Tally {
         }
     }
 
-    pub(super) fn refused(&mut self, verdict: &VerdictRecord, reason: Reason, comm: &str, count: u64) {
+    pub(super) fn refused(
+        &mut self,
+        verdict: &VerdictRecord,
+        reason: Reason,
+        query: Option<&Query>,
+        comm: &str,
+        count: u64,
+    ) {
         let event = &verdict.event;
-        let key =
-            RefusedKey { endpoint: event.endpoint, reason, outcome: verdict.outcome, detail: event.detail };
+        let name = query.map(|query| query.name.clone());
+        let (endpoint, outcome) = (event.endpoint, verdict.outcome);
+        let key = RefusedKey { endpoint, reason, outcome, detail: event.detail, name };
         let full = self.refused.len() >= MAX_ROWS;
         let row = match self.refused.entry(key) {
             Entry::Occupied(entry) => entry.into_mut(),
@@ -217,7 +234,7 @@ impl Tally {
         // Stable sorts: rows of one count stay in the order of their endpoints.
         allowed.sort_by_key(|row| std::cmp::Reverse(row.count));
         let mut refused: Vec<_> =
-            self.refused.into_iter().map(|(key, row)| row.finish(&key, policy)).collect();
+            self.refused.into_iter().map(|(key, row)| row.finish(key, policy)).collect();
         refused.sort_by_key(|row| std::cmp::Reverse(row.count));
         Summary {
             agent: agent.to_owned(),

@@ -226,6 +226,7 @@ impl Pipeline {
     fn verdict(&mut self, record: &VerdictRecord, count: u64, now: Timestamp) -> Vec<Output> {
         let event = &record.event;
         let executable = self.executable(record);
+        let query = record.message.as_deref().and_then(|message| query::read(message));
         let distinct = match record.cause {
             Cause::Rule(rule) => {
                 if !self.tally.allowed_again(event.endpoint, rule, count)
@@ -238,7 +239,7 @@ impl Pipeline {
             }
             Cause::Reason(reason) => {
                 let comm = clean(&event.process.comm_text(), MAX_COMM);
-                self.tally.refused(record, reason, &comm, count);
+                self.tally.refused(record, reason, query.as_ref(), &comm, count);
                 &mut self.distinct_refusals
             }
         };
@@ -249,7 +250,7 @@ impl Pipeline {
             cause,
             endpoint: event.endpoint,
             detail: event.detail,
-            query: record.message.as_deref().and_then(|message| query::read(message)),
+            query,
             comm: event.process.comm,
             executable: executable.clone(),
         };

@@ -66,9 +66,11 @@ impl Pipeline {
         let class = Class::of(reason)
             .about(destination.as_ref().map(|destination| destination.ip), evidence.socket.as_ref());
         // The policy is asked only where a rule of it decides.
-        let explained = (class.remedy == Remedy::Rule && destination.is_some())
-            .then(|| self.policy.explain(&event.endpoint, reason))
-            .flatten();
+        let explained = match (class.remedy, &evidence.query) {
+            (Remedy::Rule, Some(query)) => self.policy.explain_name(&query.name),
+            (Remedy::Rule, None) if destination.is_some() => self.policy.explain(&event.endpoint, reason),
+            _ => None,
+        };
         let by_hand = self.policy.refused_by_hand(&event.endpoint, reason);
         let process = process(record, executable.as_deref());
         evidence.special = explained.as_ref().and_then(|explained| explained.special.clone());

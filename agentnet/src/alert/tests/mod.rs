@@ -52,6 +52,16 @@ impl Explain for Demo {
         None
     }
 
+    fn explain_name(&self, name: &str) -> Option<Explained> {
+        let rule = (name == "denied.example").then(|| RuleRef {
+            text: "deny denied.example tcp".to_owned(),
+            file: "policies/demo.toml".to_owned(),
+            line: 34,
+        });
+        let suggestion = rule.is_none().then(|| format!("[[egress.allow]]\ndomain = \"{name}\"\n"));
+        Some(Explained { rule, near: None, special: None, suggestion })
+    }
+
     fn explain(&self, endpoint: &Endpoint, reason: Reason) -> Option<Explained> {
         let ip = IpAddr::from(endpoint.addr);
         let rule = (ip == IpAddr::from([203, 0, 113, 66])).then(|| RuleRef {

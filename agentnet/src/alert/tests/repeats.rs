@@ -102,6 +102,10 @@ impl Explain for Empty {
         None
     }
 
+    fn explain_name(&self, _: &str) -> Option<Explained> {
+        None
+    }
+
     fn explain(&self, _: &Endpoint, _: Reason) -> Option<Explained> {
         None
     }
