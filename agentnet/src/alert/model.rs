@@ -15,6 +15,7 @@ use super::{
     door::UnixSocket,
     names::{Socket, SocketOption},
 };
+use crate::act::{Act, By};
 
 /// Text that is a constant when made and owned when read back.
 type Label = Cow<'static, str>;
@@ -114,6 +115,8 @@ pub enum Kind {
     VisibilityLost,
     /// Enforcement began, ended, is not active or could not decide.
     Enforcement,
+    /// Somebody blocked, allowed or quarantined something by hand, or that has ended.
+    Act,
 }
 
 impl Kind {
@@ -127,6 +130,7 @@ impl Kind {
             Self::EscapeAttempt => "escape_attempt",
             Self::VisibilityLost => "visibility_lost",
             Self::Enforcement => "enforcement",
+            Self::Act => "act",
         }
     }
 }
@@ -261,6 +265,8 @@ pub enum Evidence {
     Loss(LossEvidence),
     /// The state of enforcement.
     Enforcement(EnforcementEvidence),
+    /// Something that was done by hand.
+    Act(Box<ActEvidence>),
 }
 
 /// Which way something went.
@@ -370,6 +376,22 @@ pub struct EnforcementEvidence {
     /// The error behind it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+/// Something that was done by hand, or has ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActEvidence {
+    /// Label of [`super::by_hand::Change`].
+    pub did: Label,
+    /// What was done.
+    #[serde(rename = "of")]
+    pub act: Act,
+    /// Who took it back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<By>,
+    /// Why it was taken back, or the rule that denies what was allowed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
 }
 
 /// RFC 3339 with exactly nine digits after the second, in UTC: text order is the order of time.

@@ -72,6 +72,12 @@ pub enum KernelError {
         /// Why.
         source: MapError,
     },
+    /// There is no room in a map.
+    #[error("map {map} is full: too much was blocked or allowed by hand; take back what is not needed")]
+    Full {
+        /// Its name.
+        map: &'static str,
+    },
     /// The agent's configuration cannot be written.
     #[error("cannot write the agent's configuration: {0}")]
     Configure(#[source] io::Error),
