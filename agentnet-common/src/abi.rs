@@ -510,8 +510,8 @@ wire! {
         pub kind: u16,
         /// 1 if the answer opens nothing.
         pub search: u16,
-        /// Zero.
-        pub pad: u16,
+        /// The port it went to.
+        pub port: u16,
     }
 }
 
@@ -527,6 +527,15 @@ wire! {
 /// Bytes of a DNS message over TCP that can be read, a power of two.
 pub const DIALOG_BYTES: usize = 8192;
 
+/// Bytes sent to a resolver over TCP that may be under way at once, a power of two. What is older cannot be repeated.
+pub const JUDGED_BYTES: usize = 8192;
+/// What is compared with them at a time, a power of two.
+pub const JUDGED_STEP: usize = 32;
+
+/// Priority of packets that an agent's socket sends to this host, by which it is known there that none is a resolver's.
+/// Nobody reads priorities on `lo`, which has no queue.
+pub const OWN_PRIORITY: u32 = 0x616e_6574;
+
 wire! {
     /// A connection to a resolver: what of it was judged.
     pub struct Dialog {
@@ -540,10 +549,13 @@ wire! {
         pub read: u32,
         /// Bytes of `frame` that are there: the beginning of a message that came in, its length first.
         pub have: u32,
-        /// Zero.
-        pub pad: u32,
+        /// 1 once something was to leave that was not judged: nothing leaves any more.
+        pub broken: u32,
         /// See `have`.
         pub frame: [u8; DIALOG_BYTES],
+        /// The bytes last judged, each where its place in the stream is, modulo the length. What leaves has to be the
+        /// same: the kernel may take something else in place of what was judged.
+        pub judged: [u8; JUDGED_BYTES],
     }
 }
 

@@ -131,7 +131,7 @@ fn learn(
     if !place.copy(scratch, head) {
         return Err(Reason::DnsMalformed);
     }
-    let Some(query) = awaited(sk, &packet.remote.addr, dns::id(scratch)) else {
+    let Some(query) = awaited(sk, &packet.remote, dns::id(scratch)) else {
         return Err(Reason::Unsolicited);
     };
     let question = dns::question(scratch, head)?;

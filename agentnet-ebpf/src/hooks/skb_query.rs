@@ -2,13 +2,19 @@
 //! as a plain query for a name that a rule is about, or not at all.
 
 use agentnet_common::{
-    abi::{ASKS_DNS, AgentCfg, MODE_AUDIT, QUERIES_OPEN, QUERY_BYTES, Queries, Query, Scratch},
-    addr::{Addr, protocol},
+    abi::{
+        ASKS_DNS, AgentCfg, Dialog, JUDGED_BYTES, JUDGED_STEP, MODE_AUDIT, QUERIES_OPEN, QUERY_BYTES,
+        Queries, Query, Scratch,
+    },
+    addr::{Endpoint, protocol},
     event::{Hook, Way},
-    verdict::{Question, Reason, RuleId, Verdict, decide_question},
+    verdict::{DNS_PORT, Question, Reason, RuleId, Verdict, decide_question},
 };
 use aya_ebpf::{
-    helpers::{bpf_ktime_get_ns, generated::bpf_skb_load_bytes},
+    helpers::{
+        bpf_ktime_get_ns,
+        generated::{bpf_loop, bpf_skb_load_bytes},
+    },
     macros::cgroup_skb,
     programs::SkBuffContext,
 };
@@ -70,9 +76,11 @@ fn judge(
     // SAFETY: the context is the kernel's.
     let linear = unsafe { (*ctx.skb.skb).data_end as u64 - (*ctx.skb.skb).data as u64 };
     if packet.remote.protocol != protocol::UDP {
-        return if is_approved(ctx, sk, packet) { Ok(()) } else { Err(Reason::DnsShared) };
+        return if is_approved(ctx, cfg, sk, packet) { Ok(()) } else { Err(Reason::DnsShared) };
     }
-    if linear != u64::from(ctx.len()) {
+    // And one call can make many datagrams of it (`UDP_SEGMENT`).
+    // SAFETY: the context is the kernel's.
+    if linear != u64::from(ctx.len()) || unsafe { (*ctx.skb.skb).gso_size } != 0 {
         return Err(Reason::DnsShared);
     }
     let len = ctx.len().wrapping_sub(packet.payload);
@@ -88,16 +96,80 @@ fn judge(
     if loaded != 0 {
         return Err(Reason::DnsMalformed);
     }
-    judge_query(cfg, sk, &packet.remote.addr, scratch, len)
+    judge_query(cfg, sk, &packet.remote, scratch, len)
 }
 
-/// Whether all that a segment carries was approved before TCP took it, see `sk_msg`.
+/// Whether all that a segment carries was approved before TCP took it, see `sk_msg`; else nothing more leaves on this
+/// connection.
 #[inline(always)]
-fn is_approved(ctx: &SkBuffContext, sk: *mut core::ffi::c_void, packet: &Packet) -> bool {
+fn is_approved(ctx: &SkBuffContext, cfg: &AgentCfg, sk: *mut core::ffi::c_void, packet: &Packet) -> bool {
     let Some(dialog) = dialog(sk, false) else { return false };
     let payload = ctx.len().wrapping_sub(packet.payload);
-    let end = packet.sequence.wrapping_sub(dialog.out).wrapping_add(payload);
-    end <= dialog.approved
+    let start = packet.sequence.wrapping_sub(dialog.out);
+    // Both wrap, after 4 GiB.
+    let judged = dialog.broken == 0
+        && payload <= JUDGED_BYTES as u32
+        && dialog.approved.wrapping_sub(start.wrapping_add(payload)) as i32 >= 0;
+    // An audit lets out what was not judged, and has told.
+    let same = cfg.mode == MODE_AUDIT || is_same(ctx, dialog, packet.payload, start, payload);
+    let approved = judged && same;
+    if !approved && cfg.mode != MODE_AUDIT {
+        dialog.broken = 1;
+    }
+    approved
+}
+
+/// A comparison of what a segment carries with what was judged.
+#[repr(C)]
+struct Comparison {
+    skb: *mut core::ffi::c_void,
+    dialog: *const Dialog,
+    /// Where the payload begins in the packet.
+    at: u32,
+    /// Where it begins in the stream.
+    start: u32,
+    /// Its bytes.
+    len: u32,
+    /// 1 as long as nothing differs.
+    same: u32,
+}
+
+#[inline(always)]
+fn is_same(ctx: &SkBuffContext, dialog: &Dialog, at: u32, start: u32, len: u32) -> bool {
+    let mut comparison = Comparison { skb: ctx.skb.skb.cast(), dialog, at, start, len, same: 1 };
+    let steps = len.div_ceil(JUDGED_STEP as u32);
+    // SAFETY: the callback has the signature that the helper wants, and the context is of the type it takes.
+    let done = unsafe { bpf_loop(steps, compare as *mut _, (&raw mut comparison).cast(), 0) };
+    done >= 0 && comparison.same == 1
+}
+
+/// Compares some bytes; 1 when they differ. A loop of its own, so that the verifier walks it once.
+extern "C" fn compare(index: u32, comparison: *mut core::ffi::c_void) -> core::ffi::c_long {
+    // SAFETY: `bpf_loop` hands through what it was given.
+    let comparison = unsafe { &mut *comparison.cast::<Comparison>() };
+    let from = index.wrapping_mul(JUDGED_STEP as u32);
+    let rest = comparison.len.wrapping_sub(from);
+    let size = if rest > JUDGED_STEP as u32 { JUDGED_STEP as u32 } else { rest };
+    let size = (core::hint::black_box(size).wrapping_sub(1) & (JUDGED_STEP as u32 - 1)) + 1;
+    let mut bytes = [0_u8; JUDGED_STEP];
+    // SAFETY: the array has room for `size` bytes.
+    let loaded = unsafe {
+        bpf_skb_load_bytes(comparison.skb, comparison.at.wrapping_add(from), bytes.as_mut_ptr().cast(), size)
+    };
+    let mut differs = u8::from(loaded != 0);
+    for (number, byte) in bytes.iter().enumerate() {
+        let place = comparison.start.wrapping_add(from).wrapping_add(number as u32) as usize;
+        // SAFETY: within the array, as the mask sees to.
+        let judged = unsafe {
+            (&raw const (*comparison.dialog).judged).cast::<u8>().add(place & (JUDGED_BYTES - 1)).read_volatile()
+        };
+        differs |= if (number as u32) < size { byte ^ judged } else { 0 };
+    }
+    if differs != 0 {
+        comparison.same = 0;
+        return 1;
+    }
+    0
 }
 
 /// Whether the query of `len` bytes in the scratch may go to `server`; it is then waited for.
@@ -105,7 +177,7 @@ fn is_approved(ctx: &SkBuffContext, sk: *mut core::ffi::c_void, packet: &Packet)
 pub fn judge_query(
     cfg: &AgentCfg,
     sk: *mut core::ffi::c_void,
-    server: &Addr,
+    server: &Endpoint,
     scratch: &mut Scratch,
     len: u32,
 ) -> Result<(), Reason> {
@@ -120,13 +192,13 @@ pub fn judge_query(
     }
     let query = Query {
         name: scratch.hash,
-        server: server.words,
+        server: server.addr.words,
         // SAFETY: no arguments.
         time: unsafe { bpf_ktime_get_ns() },
         id: dns::id(scratch),
         kind: question.kind,
         search: matches!(found, Question::Search).into(),
-        pad: 0,
+        port: server.port,
     };
     match found {
         Question::Refused if !audit => Err(Reason::NameNotAllowed),
@@ -173,6 +245,7 @@ pub extern "C" fn an_wait_for(queries: *mut Queries, query: *const Query) -> u64
     known.id = query.id;
     known.kind = query.kind;
     known.search = query.search;
+    known.port = query.port;
     // SAFETY: as above.
     unsafe { name.write_volatile(query.name) };
     1
@@ -180,7 +253,7 @@ pub extern "C" fn an_wait_for(queries: *mut Queries, query: *const Query) -> u64
 
 /// The query of `sk` with this identifier that went to this resolver, if it is waited for.
 #[inline(always)]
-pub fn awaited(sk: *mut core::ffi::c_void, server: &Addr, id: u16) -> Option<&'static mut Query> {
+pub fn awaited(sk: *mut core::ffi::c_void, server: &Endpoint, id: u16) -> Option<&'static mut Query> {
     let queries = queries(sk, false)?;
     let index = an_awaited(queries, server, id.into());
     if index >= QUERIES_OPEN as u64 {
@@ -193,13 +266,15 @@ pub fn awaited(sk: *mut core::ffi::c_void, server: &Addr, id: u16) -> Option<&'s
 /// none is waited for. A function of its own to the kernel as well, see [`crate::tables::an_decide`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn an_awaited(queries: *const Queries, server: *const Addr, id: u32) -> u64 {
+pub extern "C" fn an_awaited(queries: *const Queries, server: *const Endpoint, id: u32) -> u64 {
     let none = QUERIES_OPEN as u64;
     // SAFETY: null, or what the caller has.
     let (Some(queries), Some(server)) = (unsafe { (queries.as_ref(), server.as_ref()) }) else { return none };
     let mut found = none;
     for (index, query) in queries.open.iter().enumerate() {
-        if query.name != 0 && u32::from(query.id) == id && query.server == server.words {
+        // NAT may have rewritten the port on one of the ways.
+        let port = server.port == DNS_PORT || server.port == query.port;
+        if query.name != 0 && u32::from(query.id) == id && query.server == server.addr.words && port {
             found = index as u64;
         }
     }

@@ -72,6 +72,7 @@ fn guard_resolver(ctx: &SockOpsContext) {
         dialog.approved = 0;
         dialog.read = 0;
         dialog.have = 0;
+        dialog.broken = 0;
         let mut cookie = bpf_get_socket_cookie(ctx.as_ptr());
         bpf_sock_hash_update(ctx.ops, (&raw const GATE).cast_mut().cast(), (&raw mut cookie).cast(), 0);
     }
