@@ -359,6 +359,10 @@ wire! {
         pub began: u64,
         /// TCP: hash of the name that has opened the peer's address, 0 if no name has.
         pub name: u64,
+        /// Network namespace of a socket that asks a resolver, see [`Pin::netns`]; 0 where nobody could tell.
+        pub netns: u32,
+        /// Zero.
+        pub pad: u32,
         /// TCP: sequence number of the first byte that was sampled, by way out and in.
         pub base: [u32; 2],
         /// TCP: offset behind the last byte that was seen with data, by way.
@@ -455,9 +459,9 @@ pub const PIN_NAMES: usize = 8;
 pub const PIN_ENTRIES: u32 = 1024;
 /// Names that an agent has asked for lately; of more, those that were used longest ago open nothing any more.
 pub const NAMED_ENTRIES: u32 = 512;
-/// How long an address stays open after it was resolved, however short its TTL; nanoseconds. Clients keep addresses
-/// for longer than they may.
-pub const PIN_LEAST: u64 = 300_000_000_000;
+/// How long an address stays open after it was resolved, however short its TTL; seconds. Clients keep addresses for
+/// longer than they may.
+pub const PIN_LEAST: u32 = 300;
 /// The longest TTL that is believed, seconds.
 pub const PIN_MOST_SECONDS: u32 = 86_400;
 
@@ -467,8 +471,11 @@ wire! {
     pub struct Pin {
         /// Hash of the name, see [`crate::name::NameHash`]; 0 is an empty place.
         pub name: u64,
-        /// When it ends, nanoseconds of `CLOCK_MONOTONIC`.
-        pub expiry: u64,
+        /// When it ends, seconds of `CLOCK_MONOTONIC`.
+        pub expiry: u32,
+        /// Low half of the cookie of the network namespace in which it was resolved, the only one in which the address is
+        /// open: in one of its own making an agent is the resolver. Cookies are counted up from 1.
+        pub netns: u32,
     }
 }
 
@@ -512,6 +519,10 @@ wire! {
         pub search: u16,
         /// The port it went to.
         pub port: u16,
+        /// Network namespace it left from, see [`Pin::netns`].
+        pub netns: u32,
+        /// Zero.
+        pub pad: u32,
     }
 }
 
@@ -666,7 +677,7 @@ const _: () = {
     assert!(size_of::<PortRule>() == 8);
     assert!(size_of::<Ruleset>() == 132);
     assert!(size_of::<NameNode>() == 268);
-    assert!(size_of::<SockState>() == 128);
+    assert!(size_of::<SockState>() == 136);
     assert!(size_of::<UdpPeers>() == 128);
     assert!(size_of::<Owner>() == 32);
     assert!(OWNERS.is_power_of_two());

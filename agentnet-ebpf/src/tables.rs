@@ -14,6 +14,7 @@ use crate::{maps::NETS, pins::pinned};
 /// What one lookup found, for a verdict on the address that was looked up; and the name that was found on the way.
 struct Found<'a> {
     rules: Option<&'a Ruleset>,
+    netns: u32,
     named: Cell<u64>,
 }
 
@@ -25,7 +26,7 @@ impl Tables for Found<'_> {
 
     #[inline(always)]
     fn pinned(&self, cfg: &AgentCfg, endpoint: &Endpoint) -> Option<RuleId> {
-        let (rule, name) = pinned(cfg, endpoint)?;
+        let (rule, name) = pinned(cfg, endpoint, self.netns)?;
         self.named.set(name);
         Some(rule)
     }
@@ -44,7 +45,8 @@ pub fn look_up(slot: u32, addr: &Addr) -> Option<&'static Ruleset> {
 const ALLOWS: u64 = 1 << 16;
 
 /// [`verdict::decide`], given what was looked up for the endpoint's address. Writes the name that has opened the
-/// address, or 0, to `name`.
+/// address, or 0, to `name`. `place` is the scope, and in its upper half the
+/// network namespace, see [`agentnet_common::abi::Pin::netns`], or 0.
 ///
 /// A function of its own to the kernel as well, which verifies it once, whatever its callers know: followed from each
 /// of their states it would be walked a hundred times.
@@ -54,7 +56,7 @@ pub extern "C" fn an_decide(
     cfg: *const AgentCfg,
     rules: *const Ruleset,
     endpoint: *const Endpoint,
-    scope: u32,
+    place: u64,
     name: *mut u64,
 ) -> u64 {
     let nothing = Reason::NoPolicy as u64;
@@ -65,8 +67,8 @@ pub extern "C" fn an_decide(
         return nothing;
     };
     // SAFETY: as above.
-    let found = Found { rules: unsafe { rules.as_ref() }, named: Cell::new(0) };
-    let scope = match scope {
+    let found = Found { rules: unsafe { rules.as_ref() }, netns: (place >> 32) as u32, named: Cell::new(0) };
+    let scope = match place as u32 {
         0 => Scope::Remote,
         1 => Scope::OwnListener,
         _ => Scope::ForeignListener,
@@ -80,16 +82,24 @@ pub extern "C" fn an_decide(
 }
 
 /// The verdict on `endpoint`, for whose address the policy has `rules`, and the name by which it is allowed, if by one.
+/// Calls say in which network namespace; packets are of sockets whose calls have, and say 0.
 #[inline(always)]
-pub fn decide(cfg: &AgentCfg, rules: Option<&Ruleset>, endpoint: &Endpoint, scope: Scope) -> (Verdict, u64) {
+pub fn decide(
+    cfg: &AgentCfg,
+    rules: Option<&Ruleset>,
+    endpoint: &Endpoint,
+    scope: Scope,
+    netns: u32,
+) -> (Verdict, u64) {
     let scope = match scope {
         Scope::Remote => 0,
         Scope::OwnListener => 1,
-        Scope::ForeignListener => 2,
+        Scope::ForeignListener => 2_u64,
     };
+    let place = u64::from(netns) << 32 | scope;
     let rules = rules.map_or(core::ptr::null(), core::ptr::from_ref);
     let mut name = 0;
-    let code = an_decide(cfg, rules, endpoint, scope, &raw mut name);
+    let code = an_decide(cfg, rules, endpoint, place, &raw mut name);
     if code & ALLOWS != 0 {
         return (Verdict::Allow(RuleId(code as u16)), name);
     }
@@ -100,5 +110,5 @@ pub fn decide(cfg: &AgentCfg, rules: Option<&Ruleset>, endpoint: &Endpoint, scop
 /// The verdict on what is not on this host.
 #[inline(always)]
 pub fn decide_remote(cfg: &AgentCfg, endpoint: &Endpoint) -> Verdict {
-    decide(cfg, look_up(cfg.slot, &endpoint.addr), endpoint, Scope::Remote).0
+    decide(cfg, look_up(cfg.slot, &endpoint.addr), endpoint, Scope::Remote, 0).0
 }

@@ -181,5 +181,6 @@ fn judge(
     if read != 0 {
         return Err(Reason::DnsShared);
     }
-    judge_query(cfg, sk, &Endpoint::new(state.peer_addr(), state.peer_port, protocol::TCP), scratch, len)
+    let server = Endpoint::new(state.peer_addr(), state.peer_port, protocol::TCP);
+    judge_query(cfg, sk, state.netns, &server, scratch, len)
 }

@@ -105,7 +105,7 @@ fn judge(
         Verdict::Allow(RuleId::REPLY)
     } else {
         let verdict;
-        (verdict, named) = decide(cfg, look_up(cfg.slot, &packet.remote.addr), &packet.remote, scope);
+        (verdict, named) = decide(cfg, look_up(cfg.slot, &packet.remote.addr), &packet.remote, scope, 0);
         verdict
     };
     // A connection to a resolver: what it sends is judged before TCP takes it, see `sk_msg`.

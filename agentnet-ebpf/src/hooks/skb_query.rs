@@ -46,7 +46,7 @@ fn try_query(ctx: &SkBuffContext) -> bool {
     let (packet, None) = parse(ctx, Direction::Egress) else { return false };
     let facts = facts(ctx, Hook::Egress, &packet, Some(state));
     let passes = with_scratch(|scratch| {
-        let verdict = match judge(ctx, cfg, sk, &packet, scratch) {
+        let verdict = match judge(ctx, cfg, sk, state.netns, &packet, scratch) {
             Ok(()) => Verdict::Allow(RuleId::RESOLVER),
             Err(reason) => Verdict::Deny(reason),
         };
@@ -69,6 +69,7 @@ fn judge(
     ctx: &SkBuffContext,
     cfg: &AgentCfg,
     sk: *mut core::ffi::c_void,
+    netns: u32,
     packet: &Packet,
     scratch: &mut Scratch,
 ) -> Result<(), Reason> {
@@ -96,7 +97,7 @@ fn judge(
     if loaded != 0 {
         return Err(Reason::DnsMalformed);
     }
-    judge_query(cfg, sk, &packet.remote, scratch, len)
+    judge_query(cfg, sk, netns, &packet.remote, scratch, len)
 }
 
 /// Whether all that a segment carries was approved before TCP took it, see `sk_msg`; else nothing more leaves on this
@@ -177,6 +178,7 @@ extern "C" fn compare(index: u32, comparison: *mut core::ffi::c_void) -> core::f
 pub fn judge_query(
     cfg: &AgentCfg,
     sk: *mut core::ffi::c_void,
+    netns: u32,
     server: &Endpoint,
     scratch: &mut Scratch,
     len: u32,
@@ -195,10 +197,12 @@ pub fn judge_query(
         server: server.addr.words,
         // SAFETY: no arguments.
         time: unsafe { bpf_ktime_get_ns() },
+        netns,
         id: dns::id(scratch),
         kind: question.kind,
         search: matches!(found, Question::Search).into(),
         port: server.port,
+        pad: 0,
     };
     match found {
         Question::Refused if !audit => Err(Reason::NameNotAllowed),
@@ -242,6 +246,7 @@ pub extern "C" fn an_wait_for(queries: *mut Queries, query: *const Query) -> u64
     unsafe { name.write_volatile(0) };
     known.server = query.server;
     known.time = query.time;
+    known.netns = query.netns;
     known.id = query.id;
     known.kind = query.kind;
     known.search = query.search;
