@@ -499,7 +499,7 @@ wire! {
 }
 
 /// Queries of a socket that are waited for at the same time, a power of two.
-pub const QUERIES_OPEN: usize = 16;
+pub const QUERIES_OPEN: usize = 64;
 
 wire! {
     /// A query that an answer is waited for.
@@ -528,7 +528,6 @@ wire! {
 
 wire! {
     /// The queries of one socket.
-    #[derive(Default)]
     pub struct Queries {
         /// In no order.
         pub open: [Query; QUERIES_OPEN],
@@ -539,7 +538,7 @@ wire! {
 pub const DIALOG_BYTES: usize = 8192;
 
 /// Bytes sent to a resolver over TCP that may be under way at once, a power of two. What is older cannot be repeated.
-pub const JUDGED_BYTES: usize = 8192;
+pub const JUDGED_BYTES: usize = 4096;
 /// What is compared with them at a time, a power of two.
 pub const JUDGED_STEP: usize = 32;
 

@@ -157,3 +157,25 @@ fn a_query_is_one_datagram(#[values(Family::V4, Family::V6)] family: Family) -> 
     ensure!(resolver.asked() == [good], "{came:?} {:?}", resolver.asked());
     Ok(())
 }
+
+/// In a network namespace of its own an agent is any resolver; what it learns there opens nothing elsewhere.
+#[test]
+fn an_answer_counts_where_it_was_given() -> Result<()> {
+    let lab = Lab::new()?;
+    let family = Family::V4;
+    let (_resolver, to) = remote(&lab, family)?;
+    let watched = Watched::new(&lab, &remote_policy(family))?;
+    let question = query(7, NAME, kind(family));
+    let forged = answer(&question, &[Record::address(family.named(2), 60)], 0).unwrap_or_default();
+    let came = watched.script(&[
+        Step::Attack(Attack::Abroad { to, message: question.clone(), answer: forged.clone() }),
+        connect((family.named(2), ALLOWED_PORT).into()),
+        Step::Ask { to, message: question },
+        connect((family.named(1), ALLOWED_PORT).into()),
+    ])?;
+    ensure!(came[0].is_ok() && came[0].back == forged, "nothing was forged: {:?}", came[0]);
+    ensure!(came[1].step == "connect" && came[1].errno == libc::EPERM, "{came:?}");
+    ensure!(lab.servers.tally((family.named(2), ALLOWED_PORT).into(), Transport::Tcp).bytes == 0, "forged");
+    ensure!(came[2].is_ok() && came[3].is_ok(), "the twin: {came:?}");
+    Ok(())
+}

@@ -227,18 +227,17 @@ pub extern "C" fn an_wait_for(queries: *mut Queries, query: *const Query) -> u64
     let (Some(Queries { open }), Some(query)) = (unsafe { (queries.as_mut(), query.as_ref()) }) else {
         return 0;
     };
-    let mut place = 0;
-    let mut oldest = u64::MAX;
-    for (index, known) in open.iter().enumerate() {
-        if known.id == query.id && known.name != 0 {
-            place = index;
-            break;
-        }
-        if known.time < oldest {
-            oldest = known.time;
-            place = index;
-        }
-    }
+    let mut search = Search {
+        open: open.as_ptr(),
+        oldest: u64::MAX,
+        id: query.id.into(),
+        port: 0,
+        server: query.server,
+        place: 0,
+    };
+    // SAFETY: the callback has the signature that the helper wants, and the context is of the type it takes.
+    unsafe { bpf_loop(QUERIES_OPEN as u32, find_room as *mut _, (&raw mut search).cast(), 0) };
+    let place = search.place as usize;
     let Some(known) = open.get_mut(place & (QUERIES_OPEN - 1)) else { return 0 };
     // Nothing is waited for at this place until all of it is written.
     let name = &raw mut known.name;
@@ -275,13 +274,59 @@ pub extern "C" fn an_awaited(queries: *const Queries, server: *const Endpoint, i
     let none = QUERIES_OPEN as u64;
     // SAFETY: null, or what the caller has.
     let (Some(queries), Some(server)) = (unsafe { (queries.as_ref(), server.as_ref()) }) else { return none };
-    let mut found = none;
-    for (index, query) in queries.open.iter().enumerate() {
-        // NAT may have rewritten the port on one of the ways.
-        let port = server.port == DNS_PORT || server.port == query.port;
-        if query.name != 0 && u32::from(query.id) == id && query.server == server.addr.words && port {
-            found = index as u64;
-        }
+    let open = queries.open.as_ptr();
+    let (port, server) = (server.port.into(), server.addr.words);
+    let mut search = Search { open, id, port, server, place: none as u32, oldest: 0 };
+    // SAFETY: the callback has the signature that the helper wants, and the context is of the type it takes.
+    unsafe { bpf_loop(QUERIES_OPEN as u32, find_awaited as *mut _, (&raw mut search).cast(), 0) };
+    search.place.into()
+}
+
+/// A search among the queries of a socket. Its loops are functions of their own, so that the verifier walks them once.
+#[repr(C)]
+struct Search {
+    open: *const Query,
+    oldest: u64,
+    id: u32,
+    port: u32,
+    server: [u32; 4],
+    /// What was found.
+    place: u32,
+}
+
+/// The query at a place.
+#[inline(always)]
+fn query_at(search: &Search, index: u32) -> &'static Query {
+    // SAFETY: an element of the storage, as the mask sees to.
+    unsafe { &*search.open.add(index as usize & (QUERIES_OPEN - 1)) }
+}
+
+/// Looks whether a query with the identifier is at this place, or one that is older; 1 if the former.
+extern "C" fn find_room(index: u32, search: *mut core::ffi::c_void) -> core::ffi::c_long {
+    // SAFETY: `bpf_loop` hands through what it was given.
+    let search = unsafe { &mut *search.cast::<Search>() };
+    let known = query_at(search, index);
+    if u32::from(known.id) == search.id && known.name != 0 {
+        search.place = index;
+        return 1;
     }
-    found
+    if known.time < search.oldest {
+        search.oldest = known.time;
+        search.place = index;
+    }
+    0
+}
+
+/// Looks whether the query at this place is the one that was asked; 1 if so.
+extern "C" fn find_awaited(index: u32, search: *mut core::ffi::c_void) -> core::ffi::c_long {
+    // SAFETY: as above.
+    let search = unsafe { &mut *search.cast::<Search>() };
+    let known = query_at(search, index);
+    // NAT may have rewritten the port on one of the ways.
+    let port = search.port == u32::from(DNS_PORT) || search.port == u32::from(known.port);
+    if known.name != 0 && u32::from(known.id) == search.id && known.server == search.server && port {
+        search.place = index;
+        return 1;
+    }
+    0
 }

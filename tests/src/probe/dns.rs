@@ -1,8 +1,8 @@
 //! Ways to make a resolver hear, or an agent learn, what was never judged.
 
 use std::{
-    io,
-    net::{SocketAddr, UdpSocket},
+    io::{self, Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     thread,
     time::Duration,
 };
@@ -10,7 +10,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::script::Failed;
-use crate::sys::{self, PATIENCE, RawAddr};
+use crate::{
+    lab::netlink::Netlink,
+    sys::{self, PATIENCE, RawAddr},
+};
 
 /// One attack.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -68,6 +71,22 @@ pub enum Attack {
         /// The datagram.
         message: Vec<u8>,
     },
+    /// In a network of the agent's own, a device of its own answers the query. The script stays where it was.
+    Abroad {
+        /// The resolver, IPv4.
+        to: SocketAddr,
+        /// The query.
+        message: Vec<u8>,
+        /// The answer.
+        answer: Vec<u8>,
+    },
+    /// Queries from one socket, all sent before any answer is read; how many answers came, in two bytes.
+    All {
+        /// Where to.
+        to: SocketAddr,
+        /// The queries.
+        messages: Vec<Vec<u8>>,
+    },
     /// Urgent data on a new connection.
     Urgent {
         /// Where to.
@@ -109,6 +128,8 @@ impl Attack {
                 splice(&fd, message)?;
                 answer(&fd)
             }
+            Self::Abroad { to, message, answer } => abroad(*to, message, answer),
+            Self::All { to, messages } => all(*to, messages),
             Self::Urgent { to, message } => {
                 let fd = tcp(*to)?;
                 sys::connect(&fd, *to).map_err(|error| ("connect", error))?;
@@ -196,5 +217,70 @@ fn early(to: SocketAddr, first: &[u8], held: bool, then: &[u8]) -> Result<Vec<u8
         sys::set_int(&fd, libc::IPPROTO_TCP, libc::TCP_CORK, 0).map_err(|error| ("setsockopt", error))?;
     }
     thread::sleep(REPEATS.saturating_sub(PATIENCE));
+    answer(&fd)
+}
+
+fn all(to: SocketAddr, messages: &[Vec<u8>]) -> Result<Vec<u8>, Failed> {
+    let fd = udp(to)?;
+    for message in messages {
+        sys::send_to(&fd, message, 0, to).map_err(|error| ("sendto", error))?;
+    }
+    let answers = (0..messages.len()).map_while(|_| answer(&fd).ok()).count();
+    Ok(u16::try_from(answers).unwrap_or(u16::MAX).to_be_bytes().to_vec())
+}
+
+fn abroad(to: SocketAddr, message: &[u8], answer_: &[u8]) -> Result<Vec<u8>, Failed> {
+    // A thread has a network namespace of its own, and the socket that asked is in it.
+    thread::scope(|scope| {
+        scope
+            .spawn(|| ask_oneself(to, message, answer_))
+            .join()
+            .unwrap_or_else(|_| Err(("thread", io::ErrorKind::Other.into())))
+    })
+}
+
+fn ask_oneself(to: SocketAddr, message: &[u8], forged: &[u8]) -> Result<Vec<u8>, Failed> {
+    const DEVICE: &str = "own0";
+    // SAFETY: this thread shares no descriptor table or file system state that the flag would change.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }
+        .map_err(|error| ("unshare", error.into()))?;
+    let mut device = sys::tun_open().map_err(|error| ("open", error))?;
+    sys::tun_attach(&device, DEVICE).map_err(|error| ("TUNSETIFF", error))?;
+    let network = |step| move |error: anyhow::Error| (step, io::Error::other(format!("{error:#}")));
+    let netlink = Netlink::open().map_err(network("netlink"))?;
+    // The resolver is in the device's network.
+    let IpAddr::V4(server) = to.ip() else { return Err(("family", io::ErrorKind::Unsupported.into())) };
+    let [a, b, c, d] = server.octets();
+    let own = Ipv4Addr::new(a, b, c, d ^ 1);
+    netlink.add_address(DEVICE, own.into(), 24).map_err(network("address"))?;
+    netlink.up(DEVICE).map_err(network("up"))?;
+    let fd = udp(to)?;
+    sys::send_to(&fd, message, 0, to).map_err(|error| ("sendto", error))?;
+    let mut packet = vec![0; 1 << 11];
+    // What the kernel itself says of the new device comes first.
+    let port = loop {
+        let length = device.read(&mut packet).map_err(|error| ("read", error))?;
+        match packet.get(..length) {
+            Some(packet) if packet.first() == Some(&0x45) && packet.get(9) == Some(&17) => {
+                break [packet[20], packet[21]];
+            }
+            _ => {}
+        }
+    };
+    let length = |bytes: usize| u16::try_from(bytes).unwrap_or(u16::MAX).to_be_bytes();
+    let mut header = [
+        &[0x45, 0][..],
+        &length(28 + forged.len()),
+        &[0, 0, 0, 0, 64, 17, 0, 0],
+        &server.octets(),
+        &own.octets(),
+    ]
+    .concat();
+    let sum: u32 = header.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let folded = !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap_or(0);
+    header[10..12].copy_from_slice(&folded.to_be_bytes());
+    let datagram =
+        [&to.port().to_be_bytes()[..], &port, &length(8 + forged.len()), &[0, 0], forged].concat();
+    device.write_all(&[header, datagram].concat()).map_err(|error| ("write", error))?;
     answer(&fd)
 }
