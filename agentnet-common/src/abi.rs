@@ -535,7 +535,7 @@ wire! {
 }
 
 /// Bytes of a DNS message over TCP that can be read, a power of two.
-pub const DIALOG_BYTES: usize = 8192;
+pub const DIALOG_BYTES: usize = 16384;
 
 /// Bytes sent to a resolver over TCP that may be under way at once, a power of two. What is older cannot be repeated.
 pub const JUDGED_BYTES: usize = 4096;

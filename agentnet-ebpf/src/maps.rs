@@ -3,9 +3,9 @@
 use agentnet_common::{
     abi::{
         ALERT_RING_BYTES, AgentCfg, AgentCounters, Budget, Dialog, Door, GATE_ENTRIES, IFACE_ENTRIES,
-        MAX_AGENTS, NAMED_ENTRIES, NameNode, Named, OWNERS as OWNER_PLACES, Owner, PIN_ENTRIES, Pins, Queries,
-        REFUSED_ENTRIES, Ruleset, SAMPLE_RING_BYTES, SCRATCHES, SERIES_PLACES, SLOTS, SUN_PATH, Scratch,
-        Series, SockState, TAILS, UdpPeers, VISITOR_ENTRIES, Visitor,
+        MAX_AGENTS, NAMED_ENTRIES, NameNode, Named, OWNERS as OWNER_PLACES, Owner, PIN_ENTRIES, Pins,
+        Queries, REFUSED_ENTRIES, Ruleset, SAMPLE_RING_BYTES, SCRATCHES, SERIES_PLACES, SLOTS, SUN_PATH,
+        Scratch, Series, SockState, TAILS, UdpPeers, VISITOR_ENTRIES, Visitor,
     },
     addr::Addr,
     event::VerdictEvent,

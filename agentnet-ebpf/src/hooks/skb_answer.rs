@@ -155,7 +155,7 @@ fn learn(
         agent: cfg.agent,
         name: query.name,
         netns: query.netns,
-        pad: 0,
+        _pad: 0,
         addresses: 0,
         in_name: 1,
         opens: 0,
@@ -290,7 +290,7 @@ struct Walk {
     failed: u32,
     /// The network namespace of who asked.
     netns: u32,
-    pad: u32,
+    _pad: u32,
 }
 
 impl Walk {

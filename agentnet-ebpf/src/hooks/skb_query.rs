@@ -162,7 +162,10 @@ extern "C" fn compare(index: u32, comparison: *mut core::ffi::c_void) -> core::f
         let place = comparison.start.wrapping_add(from).wrapping_add(number as u32) as usize;
         // SAFETY: within the array, as the mask sees to.
         let judged = unsafe {
-            (&raw const (*comparison.dialog).judged).cast::<u8>().add(place & (JUDGED_BYTES - 1)).read_volatile()
+            (&raw const (*comparison.dialog).judged)
+                .cast::<u8>()
+                .add(place & (JUDGED_BYTES - 1))
+                .read_volatile()
         };
         differs |= if (number as u32) < size { byte ^ judged } else { 0 };
     }

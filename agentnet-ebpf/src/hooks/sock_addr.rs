@@ -8,7 +8,11 @@ use agentnet_common::{
     event::Hook,
     verdict::{Reason, RuleId, Scope, Verdict, held_to_call},
 };
-use aya_ebpf::{EbpfContext as _, helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie}, programs::SockAddrContext};
+use aya_ebpf::{
+    EbpfContext as _,
+    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie},
+    programs::SockAddrContext,
+};
 
 use crate::{
     agent::{config, current_process, note_owner, sock_state, udp_peers},

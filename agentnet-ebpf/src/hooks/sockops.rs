@@ -13,7 +13,9 @@ use aya_ebpf::{
     },
     helpers::{
         bpf_ktime_get_ns,
-        generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_sock_hash_update, bpf_sock_ops_cb_flags_set},
+        generated::{
+            bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_sock_hash_update, bpf_sock_ops_cb_flags_set,
+        },
     },
     macros::sock_ops,
     programs::SockOpsContext,

@@ -101,10 +101,7 @@ const REPEATS: Duration = Duration::from_millis(2500);
 
 impl Attack {
     /// Carries it out; what came back of it.
-    pub(super) fn run(
-        &self,
-        sockets: &(Option<UdpSocket>, Option<UdpSocket>),
-    ) -> Result<Vec<u8>, Failed> {
+    pub(super) fn run(&self, sockets: &(Option<UdpSocket>, Option<UdpSocket>)) -> Result<Vec<u8>, Failed> {
         match self {
             Self::Forge { from, hide, message } => forge(*from, *hide, message, sockets),
             Self::Instead { to, queries, other } => instead(*to, queries, other),
@@ -182,7 +179,8 @@ fn forge(
         socket.connect(peer).map_err(|error| ("hide", error))?;
     }
     // Past the peer, if there is one: the standard library's call would do, too, but says less of what is meant.
-    sys::send_to(&socket, message, 0, SocketAddr::from((from.ip(), port))).map_err(|error| ("forge", error))?;
+    sys::send_to(&socket, message, 0, SocketAddr::from((from.ip(), port)))
+        .map_err(|error| ("forge", error))?;
     Ok(Vec::new())
 }
 
@@ -211,7 +209,8 @@ fn early(to: SocketAddr, first: &[u8], held: bool, then: &[u8]) -> Result<Vec<u8
     }
     // Without a cookie of the other end's this connects and then writes, in one call that was never judged.
     let eor = if held { libc::MSG_EOR } else { 0 };
-    sys::send_to(&fd, first, libc::MSG_FASTOPEN | eor, RawAddr::from(to)).map_err(|error| ("early", error))?;
+    sys::send_to(&fd, first, libc::MSG_FASTOPEN | eor, RawAddr::from(to))
+        .map_err(|error| ("early", error))?;
     sys::send(&fd, then, 0).map_err(|error| ("send", error))?;
     if held {
         sys::set_int(&fd, libc::IPPROTO_TCP, libc::TCP_CORK, 0).map_err(|error| ("setsockopt", error))?;
@@ -279,8 +278,7 @@ fn ask_oneself(to: SocketAddr, message: &[u8], forged: &[u8]) -> Result<Vec<u8>,
     let sum: u32 = header.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
     let folded = !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap_or(0);
     header[10..12].copy_from_slice(&folded.to_be_bytes());
-    let datagram =
-        [&to.port().to_be_bytes()[..], &port, &length(8 + forged.len()), &[0, 0], forged].concat();
+    let datagram = [&to.port().to_be_bytes()[..], &port, &length(8 + forged.len()), &[0, 0], forged].concat();
     device.write_all(&[header, datagram].concat()).map_err(|error| ("write", error))?;
     answer(&fd)
 }
