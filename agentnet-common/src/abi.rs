@@ -444,6 +444,10 @@ wire! {
         pub began: u64,
         /// TCP: hash of the name that has opened the peer's address, 0 if no name has.
         pub name: u64,
+        /// Network namespace of a socket that asks a resolver, see [`Pin::netns`]; 0 where nobody could tell.
+        pub netns: u32,
+        /// Zero.
+        pub pad: u32,
         /// TCP: sequence number of the first byte that was sampled, by way out and in.
         pub base: [u32; 2],
         /// TCP: offset behind the last byte that was seen with data, by way.
@@ -542,9 +546,9 @@ pub const PIN_NAMES: usize = 8;
 pub const PIN_ENTRIES: u32 = 1024;
 /// Names that an agent has asked for lately; of more, those that were used longest ago open nothing any more.
 pub const NAMED_ENTRIES: u32 = 512;
-/// How long an address stays open after it was resolved, however short its TTL; nanoseconds. Clients keep addresses
-/// for longer than they may.
-pub const PIN_LEAST: u64 = 300_000_000_000;
+/// How long an address stays open after it was resolved, however short its TTL; seconds. Clients keep addresses for
+/// longer than they may.
+pub const PIN_LEAST: u32 = 300;
 /// The longest TTL that is believed, seconds.
 pub const PIN_MOST_SECONDS: u32 = 86_400;
 
@@ -554,8 +558,11 @@ wire! {
     pub struct Pin {
         /// Hash of the name, see [`crate::name::NameHash`]; 0 is an empty place.
         pub name: u64,
-        /// When it ends, nanoseconds of `CLOCK_MONOTONIC`.
-        pub expiry: u64,
+        /// When it ends, seconds of `CLOCK_MONOTONIC`.
+        pub expiry: u32,
+        /// Low half of the cookie of the network namespace in which it was resolved, the only one in which the address is
+        /// open: in one of its own making an agent is the resolver. Cookies are counted up from 1.
+        pub netns: u32,
     }
 }
 
@@ -579,7 +586,7 @@ wire! {
 }
 
 /// Queries of a socket that are waited for at the same time, a power of two.
-pub const QUERIES_OPEN: usize = 16;
+pub const QUERIES_OPEN: usize = 64;
 
 wire! {
     /// A query that an answer is waited for.
@@ -597,14 +604,17 @@ wire! {
         pub kind: u16,
         /// 1 if the answer opens nothing.
         pub search: u16,
+        /// The port it went to.
+        pub port: u16,
+        /// Network namespace it left from, see [`Pin::netns`].
+        pub netns: u32,
         /// Zero.
-        pub pad: u16,
+        pub pad: u32,
     }
 }
 
 wire! {
     /// The queries of one socket.
-    #[derive(Default)]
     pub struct Queries {
         /// In no order.
         pub open: [Query; QUERIES_OPEN],
@@ -612,7 +622,16 @@ wire! {
 }
 
 /// Bytes of a DNS message over TCP that can be read, a power of two.
-pub const DIALOG_BYTES: usize = 8192;
+pub const DIALOG_BYTES: usize = 16384;
+
+/// Bytes sent to a resolver over TCP that may be under way at once, a power of two. What is older cannot be repeated.
+pub const JUDGED_BYTES: usize = 4096;
+/// What is compared with them at a time, a power of two.
+pub const JUDGED_STEP: usize = 32;
+
+/// Priority of packets that an agent's socket sends to this host, by which it is known there that none is a resolver's.
+/// Nobody reads priorities on `lo`, which has no queue.
+pub const OWN_PRIORITY: u32 = 0x616e_6574;
 
 wire! {
     /// A connection to a resolver: what of it was judged.
@@ -627,10 +646,13 @@ wire! {
         pub read: u32,
         /// Bytes of `frame` that are there: the beginning of a message that came in, its length first.
         pub have: u32,
-        /// Zero.
-        pub pad: u32,
+        /// 1 once something was to leave that was not judged: nothing leaves any more.
+        pub broken: u32,
         /// See `have`.
         pub frame: [u8; DIALOG_BYTES],
+        /// The bytes last judged, each where its place in the stream is, modulo the length. What leaves has to be the
+        /// same: the kernel may take something else in place of what was judged.
+        pub judged: [u8; JUDGED_BYTES],
     }
 }
 
@@ -741,7 +763,7 @@ const _: () = {
     assert!(size_of::<PortRule>() == 8);
     assert!(size_of::<Ruleset>() == 132);
     assert!(size_of::<NameNode>() == 268);
-    assert!(size_of::<SockState>() == 128);
+    assert!(size_of::<SockState>() == 136);
     assert!(size_of::<UdpPeers>() == 128);
     assert!(size_of::<Owner>() == 32);
     assert!(OWNERS.is_power_of_two());

@@ -17,10 +17,11 @@ use crate::maps::{NAMED, NAMES, NameBytes, PINS};
 
 const SECOND: u64 = 1_000_000_000;
 
+/// Seconds of `CLOCK_MONOTONIC`.
 #[inline(always)]
-fn now() -> u64 {
+fn now() -> u32 {
     // SAFETY: no arguments.
-    unsafe { bpf_ktime_get_ns() }
+    (unsafe { bpf_ktime_get_ns() } / SECOND) as u32
 }
 
 /// The rules of policy `slot` about the name whose key, its length in bits first, is at `key`: readable for as many
@@ -48,9 +49,11 @@ fn rule_by(agent: u32, slot: u32, name: u64, protocol: u8, port: u16) -> Option<
 #[repr(C)]
 struct Search {
     pins: *const Pins,
-    now: u64,
     /// The name that was found, 0 before.
     name: u64,
+    now: u32,
+    /// The network namespace, 0 for any.
+    netns: u32,
     agent: u32,
     slot: u32,
     port: u32,
@@ -67,7 +70,7 @@ extern "C" fn look(index: u32, search: *mut c_void) -> c_long {
     let pin = unsafe {
         (&raw const (*search.pins).pins).cast::<Pin>().add(index as usize & (PIN_NAMES - 1)).read()
     };
-    if pin.name == 0 || pin.expiry <= search.now {
+    if pin.name == 0 || pin.expiry <= search.now || search.netns != 0 && pin.netns != search.netns {
         return 0;
     }
     match rule_by(search.agent, search.slot, pin.name, search.protocol as u8, search.port as u16) {
@@ -80,12 +83,19 @@ extern "C" fn look(index: u32, search: *mut c_void) -> c_long {
     }
 }
 
-/// The rule by which a name opens `endpoint` for an agent, and the name into `name`; [`RuleId::NONE`] if none does.
+/// The rule by which a name opens `endpoint` for an agent in a network namespace (0 for any), and the name into `name`;
+/// [`RuleId::NONE`] if none does.
 ///
 /// A function of its own to the kernel as well, which verifies it once, whatever its callers know.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn an_pinned(agent: u32, slot: u32, endpoint: *const Endpoint, name: *mut u64) -> u64 {
+pub extern "C" fn an_pinned(
+    agent: u32,
+    slot: u32,
+    endpoint: *const Endpoint,
+    name: *mut u64,
+    netns: u32,
+) -> u64 {
     let none = u64::from(RuleId::NONE.0);
     // SAFETY: null, or what the caller has on its stack.
     let (Some(endpoint), Some(name)) = (unsafe { endpoint.as_ref() }, unsafe { name.as_mut() }) else {
@@ -96,8 +106,9 @@ pub extern "C" fn an_pinned(agent: u32, slot: u32, endpoint: *const Endpoint, na
     let Some(pins) = (unsafe { map.get(&endpoint.addr) }) else { return none };
     let mut search = Search {
         pins,
-        now: now(),
         name: 0,
+        now: now(),
+        netns,
         agent,
         slot,
         port: endpoint.port.into(),
@@ -110,12 +121,11 @@ pub extern "C" fn an_pinned(agent: u32, slot: u32, endpoint: *const Endpoint, na
     search.rule.into()
 }
 
-/// The rule and the name by which the endpoint's address is open.
+/// The rule by which the endpoint's address is open; the name, or 0, goes to `name`.
 #[inline(always)]
-pub fn pinned(cfg: &AgentCfg, endpoint: &Endpoint) -> Option<(RuleId, u64)> {
-    let mut name = 0;
-    let rule = RuleId(an_pinned(cfg.agent, cfg.slot, endpoint, &raw mut name) as u16);
-    if rule == RuleId::NONE { None } else { Some((rule, name)) }
+pub fn pinned(cfg: &AgentCfg, endpoint: &Endpoint, name: *mut u64, netns: u32) -> Option<RuleId> {
+    let rule = RuleId(an_pinned(cfg.agent, cfg.slot, endpoint, name, netns) as u16);
+    if rule == RuleId::NONE { None } else { Some(rule) }
 }
 
 /// The rule by which a name allows the endpoint, however long ago it was resolved: for a connection that has been open
@@ -156,23 +166,25 @@ fn is_same(one: &Named, other: &Named) -> bool {
     differs == 0
 }
 
-/// Opens `addr` for the name of this hash, for `ttl` seconds and no less than [`PIN_LEAST`]. Whether there was room.
+/// Opens `addr` for the name of this hash in a network namespace, for `ttl` seconds and no less than [`PIN_LEAST`].
+/// Whether there was room.
 #[inline(always)]
-pub fn pin(agent: u32, addr: &Addr, name: u64, ttl: u32) -> bool {
+pub fn pin(agent: u32, addr: &Addr, name: u64, ttl: u32, netns: u32) -> bool {
     let now = now();
-    let expiry = now + PIN_LEAST.max(u64::from(ttl.min(PIN_MOST_SECONDS)) * SECOND);
+    // A second has begun.
+    let expiry = now + 1 + PIN_LEAST.max(ttl.min(PIN_MOST_SECONDS));
     let Some(pins) = PINS.get(agent) else { return false };
     let Some(known) = pins.get_ptr_mut(addr) else {
-        let mut fresh = Pins { pins: [Pin { name: 0, expiry: 0 }; PIN_NAMES] };
-        fresh.pins[0] = Pin { name, expiry };
+        let mut fresh = Pins { pins: [Pin { name: 0, expiry: 0, netns: 0 }; PIN_NAMES] };
+        fresh.pins[0] = Pin { name, expiry, netns };
         return pins.insert(addr, &fresh, 0).is_ok();
     };
     // SAFETY: a map value; two answers at once may lose one of their names, which closes.
     let known = unsafe { &mut *known };
     let mut place = 0;
-    let mut oldest = u64::MAX;
+    let mut oldest = u32::MAX;
     for (index, pin) in known.pins.iter().enumerate() {
-        if pin.name == name {
+        if pin.name == name && pin.netns == netns {
             place = index;
             break;
         }
@@ -184,11 +196,12 @@ pub fn pin(agent: u32, addr: &Addr, name: u64, ttl: u32) -> bool {
     if let Some(pin) = known.pins.get_mut(place & (PIN_NAMES - 1)) {
         // An address must not be open for one name until the time of another.
         let ends = &raw mut pin.expiry;
-        let later = if pin.name == name { expiry.max(pin.expiry) } else { expiry };
+        let later = if pin.name == name && pin.netns == netns { expiry.max(pin.expiry) } else { expiry };
         // SAFETY: a field of the map value, aligned.
         unsafe {
             ends.write_volatile(0);
             (&raw mut pin.name).write_volatile(name);
+            (&raw mut pin.netns).write_volatile(netns);
             ends.write_volatile(later);
         }
     }

@@ -1,7 +1,5 @@
 //! The policy on maps, and the verdict as the hooks ask for it.
 
-use core::cell::Cell;
-
 use agentnet_common::{
     abi::{AgentCfg, Ruleset},
     addr::{Addr, Endpoint},
@@ -14,7 +12,9 @@ use crate::{acts::Acts, maps::NETS, pins::pinned};
 /// What one lookup found, for a verdict on the address that was looked up; and the name that was found on the way.
 struct Found<'a> {
     rules: Option<&'a Ruleset>,
-    named: Cell<u64>,
+    netns: u32,
+    /// Where the name goes that has opened the address. The caller's own place: stack is short here.
+    named: *mut u64,
 }
 
 impl Tables for Found<'_> {
@@ -25,9 +25,7 @@ impl Tables for Found<'_> {
 
     #[inline(always)]
     fn pinned(&self, cfg: &AgentCfg, endpoint: &Endpoint) -> Option<RuleId> {
-        let (rule, name) = pinned(cfg, endpoint)?;
-        self.named.set(name);
-        Some(rule)
+        pinned(cfg, endpoint, self.named, self.netns)
     }
 }
 
@@ -54,6 +52,7 @@ const ALLOWS: u64 = 1 << 16;
 
 /// [`verdict::judge`], THE verdict: what was blocked by hand, replies, the policy and its names, what was allowed by hand;
 /// given what was looked up for the endpoint's address. Writes the name that has opened the address, or 0, to `name`.
+/// `place` is the scope, and in its upper half the network namespace, see [`agentnet_common::abi::Pin::netns`], or 0.
 ///
 /// A function of its own to the kernel as well, which verifies it once, whatever its callers know: followed from each
 /// of their states it would be walked a hundred times.
@@ -63,7 +62,7 @@ pub extern "C" fn an_decide(
     cfg: *const AgentCfg,
     rules: *const Ruleset,
     endpoint: *const Endpoint,
-    place: u32,
+    place: u64,
     name: *mut u64,
 ) -> u64 {
     let nothing = Reason::NoPolicy as u64;
@@ -74,14 +73,15 @@ pub extern "C" fn an_decide(
         return nothing;
     };
     // SAFETY: as above.
-    let found = Found { rules: unsafe { rules.as_ref() }, named: Cell::new(0) };
-    let scope = match place & !REPLY {
+    let found = Found { rules: unsafe { rules.as_ref() }, netns: (place >> 32) as u32, named: name };
+    *name = 0;
+    let (scope, reply) = (place as u32 & !REPLY, place as u32 & REPLY != 0);
+    let scope = match scope {
         REMOTE => Scope::Remote,
         OWN => Scope::OwnListener,
         _ => Scope::ForeignListener,
     };
-    let verdict = verdict::judge(&found, &Acts, cfg, endpoint, scope, place & REPLY != 0);
-    *name = found.named.get();
+    let verdict = verdict::judge(&found, &Acts, cfg, endpoint, scope, reply);
     match verdict {
         Verdict::Allow(rule) => ALLOWS | u64::from(rule.0),
         Verdict::Deny(reason) => reason as u64,
@@ -89,7 +89,8 @@ pub extern "C" fn an_decide(
 }
 
 /// The verdict on `endpoint`, for whose address the policy has `rules`, and the name by which it is allowed, if by one.
-/// With `reply` it goes back to somebody who came.
+/// With `reply` it goes back to somebody who came. Calls say in which network namespace; packets are of sockets whose calls
+/// have, and say 0.
 #[inline(always)]
 pub fn decide(
     cfg: &AgentCfg,
@@ -97,13 +98,14 @@ pub fn decide(
     endpoint: &Endpoint,
     scope: Scope,
     reply: bool,
+    netns: u32,
 ) -> (Verdict, u64) {
     let place = match scope {
         Scope::Remote => REMOTE,
         Scope::OwnListener => OWN,
         Scope::ForeignListener => FOREIGN,
     };
-    let place = place | if reply { REPLY } else { 0 };
+    let place = u64::from(netns) << 32 | u64::from(place | if reply { REPLY } else { 0 });
     let rules = rules.map_or(core::ptr::null(), core::ptr::from_ref);
     let mut name = 0;
     let code = an_decide(cfg, rules, endpoint, place, &raw mut name);
@@ -117,5 +119,5 @@ pub fn decide(
 /// The verdict on what is not on this host.
 #[inline(always)]
 pub fn decide_remote(cfg: &AgentCfg, endpoint: &Endpoint) -> Verdict {
-    decide(cfg, look_up(cfg.slot, &endpoint.addr), endpoint, Scope::Remote, false).0
+    decide(cfg, look_up(cfg.slot, &endpoint.addr), endpoint, Scope::Remote, false, 0).0
 }

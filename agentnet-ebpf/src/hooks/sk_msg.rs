@@ -1,17 +1,20 @@
 //! sk_msg on connections to resolvers: a query is judged before TCP takes it, in a copy that the process cannot change.
-//! The packet hook lets out what was approved here, and nothing else: what passes this program by (a send that began
-//! before the connection was made, fast open) stays.
+//! The packet hook lets out what was approved here, byte for byte, and nothing else. What passes this program by stays:
+//! a send that began before the connection was made, fast open, and what the kernel takes on the strength of a verdict
+//! on something else, for which there was no room after all (`psock->eval` in tcp_bpf_send_verdict, net/ipv4/tcp_bpf.c).
 
-use core::ffi::c_void;
+use core::ffi::{c_long, c_void};
 
 use agentnet_common::{
-    abi::{AgentCfg, QUERY_BYTES, Scratch, SockState},
+    abi::{AgentCfg, Dialog, JUDGED_BYTES, QUERY_BYTES, Scratch, SockState},
     addr::{Addr, Endpoint, protocol},
     event::Hook,
     verdict::{Reason, RuleId, Verdict},
 };
 use aya_ebpf::{
-    helpers::generated::{bpf_msg_apply_bytes, bpf_msg_cork_bytes, bpf_msg_pull_data, bpf_probe_read_kernel},
+    helpers::generated::{
+        bpf_loop, bpf_msg_apply_bytes, bpf_msg_cork_bytes, bpf_msg_pull_data, bpf_probe_read_kernel,
+    },
     macros::sk_msg,
     programs::SkMsgContext,
 };
@@ -47,6 +50,9 @@ fn try_msg(ctx: &SkMsgContext) -> bool {
     let sk = sk.cast();
     let (Some(state), Some(dialog)) = (sock_state(sk, false), dialog(sk, false)) else { return false };
     let Some(cfg) = AGENTS.get(state.agent).filter(|cfg| cfg.is_configured()) else { return false };
+    if dialog.broken != 0 {
+        return false;
+    }
     let size = ctx.size();
     if size < LENGTH {
         return wait_for(ctx, LENGTH);
@@ -72,6 +78,7 @@ fn try_msg(ctx: &SkMsgContext) -> bool {
             Ok(()) => Verdict::Allow(RuleId::RESOLVER),
             Err(reason) => Verdict::Deny(reason),
         };
+        keep(dialog, scratch, len);
         conclude_query(cfg, &facts, verdict, &scratch.message)
     });
     if passes != Some(true) {
@@ -82,6 +89,43 @@ fn try_msg(ctx: &SkMsgContext) -> bool {
     dialog.approved = dialog.approved.wrapping_add(taken);
     // SAFETY: the context is the kernel's.
     unsafe { bpf_msg_apply_bytes(ctx.msg, taken) == 0 }
+}
+
+/// What is kept of a message that was judged.
+#[repr(C)]
+struct Keep {
+    dialog: *mut Dialog,
+    scratch: *const Scratch,
+    /// Bytes of the message, without those of its length.
+    len: u32,
+}
+
+/// Keeps the message of `len` bytes in the scratch, and its length before it, at its place in the stream.
+#[inline(always)]
+fn keep(dialog: &mut Dialog, scratch: &Scratch, len: u32) {
+    let mut keep = Keep { dialog, scratch, len };
+    let bytes = LENGTH + if len > QUERY_BYTES as u32 { QUERY_BYTES as u32 } else { len };
+    // SAFETY: the callback has the signature that the helper wants, and the context is of the type it takes.
+    unsafe { bpf_loop(bytes, keep_byte as *mut _, (&raw mut keep).cast(), 0) };
+}
+
+/// Keeps one byte. A loop of its own, so that the verifier walks it once.
+extern "C" fn keep_byte(index: u32, keep: *mut c_void) -> c_long {
+    // SAFETY: `bpf_loop` hands through what it was given; elements of arrays, as the masks see to.
+    unsafe {
+        let keep = &*keep.cast::<Keep>();
+        let byte = match index {
+            0 => (keep.len >> 8) as u8,
+            1 => keep.len as u8,
+            _ => {
+                let at = (index - LENGTH) as usize & (QUERY_BYTES - 1);
+                (&raw const (*keep.scratch).message).cast::<u8>().add(at).read_volatile()
+            }
+        };
+        let place = (*keep.dialog).approved.wrapping_add(index) as usize & (JUDGED_BYTES - 1);
+        (&raw mut (*keep.dialog).judged).cast::<u8>().add(place).write_volatile(byte);
+    }
+    0
 }
 
 /// Has the program called again when there are so many bytes.
@@ -137,5 +181,6 @@ fn judge(
     if read != 0 {
         return Err(Reason::DnsShared);
     }
-    judge_query(cfg, sk, &state.peer_addr(), scratch, len)
+    let server = Endpoint::new(state.peer_addr(), state.peer_port, protocol::TCP);
+    judge_query(cfg, sk, state.netns, &server, scratch, len)
 }

@@ -3,7 +3,7 @@
 use core::ffi::c_void;
 
 use agentnet_common::{
-    abi::{ASKS_DNS, AgentCfg, SockState, TAIL_DNS, TAIL_DNS_STREAM},
+    abi::{ASKS_DNS, AgentCfg, OWN_PRIORITY, SockState, TAIL_DNS, TAIL_DNS_STREAM},
     addr::protocol,
     event::{Hook, Way},
     verdict::{DNS_PORT, RuleId, is_dns},
@@ -85,6 +85,10 @@ pub fn let_out(
         unsafe { TAILS_OUT.tail_call(ctx, TAIL_DNS) };
         return false;
     }
+    if packet.on_loopback {
+        // SAFETY: the context is the kernel's.
+        unsafe { (*ctx.skb.skb).priority = OWN_PRIORITY };
+    }
     count_allowed(cfg, ctx.len());
     if let Some(state) = state {
         state.tx_bytes = state.tx_bytes.wrapping_add(u64::from(ctx.len()));
@@ -102,7 +106,10 @@ pub fn let_in(ctx: &SkBuffContext, cfg: &AgentCfg, state: Option<&mut SockState>
     if !packet.has_data {
         return true;
     }
-    if state.as_ref().is_some_and(|state| state.marks & ASKS_DNS != 0) && is_from_resolver(cfg, packet) {
+    if state.as_ref().is_some_and(|state| state.marks & ASKS_DNS != 0)
+        && !is_own(ctx, packet)
+        && is_from_resolver(cfg, packet)
+    {
         // SAFETY: nothing is to be dropped. Returns only if the program is not there: then nothing is learned.
         unsafe {
             if packet.remote.protocol == protocol::TCP {
@@ -121,6 +128,14 @@ pub fn let_in(ctx: &SkBuffContext, cfg: &AgentCfg, state: Option<&mut SockState>
         }
     }
     true
+}
+
+/// Whether a packet comes from an agent on this host: anybody can take a port of a resolver's address on `lo`, and answer
+/// what the resolver was asked.
+#[inline(always)]
+fn is_own(ctx: &SkBuffContext, packet: &Packet) -> bool {
+    // SAFETY: the context is the kernel's.
+    packet.on_loopback && unsafe { (*ctx.skb.skb).priority } == OWN_PRIORITY
 }
 
 /// Whether a packet comes from where queries go.

@@ -131,7 +131,7 @@ fn learn(
     if !place.copy(scratch, head) {
         return Err(Reason::DnsMalformed);
     }
-    let Some(query) = awaited(sk, &packet.remote.addr, dns::id(scratch)) else {
+    let Some(query) = awaited(sk, &packet.remote, dns::id(scratch)) else {
         return Err(Reason::Unsolicited);
     };
     let question = dns::question(scratch, head)?;
@@ -154,6 +154,8 @@ fn learn(
         records: records.into(),
         agent: cfg.agent,
         name: query.name,
+        netns: query.netns,
+        _pad: 0,
         addresses: 0,
         in_name: 1,
         opens: 0,
@@ -286,6 +288,9 @@ struct Walk {
     opens: u32,
     /// `BROKEN` or `NO_ROOM`.
     failed: u32,
+    /// The network namespace of who asked.
+    netns: u32,
+    _pad: u32,
 }
 
 impl Walk {
@@ -363,5 +368,5 @@ fn one(walk: &mut Walk) -> Result<(), u32> {
         return Ok(());
     }
     walk.addresses += 1;
-    if pin(walk.agent, &addr, walk.name, ttl) { Ok(()) } else { Err(NO_ROOM) }
+    if pin(walk.agent, &addr, walk.name, ttl, walk.netns) { Ok(()) } else { Err(NO_ROOM) }
 }

@@ -104,7 +104,7 @@ fn judge(
         half_open || is_accepted(state.as_deref(), cfg, packet) || is_reply(sk, cfg, &packet.remote, scope);
     let answers = opaque::flag(answers, ctx.len());
     let rules = look_up(cfg.slot, &packet.remote.addr);
-    let (mut verdict, mut named) = decide(cfg, rules, &packet.remote, scope, answers);
+    let (mut verdict, mut named) = decide(cfg, rules, &packet.remote, scope, answers, 0);
     // A connection to a resolver: what it sends is judged before TCP takes it, see `sk_msg`.
     let asks =
         tcp && packet.is_syn() && matches!(verdict, Verdict::Allow(rule) if is_dns(rule, &packet.remote));

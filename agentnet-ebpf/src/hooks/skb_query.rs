@@ -2,13 +2,19 @@
 //! as a plain query for a name that a rule is about, or not at all.
 
 use agentnet_common::{
-    abi::{ASKS_DNS, AgentCfg, MODE_AUDIT, QUERIES_OPEN, QUERY_BYTES, Queries, Query, Scratch},
-    addr::{Addr, protocol},
+    abi::{
+        ASKS_DNS, AgentCfg, Dialog, JUDGED_BYTES, JUDGED_STEP, MODE_AUDIT, QUERIES_OPEN, QUERY_BYTES,
+        Queries, Query, Scratch,
+    },
+    addr::{Endpoint, protocol},
     event::{Hook, Way},
-    verdict::{Question, Reason, RuleId, Verdict, decide_question},
+    verdict::{DNS_PORT, Question, Reason, RuleId, Verdict, decide_question},
 };
 use aya_ebpf::{
-    helpers::{bpf_ktime_get_ns, generated::bpf_skb_load_bytes},
+    helpers::{
+        bpf_ktime_get_ns,
+        generated::{bpf_loop, bpf_skb_load_bytes},
+    },
     macros::cgroup_skb,
     programs::SkBuffContext,
 };
@@ -41,7 +47,7 @@ fn try_query(ctx: &SkBuffContext) -> bool {
     let (packet, None) = parse(ctx, Direction::Egress) else { return false };
     let facts = facts(ctx, Hook::Egress, &packet, Some(state));
     let passes = with_scratch(|scratch| {
-        let verdict = match judge(ctx, cfg, sk, &packet, scratch) {
+        let verdict = match judge(ctx, cfg, sk, state.netns, &packet, scratch) {
             Ok(()) => Verdict::Allow(RuleId::RESOLVER),
             Err(reason) => Verdict::Deny(reason),
         };
@@ -64,6 +70,7 @@ fn judge(
     ctx: &SkBuffContext,
     cfg: &AgentCfg,
     sk: *mut core::ffi::c_void,
+    netns: u32,
     packet: &Packet,
     scratch: &mut Scratch,
 ) -> Result<(), Reason> {
@@ -71,9 +78,11 @@ fn judge(
     // SAFETY: the context is the kernel's.
     let linear = unsafe { (*ctx.skb.skb).data_end as u64 - (*ctx.skb.skb).data as u64 };
     if packet.remote.protocol != protocol::UDP {
-        return if is_approved(ctx, sk, packet) { Ok(()) } else { Err(Reason::DnsShared) };
+        return if is_approved(ctx, cfg, sk, packet) { Ok(()) } else { Err(Reason::DnsShared) };
     }
-    if linear != u64::from(ctx.len()) {
+    // And one call can make many datagrams of it (`UDP_SEGMENT`).
+    // SAFETY: the context is the kernel's.
+    if linear != u64::from(ctx.len()) || unsafe { (*ctx.skb.skb).gso_size } != 0 {
         return Err(Reason::DnsShared);
     }
     let len = ctx.len().wrapping_sub(packet.payload);
@@ -89,16 +98,83 @@ fn judge(
     if loaded != 0 {
         return Err(Reason::DnsMalformed);
     }
-    judge_query(cfg, sk, &packet.remote.addr, scratch, len)
+    judge_query(cfg, sk, netns, &packet.remote, scratch, len)
 }
 
-/// Whether all that a segment carries was approved before TCP took it, see `sk_msg`.
+/// Whether all that a segment carries was approved before TCP took it, see `sk_msg`; else nothing more leaves on this
+/// connection.
 #[inline(always)]
-fn is_approved(ctx: &SkBuffContext, sk: *mut core::ffi::c_void, packet: &Packet) -> bool {
+fn is_approved(ctx: &SkBuffContext, cfg: &AgentCfg, sk: *mut core::ffi::c_void, packet: &Packet) -> bool {
     let Some(dialog) = dialog(sk, false) else { return false };
     let payload = ctx.len().wrapping_sub(packet.payload);
-    let end = packet.sequence.wrapping_sub(dialog.out).wrapping_add(payload);
-    end <= dialog.approved
+    let start = packet.sequence.wrapping_sub(dialog.out);
+    // Both wrap, after 4 GiB.
+    let judged = dialog.broken == 0
+        && payload <= JUDGED_BYTES as u32
+        && dialog.approved.wrapping_sub(start.wrapping_add(payload)) as i32 >= 0;
+    // An audit lets out what was not judged, and has told.
+    let same = cfg.mode == MODE_AUDIT || is_same(ctx, dialog, packet.payload, start, payload);
+    let approved = judged && same;
+    if !approved && cfg.mode != MODE_AUDIT {
+        dialog.broken = 1;
+    }
+    approved
+}
+
+/// A comparison of what a segment carries with what was judged.
+#[repr(C)]
+struct Comparison {
+    skb: *mut core::ffi::c_void,
+    dialog: *const Dialog,
+    /// Where the payload begins in the packet.
+    at: u32,
+    /// Where it begins in the stream.
+    start: u32,
+    /// Its bytes.
+    len: u32,
+    /// 1 as long as nothing differs.
+    same: u32,
+}
+
+#[inline(always)]
+fn is_same(ctx: &SkBuffContext, dialog: &Dialog, at: u32, start: u32, len: u32) -> bool {
+    let mut comparison = Comparison { skb: ctx.skb.skb.cast(), dialog, at, start, len, same: 1 };
+    let steps = len.div_ceil(JUDGED_STEP as u32);
+    // SAFETY: the callback has the signature that the helper wants, and the context is of the type it takes.
+    let done = unsafe { bpf_loop(steps, compare as *mut _, (&raw mut comparison).cast(), 0) };
+    done >= 0 && comparison.same == 1
+}
+
+/// Compares some bytes; 1 when they differ. A loop of its own, so that the verifier walks it once.
+extern "C" fn compare(index: u32, comparison: *mut core::ffi::c_void) -> core::ffi::c_long {
+    // SAFETY: `bpf_loop` hands through what it was given.
+    let comparison = unsafe { &mut *comparison.cast::<Comparison>() };
+    let from = index.wrapping_mul(JUDGED_STEP as u32);
+    let rest = comparison.len.wrapping_sub(from);
+    let size = if rest > JUDGED_STEP as u32 { JUDGED_STEP as u32 } else { rest };
+    let size = (core::hint::black_box(size).wrapping_sub(1) & (JUDGED_STEP as u32 - 1)) + 1;
+    let mut bytes = [0_u8; JUDGED_STEP];
+    // SAFETY: the array has room for `size` bytes.
+    let loaded = unsafe {
+        bpf_skb_load_bytes(comparison.skb, comparison.at.wrapping_add(from), bytes.as_mut_ptr().cast(), size)
+    };
+    let mut differs = u8::from(loaded != 0);
+    for (number, byte) in bytes.iter().enumerate() {
+        let place = comparison.start.wrapping_add(from).wrapping_add(number as u32) as usize;
+        // SAFETY: within the array, as the mask sees to.
+        let judged = unsafe {
+            (&raw const (*comparison.dialog).judged)
+                .cast::<u8>()
+                .add(place & (JUDGED_BYTES - 1))
+                .read_volatile()
+        };
+        differs |= if (number as u32) < size { byte ^ judged } else { 0 };
+    }
+    if differs != 0 {
+        comparison.same = 0;
+        return 1;
+    }
+    0
 }
 
 /// Whether the query of `len` bytes in the scratch may go to `server`; it is then waited for.
@@ -106,11 +182,12 @@ fn is_approved(ctx: &SkBuffContext, sk: *mut core::ffi::c_void, packet: &Packet)
 pub fn judge_query(
     cfg: &AgentCfg,
     sk: *mut core::ffi::c_void,
-    server: &Addr,
+    netns: u32,
+    server: &Endpoint,
     scratch: &mut Scratch,
     len: u32,
 ) -> Result<(), Reason> {
-    if let Some(reason) = stopped(cfg, server) {
+    if let Some(reason) = stopped(cfg, &server.addr) {
         return Err(reason);
     }
     let question = dns::query(scratch, len)?;
@@ -124,12 +201,14 @@ pub fn judge_query(
     }
     let query = Query {
         name: scratch.hash,
-        server: server.words,
+        server: server.addr.words,
         // SAFETY: no arguments.
         time: unsafe { bpf_ktime_get_ns() },
+        netns,
         id: dns::id(scratch),
         kind: question.kind,
         search: matches!(found, Question::Search).into(),
+        port: server.port,
         pad: 0,
     };
     match found {
@@ -155,18 +234,17 @@ pub extern "C" fn an_wait_for(queries: *mut Queries, query: *const Query) -> u64
     let (Some(Queries { open }), Some(query)) = (unsafe { (queries.as_mut(), query.as_ref()) }) else {
         return 0;
     };
-    let mut place = 0;
-    let mut oldest = u64::MAX;
-    for (index, known) in open.iter().enumerate() {
-        if known.id == query.id && known.name != 0 {
-            place = index;
-            break;
-        }
-        if known.time < oldest {
-            oldest = known.time;
-            place = index;
-        }
-    }
+    let mut search = Search {
+        open: open.as_ptr(),
+        oldest: u64::MAX,
+        id: query.id.into(),
+        port: 0,
+        server: query.server,
+        place: 0,
+    };
+    // SAFETY: the callback has the signature that the helper wants, and the context is of the type it takes.
+    unsafe { bpf_loop(QUERIES_OPEN as u32, find_room as *mut _, (&raw mut search).cast(), 0) };
+    let place = search.place as usize;
     let Some(known) = open.get_mut(place & (QUERIES_OPEN - 1)) else { return 0 };
     // Nothing is waited for at this place until all of it is written.
     let name = &raw mut known.name;
@@ -174,9 +252,11 @@ pub extern "C" fn an_wait_for(queries: *mut Queries, query: *const Query) -> u64
     unsafe { name.write_volatile(0) };
     known.server = query.server;
     known.time = query.time;
+    known.netns = query.netns;
     known.id = query.id;
     known.kind = query.kind;
     known.search = query.search;
+    known.port = query.port;
     // SAFETY: as above.
     unsafe { name.write_volatile(query.name) };
     1
@@ -184,7 +264,7 @@ pub extern "C" fn an_wait_for(queries: *mut Queries, query: *const Query) -> u64
 
 /// The query of `sk` with this identifier that went to this resolver, if it is waited for.
 #[inline(always)]
-pub fn awaited(sk: *mut core::ffi::c_void, server: &Addr, id: u16) -> Option<&'static mut Query> {
+pub fn awaited(sk: *mut core::ffi::c_void, server: &Endpoint, id: u16) -> Option<&'static mut Query> {
     let queries = queries(sk, false)?;
     let index = an_awaited(queries, server, id.into());
     if index >= QUERIES_OPEN as u64 {
@@ -197,15 +277,63 @@ pub fn awaited(sk: *mut core::ffi::c_void, server: &Addr, id: u16) -> Option<&'s
 /// none is waited for. A function of its own to the kernel as well, see [`crate::tables::an_decide`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn an_awaited(queries: *const Queries, server: *const Addr, id: u32) -> u64 {
+pub extern "C" fn an_awaited(queries: *const Queries, server: *const Endpoint, id: u32) -> u64 {
     let none = QUERIES_OPEN as u64;
     // SAFETY: null, or what the caller has.
     let (Some(queries), Some(server)) = (unsafe { (queries.as_ref(), server.as_ref()) }) else { return none };
-    let mut found = none;
-    for (index, query) in queries.open.iter().enumerate() {
-        if query.name != 0 && u32::from(query.id) == id && query.server == server.words {
-            found = index as u64;
-        }
+    let open = queries.open.as_ptr();
+    let (port, server) = (server.port.into(), server.addr.words);
+    let mut search = Search { open, id, port, server, place: none as u32, oldest: 0 };
+    // SAFETY: the callback has the signature that the helper wants, and the context is of the type it takes.
+    unsafe { bpf_loop(QUERIES_OPEN as u32, find_awaited as *mut _, (&raw mut search).cast(), 0) };
+    search.place.into()
+}
+
+/// A search among the queries of a socket. Its loops are functions of their own, so that the verifier walks them once.
+#[repr(C)]
+struct Search {
+    open: *const Query,
+    oldest: u64,
+    id: u32,
+    port: u32,
+    server: [u32; 4],
+    /// What was found.
+    place: u32,
+}
+
+/// The query at a place.
+#[inline(always)]
+fn query_at(search: &Search, index: u32) -> &'static Query {
+    // SAFETY: an element of the storage, as the mask sees to.
+    unsafe { &*search.open.add(index as usize & (QUERIES_OPEN - 1)) }
+}
+
+/// Looks whether a query with the identifier is at this place, or one that is older; 1 if the former.
+extern "C" fn find_room(index: u32, search: *mut core::ffi::c_void) -> core::ffi::c_long {
+    // SAFETY: `bpf_loop` hands through what it was given.
+    let search = unsafe { &mut *search.cast::<Search>() };
+    let known = query_at(search, index);
+    if u32::from(known.id) == search.id && known.name != 0 {
+        search.place = index;
+        return 1;
     }
-    found
+    if known.time < search.oldest {
+        search.oldest = known.time;
+        search.place = index;
+    }
+    0
+}
+
+/// Looks whether the query at this place is the one that was asked; 1 if so.
+extern "C" fn find_awaited(index: u32, search: *mut core::ffi::c_void) -> core::ffi::c_long {
+    // SAFETY: as above.
+    let search = unsafe { &mut *search.cast::<Search>() };
+    let known = query_at(search, index);
+    // NAT may have rewritten the port on one of the ways.
+    let port = search.port == u32::from(DNS_PORT) || search.port == u32::from(known.port);
+    if known.name != 0 && u32::from(known.id) == search.id && known.server == search.server && port {
+        search.place = index;
+        return 1;
+    }
+    0
 }

@@ -8,7 +8,11 @@ use agentnet_common::{
     event::Hook,
     verdict::{Reason, RuleId, Scope, Verdict, held_to_call},
 };
-use aya_ebpf::{EbpfContext as _, helpers::generated::bpf_get_socket_cookie, programs::SockAddrContext};
+use aya_ebpf::{
+    EbpfContext as _,
+    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie},
+    programs::SockAddrContext,
+};
 
 use crate::{
     agent::{config, current_process, note_owner, sock_state, udp_peers},
@@ -44,6 +48,8 @@ pub fn decide_call(ctx: &SockAddrContext, family: Family, hook: Hook) -> bool {
     let process = current_process();
     // SAFETY: the context is the kernel's.
     let flow = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    // SAFETY: the context is the kernel's.
+    let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) } as u32;
     let mut facts = Facts {
         hook,
         remote,
@@ -62,6 +68,7 @@ pub fn decide_call(ctx: &SockAddrContext, family: Family, hook: Hook) -> bool {
     let mut reported = false;
     if let Some(state) = &mut state {
         state.agent = cfg.agent;
+        state.netns = netns;
         state.process = process;
         facts.sent = state.tx_bytes;
         reported = matches!(hook, Hook::Sendmsg) && is_reported(state, cfg, &remote);
@@ -78,7 +85,7 @@ pub fn decide_call(ctx: &SockAddrContext, family: Family, hook: Hook) -> bool {
         // such a socket: that packet is judged on its own, so this verdict is not remembered.
         Verdict::Allow(RuleId::NOTHING_SENT)
     } else {
-        held_to_call(decide(cfg, rules, &remote, scope, answers).0, &remote)
+        held_to_call(decide(cfg, rules, &remote, scope, answers, netns).0, &remote)
     };
     let reported = opaque::flag(reported, unknown);
     if let Some(state) = state {

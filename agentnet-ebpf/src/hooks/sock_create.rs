@@ -12,7 +12,7 @@ use aya_ebpf::{
     EbpfContext as _,
     helpers::{
         bpf_ktime_get_ns,
-        generated::{bpf_get_socket_cookie, bpf_set_retval},
+        generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval},
     },
     macros::cgroup_sock,
     programs::SockContext,
@@ -52,6 +52,8 @@ fn try_sock_create(ctx: &SockContext) -> bool {
             state.process = process;
             // SAFETY: no arguments.
             state.began = unsafe { bpf_ktime_get_ns() };
+            // SAFETY: the context is the kernel's.
+            state.netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) } as u32;
         }
         None => verdict = Verdict::Deny(Reason::StorageFull),
     }

@@ -13,7 +13,9 @@ use aya_ebpf::{
     },
     helpers::{
         bpf_ktime_get_ns,
-        generated::{bpf_get_socket_cookie, bpf_sock_hash_update, bpf_sock_ops_cb_flags_set},
+        generated::{
+            bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_sock_hash_update, bpf_sock_ops_cb_flags_set,
+        },
     },
     macros::sock_ops,
     programs::SockOpsContext,
@@ -56,9 +58,9 @@ fn watch_state(ctx: &SockOpsContext) {
 /// and nothing leaves.
 #[inline(always)]
 fn guard_resolver(ctx: &SockOpsContext) {
-    if state_of(ctx, false).is_none_or(|state| state.role != ROLE_ASKS) {
-        return;
-    }
+    let Some(state) = state_of(ctx, false).filter(|state| state.role == ROLE_ASKS) else { return };
+    // SAFETY: the context is the kernel's.
+    state.netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) } as u32;
     // SAFETY: the context is the kernel's.
     let sk = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
     if sk.is_null() {
@@ -72,6 +74,7 @@ fn guard_resolver(ctx: &SockOpsContext) {
         dialog.approved = 0;
         dialog.read = 0;
         dialog.have = 0;
+        dialog.broken = 0;
         let mut cookie = bpf_get_socket_cookie(ctx.as_ptr());
         bpf_sock_hash_update(ctx.ops, (&raw const GATE).cast_mut().cast(), (&raw mut cookie).cast(), 0);
     }

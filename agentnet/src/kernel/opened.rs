@@ -57,8 +57,9 @@ impl Tables for Opened<'_> {
     fn pinned(&self, cfg: &AgentCfg, endpoint: &Endpoint) -> Option<RuleId> {
         let (addresses, _) = self.maps.as_ref()?;
         let pins: Pins = sys::map_lookup(addresses.fd().as_fd(), &endpoint.addr).ok()?;
-        let now = monotonic();
-        let open = pins.pins.iter().filter(|pin| pin.name != 0 && pin.expiry > now);
+        // Of whichever network namespace: whether it was the socket's own, its calls were asked.
+        let now = monotonic() / 1_000_000_000;
+        let open = pins.pins.iter().filter(|pin| pin.name != 0 && u64::from(pin.expiry) > now);
         open.filter_map(|pin| self.rule_by(cfg, pin.name, endpoint)).next()
     }
 

@@ -13,6 +13,7 @@ pub struct Policy {
     unix: &'static str,
     unix_allow: Vec<String>,
     rules: String,
+    resolvers: Vec<String>,
 }
 
 impl Policy {
@@ -25,6 +26,7 @@ impl Policy {
             unix: "deny",
             unix_allow: Vec::new(),
             rules: String::new(),
+            resolvers: Vec::new(),
         }
     }
 
@@ -57,6 +59,13 @@ impl Policy {
     #[must_use]
     pub fn allow_name(mut self, name: &str, ports: &[u16]) -> Self {
         let _ = write!(self.rules, "\n[[egress.allow]]\ndomain = {name:?}\nports = {ports:?}\n");
+        self
+    }
+
+    /// A resolver, in place of the host's.
+    #[must_use]
+    pub fn resolver(mut self, ip: IpAddr) -> Self {
+        self.resolvers.push(ip.to_string());
         self
     }
 
@@ -127,6 +136,9 @@ impl Policy {
         );
         if !self.unix_allow.is_empty() {
             let _ = writeln!(text, "unix_allow = {:?}", self.unix_allow);
+        }
+        if !self.resolvers.is_empty() {
+            let _ = writeln!(text, "\n[dns]\nresolvers = {:?}", self.resolvers);
         }
         text
     }

@@ -4,6 +4,7 @@
 //! system call said and never panics; what arrived is for the far end to say.
 
 pub mod crowd;
+pub mod dns;
 pub mod icmp;
 pub mod link;
 pub mod local;

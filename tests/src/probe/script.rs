@@ -9,6 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use super::dns::Attack;
 use crate::sys::{self, RawAddr};
 
 /// How long an answer is waited for.
@@ -59,6 +60,8 @@ pub enum Step {
         /// What is written.
         text: String,
     },
+    /// See [`Attack`].
+    Attack(Attack),
     /// Goes into a directory.
     Enter(PathBuf),
     /// Lets go of the script's socket: the next step gets another one.
@@ -111,7 +114,8 @@ pub fn run(steps: &[Step]) -> io::Result<()> {
     Ok(())
 }
 
-type Failed = (&'static str, io::Error);
+/// The call that failed, and why.
+pub(super) type Failed = (&'static str, io::Error);
 
 fn one(step: &Step, sockets: &mut (Option<UdpSocket>, Option<UdpSocket>)) -> Result<Vec<u8>, Failed> {
     match step {
@@ -155,6 +159,7 @@ fn one(step: &Step, sockets: &mut (Option<UdpSocket>, Option<UdpSocket>)) -> Res
             sys::connect(&fd, to).map_err(|error| ("connect", error))?;
             sys::send(&fd, text.as_bytes(), 0).map(|_| Vec::new()).map_err(|error| ("send", error))
         }
+        Step::Attack(attack) => attack.run(sockets),
         Step::Enter(directory) => {
             std::env::set_current_dir(directory).map(|()| Vec::new()).map_err(|error| ("chdir", error))
         }
