@@ -9,6 +9,7 @@
 pub mod class;
 pub mod clock;
 pub mod community;
+pub mod detection;
 pub mod explain;
 pub mod fold;
 pub mod id;

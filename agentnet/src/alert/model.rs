@@ -107,6 +107,14 @@ pub enum Kind {
     VisibilityLost,
     /// Enforcement began, ended, is not active or could not decide.
     Enforcement,
+    /// Data in names that are looked up, and in what is answered.
+    DnsTunnel,
+    /// A DNS message that is malformed or hides data, or a resolver that is not the policy's.
+    DnsAnomaly,
+    /// A service where anybody can read what is sent.
+    DestinationClass,
+    /// Many names that do not exist and look generated.
+    Dga,
 }
 
 impl Kind {
@@ -118,6 +126,10 @@ impl Kind {
             Self::EscapeAttempt => "escape_attempt",
             Self::VisibilityLost => "visibility_lost",
             Self::Enforcement => "enforcement",
+            Self::DnsTunnel => "dns_tunnel",
+            Self::DnsAnomaly => "dns_anomaly",
+            Self::DestinationClass => "destination_class",
+            Self::Dga => "dga",
         }
     }
 }

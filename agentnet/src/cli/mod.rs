@@ -18,6 +18,7 @@ mod lines;
 mod policies;
 pub mod policy;
 pub mod run;
+pub mod scan;
 pub mod status;
 pub mod verify;
 
@@ -49,6 +50,8 @@ enum Command {
     Flows(flows::FlowsArgs),
     /// Check policies, and explain what they decide
     Policy(policy::PolicyArgs),
+    /// Give a verdict on each name of a list
+    Scan(scan::ScanArgs),
     /// Show what this kernel and host can do, what is missing, and how to get it
     Doctor(doctor::DoctorArgs),
     /// What `cargo xtask verify` asks
@@ -87,6 +90,7 @@ pub fn main() -> ExitCode {
         Command::Alerts(args) => alerts::run(args),
         Command::Flows(args) => flows::run(args),
         Command::Policy(args) => policy::run(args),
+        Command::Scan(args) => scan::run(&args),
         Command::Doctor(args) => doctor::run(args),
         Command::Verify(args) => verify::run(&args),
     };

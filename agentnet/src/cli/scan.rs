@@ -1,0 +1,97 @@
+//! `agentnet scan`: a verdict for each line of a list.
+
+use std::{
+    fs::File,
+    io::{self, BufRead, BufReader, BufWriter, IsTerminal as _, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use anyhow::Context as _;
+use clap::{Args, ValueEnum};
+
+use super::complain;
+use crate::{
+    detect::action::Actions,
+    replay::{
+        lines::{self, LineError},
+        scan::{List, Scanner},
+    },
+};
+
+/// Arguments of `agentnet scan`.
+#[derive(Args, Debug)]
+pub struct ScanArgs {
+    /// What the list is of
+    list: ListName,
+    /// The list, one item a line; standard input by default
+    file: Option<PathBuf>,
+}
+
+/// What a list is of.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ListName {
+    /// Names that were looked up, or columns: time client type name ...
+    Names,
+}
+
+/// Runs `agentnet scan`.
+///
+/// # Errors
+/// What cannot be read or written.
+pub fn run(args: &ScanArgs) -> anyhow::Result<ExitCode> {
+    let list = match args.list {
+        ListName::Names => List::Names,
+    };
+    let mut scanner = Scanner::new(list, Actions::default());
+    let out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
+    let bad = match &args.file {
+        Some(path) => {
+            let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+            scan(&mut scanner, BufReader::with_capacity(1 << 16, file), out, false)
+        }
+        None => {
+            if io::stdin().is_terminal() {
+                complain("reading from the terminal, one item a line; Ctrl-D ends it");
+            }
+            scan(&mut scanner, io::stdin().lock(), out, true)
+        }
+    }?;
+    if bad == 0 {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let lines = if bad == 1 { "1 line".to_owned() } else { format!("{bad} lines") };
+    complain(&format!("{lines} could not be read and had no verdict"));
+    Ok(ExitCode::FAILURE)
+}
+
+/// Judges every line; how many could not be read.
+fn scan(
+    scanner: &mut Scanner,
+    mut reader: impl BufRead,
+    mut out: impl Write,
+    interactive: bool,
+) -> anyhow::Result<u64> {
+    let mut buffer = Vec::new();
+    let (mut number, mut bad) = (0_u64, 0_u64);
+    while let Some(line) = lines::next(&mut reader, &mut buffer).context("cannot read the list")? {
+        number += 1;
+        let judged: Result<_, LineError> = line.and_then(|line| scanner.line(line));
+        match judged {
+            Ok(Some(verdict)) => {
+                serde_json::to_writer(&mut out, &verdict).map_err(io::Error::from).context("cannot write")?;
+                out.write_all(b"\n").context("cannot write")?;
+                if interactive {
+                    out.flush().context("cannot write")?;
+                }
+            }
+            Ok(None) => {}
+            Err(error) => {
+                bad += 1;
+                complain(&format!("line {number} has no verdict: {error}"));
+            }
+        }
+    }
+    out.flush().context("cannot write")?;
+    Ok(bad)
+}

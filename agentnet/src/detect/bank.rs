@@ -1,0 +1,142 @@
+//! All detectors and all state: [`Bank::on_event`].
+
+use std::{collections::HashMap, net::IpAddr};
+
+use super::{
+    dns::View,
+    domains::{Base, BaseKind, Class, is_infrastructure},
+    event::{Agent, Body, Dns, Event},
+    finding::{Finding, Findings, Repeats, Strength},
+    ledger::{Keys, Ledger},
+    registry::REGISTRY,
+    scene::{DnsScene, Scene, UNKNOWN},
+    workload::Workload,
+};
+
+/// What the operator set.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// Resolvers that may be asked; any if empty.
+    pub resolvers: Vec<IpAddr>,
+}
+
+/// What came of an event.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// What is to be said.
+    pub findings: Vec<Finding>,
+    /// The strongest finding, said or not.
+    pub strongest: Option<Strength>,
+}
+
+/// All detectors and all state.
+#[derive(Debug)]
+pub struct Bank {
+    config: Config,
+    keys: Keys,
+    repeats: Repeats,
+    /// Most workloads kept; who was not heard of for longest gives way.
+    max: usize,
+    workloads: HashMap<u64, (u64, Workload)>,
+    /// Events so far.
+    number: u64,
+}
+
+/// Workloads that a capture may have: 64 kB each.
+pub const WORKLOADS: usize = 1024;
+
+impl Bank {
+    /// With no state.
+    pub fn new(config: Config, keys: Keys, repeats: Repeats) -> Self {
+        Self { config, keys, repeats, max: WORKLOADS, workloads: HashMap::new(), number: 0 }
+    }
+
+    /// Takes over a ledger of before.
+    pub fn restore(&mut self, agent: u64, ledger: Ledger) {
+        self.workloads.insert(agent, (self.number, Workload::with_ledger(ledger)));
+    }
+
+    /// What a workload told whom, to be kept.
+    pub fn ledger(&self, agent: u64) -> Option<&Ledger> {
+        self.workloads.get(&agent).map(|(_, workload)| &workload.ledger)
+    }
+
+    /// Forgets a workload.
+    pub fn forget(&mut self, agent: u64) {
+        self.workloads.remove(&agent);
+    }
+
+    /// Shows an event to every detector.
+    pub fn on_event(&mut self, event: &Event<'_>) -> Outcome {
+        self.number += 1;
+        self.make_room(event.agent);
+        let keys = self.keys;
+        let (last, workload) =
+            self.workloads.entry(event.agent.id).or_insert_with(|| (0, Workload::new(keys)));
+        *last = self.number;
+        let Workload { ledger, told, fusion, dga } = workload;
+        let mut findings = Findings {
+            said: Vec::new(),
+            strongest: None,
+            told,
+            fusion,
+            keys,
+            repeats: self.repeats,
+            now: event.time,
+            suspicious: event.lineage.is_suspicious(),
+            of: None,
+        };
+        let mut scene = Scene { event, config: &self.config, ledger, dga, findings: &mut findings };
+        match &event.body {
+            Body::Dns(dns) => on_dns(&mut scene, dns),
+            Body::Start | Body::End(_) | Body::Chunk(_) | Body::Datagram(_) | Body::Icmp(_) => {}
+        }
+        Outcome { findings: findings.said, strongest: findings.strongest }
+    }
+
+    /// Keeps the number of workloads in bounds.
+    fn make_room(&mut self, agent: Agent<'_>) {
+        if self.workloads.len() < self.max || self.workloads.contains_key(&agent.id) {
+            return;
+        }
+        let oldest = self.workloads.iter().min_by_key(|(_, (last, _))| *last);
+        if let Some(id) = oldest.map(|(&id, _)| id) {
+            self.workloads.remove(&id);
+        }
+    }
+}
+
+/// Port of multicast DNS (RFC 6762).
+const MDNS: u16 = 5353;
+
+fn on_dns(scene: &mut Scene<'_, '_>, message: &Dns<'_>) {
+    let flow = scene.event.flow;
+    // Multicast does not leave the link.
+    if flow.remote.ip().is_multicast() || (flow.local.port() == MDNS && flow.remote.port() == MDNS) {
+        return;
+    }
+    let view = View::of(message);
+    let text = view.name.lower();
+    let base = Base::of(&view.name);
+    let (classes, listed) = Class::of(text);
+    let dns = DnsScene {
+        view: &view,
+        base,
+        key: match base.kind {
+            BaseKind::Unknown | BaseKind::Single => UNKNOWN,
+            _ => base.name,
+        },
+        sub: base.sub_of(view.name.sent()),
+        popular: base.is_popular(),
+        infrastructure: is_infrastructure(text, view.rtype),
+        classes,
+        listed,
+        told_before: std::cell::Cell::new(0),
+    };
+    for row in REGISTRY {
+        for detector in row.detectors {
+            scene.findings.of = Some((row.kind, *detector));
+            detector.on_dns(scene, &dns);
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! D14: destinations of a class, by lists.
+
+use super::{
+    domains::Class,
+    evidence::{self, Evidence},
+    finding::{Statement, Strength},
+    name::display,
+    registry::Detector,
+    scene::{DnsScene, Scene},
+};
+
+/// See the module.
+#[derive(Debug)]
+pub struct DestinationClass;
+
+impl Detector for DestinationClass {
+    fn id(&self) -> &'static str {
+        "destination_class"
+    }
+
+    fn weight(&self) -> f32 {
+        0.6
+    }
+
+    fn on_dns(&self, scene: &mut Scene<'_, '_>, dns: &DnsScene<'_>) {
+        let Some(class) = dns.classes.gravest() else { return };
+        if !dns.view.is_query {
+            return;
+        }
+        let worth = worth(class);
+        scene.findings.add(dns.key, dns.listed, worth, || statement(class, &dns.view.name.display(), dns.listed));
+    }
+}
+
+/// What a class is worth by itself.
+const fn worth(class: Class) -> (Strength, f32) {
+    match class {
+        Class::Oast | Class::RequestBin | Class::Tunnel => (Strength::Block, 1.0),
+        Class::Paste | Class::Bot | Class::EncryptedDns => (Strength::Alert, 0.8),
+        Class::DynamicDns | Class::Ipfs => (Strength::Hint, 0.5),
+        Class::TrustedSite | Class::Shortener | Class::IpEcho | Class::LinkInBio => (Strength::Hint, 0.2),
+    }
+}
+
+fn statement(class: Class, name: &str, listed: &[u8]) -> Statement {
+    Statement {
+        subject: display(listed),
+        reason: format!("looked up {name}, {}", class.what()),
+        advice: "if the agent's work needs it, allow the name in the policy; else block it",
+        evidence: Evidence::Destination(evidence::Destination {
+            name: name.to_owned(),
+            class: class.label().into(),
+            listed: display(listed),
+        }),
+    }
+}

@@ -1,0 +1,135 @@
+//! The numbers behind findings, as alerts have them. Bytes are bytes, times are seconds.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
+type Label = Cow<'static, str>;
+
+/// What a detector measured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Evidence {
+    /// See [`DnsBudget`].
+    DnsBudget(DnsBudget),
+    /// See [`DnsQuery`].
+    DnsQuery(DnsQuery),
+    /// See [`DnsAnswer`].
+    DnsAnswer(DnsAnswer),
+    /// See [`DnsAnomaly`].
+    DnsAnomaly(DnsAnomaly),
+    /// See [`Destination`].
+    Destination(Destination),
+    /// See [`Dga`].
+    Dga(Dga),
+}
+
+/// New information in queries to one domain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnsBudget {
+    /// The registrable domain.
+    pub domain: String,
+    /// The query that went over the limit.
+    pub query: String,
+    /// New information in the window.
+    pub information_bytes: u32,
+    /// The limit it went over.
+    pub limit_bytes: u32,
+    /// The window.
+    pub window_seconds: u32,
+    /// Different names since the domain was first asked for.
+    pub names: u32,
+    /// Characters of them that were new.
+    pub characters: u32,
+    /// Whether the domain is among the most visited.
+    pub popular: bool,
+    /// Information that had already left for the domain before this query.
+    pub bytes_before_block: u32,
+}
+
+/// One query that says too much.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnsQuery {
+    /// The registrable domain.
+    pub domain: String,
+    /// The query, what is secret in it left out.
+    pub query: String,
+    /// Information in its labels.
+    pub information_bytes: u32,
+    /// What they decode to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decoded: Option<Decoded>,
+    /// Whether the domain is among the most visited.
+    pub popular: bool,
+    /// Information that had already left for the domain before this query.
+    pub bytes_before_block: u32,
+}
+
+/// Something that was encoded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decoded {
+    /// How: `hex`, `base32`, `base64`, ...; outermost first.
+    pub encoding: String,
+    /// What it is: `text`, `gzip`, ..., or the name of a rule for secrets.
+    pub content: Label,
+    /// Bytes of it.
+    pub bytes: usize,
+    /// Its first four characters.
+    pub sample: String,
+}
+
+/// Answers that carry data.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnsAnswer {
+    /// The registrable domain.
+    pub domain: String,
+    /// The query.
+    pub query: String,
+    /// The type asked for, by name or number.
+    pub record_type: Label,
+    /// Data in answers that follows no known grammar, in the window.
+    pub answer_bytes: u32,
+    /// Queries of types that carry data, in the window.
+    pub queries: u32,
+    /// The window.
+    pub window_seconds: u32,
+    /// Whether the domain is among the most visited.
+    pub popular: bool,
+}
+
+/// A message that is not as messages are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnsAnomaly {
+    /// The query, as far as it could be read.
+    pub query: String,
+    /// What is wrong.
+    pub faults: Vec<Label>,
+    /// Bytes that neither its name nor options explain.
+    pub unexplained_bytes: u32,
+    /// Bytes of the message, 0 if not known.
+    pub message_bytes: u32,
+}
+
+/// A destination of a class.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Destination {
+    /// The name.
+    pub name: String,
+    /// The class.
+    pub class: Label,
+    /// The name that is listed.
+    pub listed: String,
+}
+
+/// Names that do not exist.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Dga {
+    /// The last one.
+    pub query: String,
+    /// Different domains in the window.
+    pub domains: u32,
+    /// The window.
+    pub window_seconds: u32,
+    /// Mean information of a character, in bits.
+    pub bits_per_character: f32,
+}

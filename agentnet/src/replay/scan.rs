@@ -1,0 +1,173 @@
+//! Lists: one item a line, one verdict a line, in the order of the input.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+};
+
+use serde::Serialize;
+
+use super::lines::LineError;
+use crate::{
+    alert::{detection::severity, model::Severity},
+    detect::{
+        action::{Action, Actions},
+        bank::{Bank, Config, Outcome},
+        event::{Agent, Body, Direction, Dns, Event, Flow, Lineage, Logged, Message, Time, Transport},
+        evidence::Evidence,
+        finding::Repeats,
+        ledger::Keys,
+        registry::row,
+    },
+};
+
+mod names;
+
+/// What a list is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum List {
+    /// Names that were looked up.
+    Names,
+}
+
+/// What is said of a line.
+#[derive(Debug, Serialize)]
+pub struct Verdict<'a> {
+    /// The line.
+    pub input: &'a str,
+    /// `ok`, `alert` or `block`.
+    pub verdict: &'static str,
+    /// How sure the detectors are together, from 0 to 1.
+    pub score: f32,
+    /// What they found.
+    pub findings: Vec<Found>,
+}
+
+/// A finding about a line.
+#[derive(Debug, Serialize)]
+pub struct Found {
+    kind: &'static str,
+    detector: &'static str,
+    severity: Severity,
+    action: &'static str,
+    score: f32,
+    reason: String,
+    technique: Option<&'static str>,
+    evidence: Evidence,
+}
+
+/// Judges the lines of a list, one after the other.
+#[derive(Debug)]
+pub struct Scanner {
+    bank: Bank,
+    actions: Actions,
+    list: List,
+    /// Lines so far.
+    number: u64,
+    clients: Clients,
+}
+
+/// Numbers of clients by their names. Past a million of them the numbers begin anew.
+#[derive(Debug, Default)]
+struct Clients {
+    numbers: HashMap<String, u64>,
+    next: u64,
+}
+
+impl Clients {
+    const MAX: usize = 1 << 20;
+
+    fn number(&mut self, name: &str) -> u64 {
+        if let Some(&number) = self.numbers.get(name) {
+            return number;
+        }
+        if self.numbers.len() >= Self::MAX {
+            self.numbers.clear();
+        }
+        self.next += 1;
+        self.numbers.insert(name.to_owned(), self.next);
+        self.next
+    }
+}
+
+impl Scanner {
+    /// A scanner of `list` that does about findings what `actions` says.
+    pub fn new(list: List, actions: Actions) -> Self {
+        // Nobody who writes the list gains from names that collide: the same list has the same result.
+        let keys = Keys::new(0x6167_656e_746e_6574, 0x7363_616e_6e65_7221);
+        let bank = Bank::new(Config::default(), keys, Repeats::Said);
+        Self { bank, actions, list, number: 0, clients: Clients::default() }
+    }
+
+    /// Judges the next line; `None` if there is nothing on it but a comment.
+    ///
+    /// # Errors
+    /// If it is not what the list is of.
+    pub fn line<'l>(&mut self, line: &'l str) -> Result<Option<Verdict<'l>>, LineError> {
+        self.number += 1;
+        let text = line.trim();
+        if text.is_empty() || text.starts_with('#') {
+            return Ok(None);
+        }
+        let outcome = match self.list {
+            List::Names => self.name(text)?,
+        };
+        Ok(Some(self.verdict(line, outcome)))
+    }
+
+    fn name(&mut self, text: &str) -> Result<Outcome, LineError> {
+        let row = names::Row::parse(text, self.number)?;
+        let id = self.clients.number(row.client);
+        let logged = Logged {
+            name: row.name,
+            rtype: row.rtype,
+            rcode: row.rcode,
+            answers: row.answers,
+            answer_bytes: row.answer_bytes,
+            query_bytes: row.query_bytes,
+        };
+        let dns =
+            Dns { direction: Direction::Egress, transport: Transport::Udp, message: Message::Logged(logged) };
+        Ok(self.bank.on_event(&event(Agent { id, name: row.client }, row.time, 53, Body::Dns(dns))))
+    }
+
+    fn verdict<'l>(&self, input: &'l str, outcome: Outcome) -> Verdict<'l> {
+        let mut action = Action::Nothing;
+        let mut score = 0.0_f32;
+        let mut findings = Vec::new();
+        for finding in outcome.findings {
+            let own = self.actions.of(&finding);
+            if self.actions.setting(finding.kind) == crate::detect::action::Setting::Off {
+                continue;
+            }
+            action = action.max(own);
+            score = score.max(finding.fused);
+            findings.push(Found {
+                kind: finding.kind.label(),
+                detector: finding.detector,
+                severity: severity(finding.strength, own),
+                action: own.verdict(),
+                score: finding.score,
+                technique: row(finding.kind).and_then(|row| row.techniques.first().copied()),
+                reason: finding.reason,
+                evidence: finding.evidence,
+            });
+        }
+        Verdict { input, verdict: action.verdict(), score: round(score), findings }
+    }
+}
+
+/// Three digits behind the point say all there is.
+fn round(score: f32) -> f32 {
+    (score * 1000.0).round() / 1000.0
+}
+
+/// An event of a list: who sent it is known, where to is not.
+fn event<'a>(agent: Agent<'a>, time: Time, port: u16, body: Body<'a>) -> Event<'a> {
+    let nowhere = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
+    let flow = Flow { id: 0, protocol: 17, local: nowhere(0), remote: nowhere(port) };
+    Event { time, agent, process: None, lineage: Lineage::default(), flow, body }
+}
+
+#[cfg(test)]
+mod tests;
