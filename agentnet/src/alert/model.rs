@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::names::{Socket, SocketOption};
+use crate::detect::evidence::Thousandths;
 
 /// Text that is a constant when made and owned when read back.
 type Label = Cow<'static, str>;
@@ -259,6 +260,20 @@ pub enum Evidence {
     Loss(LossEvidence),
     /// The state of enforcement.
     Enforcement(EnforcementEvidence),
+    /// What a detector measured.
+    Detection(Box<DetectionEvidence>),
+}
+
+/// What a detector measured.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DetectionEvidence {
+    /// How sure the detector is, from 0 to 1.
+    pub score: Thousandths,
+    /// How sure all detectors together are about the destination, from 0 to 1.
+    pub fused_score: Thousandths,
+    /// The numbers.
+    #[serde(flatten)]
+    pub measured: crate::detect::evidence::Evidence,
 }
 
 /// Which way something went.

@@ -71,6 +71,13 @@ impl Renderer {
                 return self.message(&time, "! warning", Look::Bad, &alert.reason);
             }
             Evidence::Enforcement(_) => return self.message(&time, "· notice", Look::Dim, &alert.reason),
+            Evidence::Detection(_) => {
+                let (verb, look) = match alert.action {
+                    Action::Blocked | Action::Quarantined => ("✗ blocked", Look::Bad),
+                    Action::Alerted => ("! found", Look::Warn),
+                };
+                return self.message(&time, verb, look, &alert.reason);
+            }
         };
         let (verb, look) = match alert.action {
             Action::Blocked | Action::Quarantined => ("✗ blocked", Look::Bad),

@@ -17,6 +17,7 @@ pub mod flows;
 mod lines;
 mod policies;
 pub mod policy;
+pub mod replay;
 pub mod run;
 pub mod scan;
 pub mod status;
@@ -50,7 +51,9 @@ enum Command {
     Flows(flows::FlowsArgs),
     /// Check policies, and explain what they decide
     Policy(policy::PolicyArgs),
-    /// Give a verdict on each name of a list
+    /// Show what the detectors find in a capture
+    Replay(replay::ReplayArgs),
+    /// Give a verdict on each line of a list
     Scan(scan::ScanArgs),
     /// Show what this kernel and host can do, what is missing, and how to get it
     Doctor(doctor::DoctorArgs),
@@ -90,6 +93,7 @@ pub fn main() -> ExitCode {
         Command::Alerts(args) => alerts::run(args),
         Command::Flows(args) => flows::run(args),
         Command::Policy(args) => policy::run(args),
+        Command::Replay(args) => replay::run(&args),
         Command::Scan(args) => scan::run(&args),
         Command::Doctor(args) => doctor::run(args),
         Command::Verify(args) => verify::run(&args),

@@ -13,6 +13,7 @@ use clap::{Args, ValueEnum};
 use super::complain;
 use crate::{
     detect::action::Actions,
+    policy::Policy,
     replay::{
         lines::{self, LineError},
         scan::{List, Scanner},
@@ -26,6 +27,9 @@ pub struct ScanArgs {
     list: ListName,
     /// The list, one item a line; standard input by default
     file: Option<PathBuf>,
+    /// A policy, whose `[detect]` says what is told and what blocked
+    #[arg(long, value_name = "POLICY")]
+    policy: Option<String>,
 }
 
 /// What a list is of.
@@ -43,7 +47,7 @@ pub fn run(args: &ScanArgs) -> anyhow::Result<ExitCode> {
     let list = match args.list {
         ListName::Names => List::Names,
     };
-    let mut scanner = Scanner::new(list, Actions::default());
+    let mut scanner = Scanner::new(list, policy(args.policy.as_deref())?.1);
     let out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
     let bad = match &args.file {
         Some(path) => {
@@ -94,4 +98,20 @@ fn scan(
     }
     out.flush().context("cannot write")?;
     Ok(bad)
+}
+
+/// The name of a policy and what it says of findings.
+///
+/// # Errors
+/// If it is not valid; what is wrong with it has been said.
+pub(super) fn policy(name: Option<&str>) -> anyhow::Result<(String, Actions)> {
+    let Some(name) = name else { return Ok(("none".to_owned(), Actions::default())) };
+    // Addresses of this host have nothing to do with what is recorded.
+    match Policy::load(name, &[]) {
+        Ok(policy) => Ok((policy.compiled.name, policy.compiled.detect)),
+        Err(problems) => {
+            writeln!(anstream::stderr(), "{}\n", problems.render(true)).context("cannot write")?;
+            anyhow::bail!("{}: the policy is not valid", problems.file())
+        }
+    }
 }

@@ -36,8 +36,9 @@ impl Detector for DestinationClass {
 const fn worth(class: Class) -> (Strength, f32) {
     match class {
         Class::Oast | Class::RequestBin | Class::Tunnel => (Strength::Block, 1.0),
-        Class::Paste | Class::Bot | Class::EncryptedDns => (Strength::Alert, 0.8),
-        Class::DynamicDns | Class::Ipfs => (Strength::Hint, 0.5),
+        Class::Paste | Class::Bot => (Strength::Alert, 0.8),
+        // Browsers look these up to see whether they could.
+        Class::EncryptedDns | Class::DynamicDns | Class::Ipfs => (Strength::Hint, 0.5),
         Class::TrustedSite | Class::Shortener | Class::IpEcho | Class::LinkInBio => (Strength::Hint, 0.2),
     }
 }

@@ -107,7 +107,7 @@ impl Detector for NameBurst {
                 query: dns.view.name.display(),
                 domains: count,
                 window_seconds: seconds,
-                bits_per_character: bits,
+                bits_per_character: evidence::Thousandths::of(bits),
             }),
         });
     }

@@ -16,6 +16,7 @@ use super::{
     name::Name,
 };
 
+pub mod framing;
 mod grammar;
 
 /// Records of a message that are looked at: what is behind is a [`Fault::TooMany`].
@@ -233,9 +234,10 @@ impl View {
             bytes: u32::from(logged.query_bytes),
             ..Self::default()
         };
-        match Name::parse(logged.name) {
-            Ok(name) => view.name = name,
-            Err(_) => view.faults.add(Fault::Malformed),
+        let (name, is_whole) = Name::read(logged.name);
+        view.name = name;
+        if !is_whole {
+            view.faults.add(Fault::Malformed);
         }
         view.look_at_name();
         view.answer = logged.rcode.map(|rcode| {

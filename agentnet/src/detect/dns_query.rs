@@ -47,7 +47,13 @@ impl Detector for DnsQuery {
             return self.tell(scene, dns, (strength, 1.0), information, Some(&decoded));
         }
         let excused = dns.popular || dns.infrastructure || dns.base.kind == BaseKind::Local;
-        if information.in_bytes() < ALERT || excused {
+        // Who was told that much is told of by the budget.
+        if information.in_bytes() < ALERT || excused || dns.told_before.get() > 10 * ALERT {
+            return;
+        }
+        let labels = dns.sub.split(|&byte| byte == b'.');
+        let information = labels.map(|label| HOSTS.compound(label, Case::Folded)).fold(Bits::default(), Bits::plus);
+        if information.in_bytes() < ALERT {
             return;
         }
         let score = 0.7 + f32::from(u8::from(is_tool(scene))) * 0.2;

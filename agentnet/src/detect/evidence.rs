@@ -6,9 +6,39 @@ use serde::{Deserialize, Serialize};
 
 type Label = Cow<'static, str>;
 
-/// What a detector measured.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
+/// A number with three digits behind the point, which say all there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Thousandths(u32);
+
+impl Thousandths {
+    /// `number`, or 0 if it is negative.
+    pub fn of(number: f32) -> Self {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to what fits")]
+        Self((number * 1000.0).round().clamp(0.0, 1e9) as u32)
+    }
+
+    /// Back again.
+    pub fn get(self) -> f64 {
+        f64::from(self.0) / 1000.0
+    }
+}
+
+impl Serialize for Thousandths {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(self.get())
+    }
+}
+
+impl<'de> Deserialize<'de> for Thousandths {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[expect(clippy::cast_possible_truncation, reason = "three digits")]
+        f64::deserialize(deserializer).map(|number| Self::of(number as f32))
+    }
+}
+
+/// What a detector measured. The tag is the detector's name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "detector", rename_all = "snake_case")]
 pub enum Evidence {
     /// See [`DnsBudget`].
     DnsBudget(DnsBudget),
@@ -19,6 +49,7 @@ pub enum Evidence {
     /// See [`DnsAnomaly`].
     DnsAnomaly(DnsAnomaly),
     /// See [`Destination`].
+    #[serde(rename = "destination_class")]
     Destination(Destination),
     /// See [`Dga`].
     Dga(Dga),
@@ -122,7 +153,7 @@ pub struct Destination {
 }
 
 /// Names that do not exist.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dga {
     /// The last one.
     pub query: String,
@@ -131,5 +162,5 @@ pub struct Dga {
     /// The window.
     pub window_seconds: u32,
     /// Mean information of a character, in bits.
-    pub bits_per_character: f32,
+    pub bits_per_character: Thousandths,
 }

@@ -108,6 +108,21 @@ impl Name {
         }
     }
 
+    /// What can be read of a name that a log has, and whether it is a name at all: tunnels send bytes that loggers
+    /// leave out or write in their own way, and what is wrong with a name says more than that it is missing.
+    pub fn read(text: &str) -> (Self, bool) {
+        if let Ok(name) = Self::parse(text) {
+            return (name, true);
+        }
+        let mut name = Self::default();
+        for label in text.as_bytes().split(|&byte| byte == b'.').filter(|label| !label.is_empty()) {
+            if name.push(label).is_err() {
+                break;
+            }
+        }
+        (name, false)
+    }
+
     /// Its characters in the case they were sent in; a dot inside a label is the byte 0x1f.
     pub fn sent(&self) -> &[u8] {
         self.sent.get(..self.len).unwrap_or_default()
@@ -189,6 +204,14 @@ mod tests {
         assert_eq!(name.labels(), 3);
         assert!(name.is_odd());
         assert_eq!(name.lower().split(|&byte| byte == b'.').count(), 3);
+    }
+
+    #[test]
+    fn what_a_log_spoilt_is_read_as_far_as_it_goes() {
+        let (name, whole) = Name::read("ray..evil.example");
+        assert_eq!((name.display().as_str(), whole), ("ray.evil.example", false));
+        assert!(Name::read("a.example").1);
+        assert_eq!(Name::read(&"abcdefg.".repeat(100)).0.labels(), 31);
     }
 
     #[test]

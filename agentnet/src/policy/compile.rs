@@ -15,6 +15,7 @@ use agentnet_common::{
 };
 
 use self::grants::Findings;
+use crate::detect::action::Actions;
 use super::{
     diagnostic::{Code, Diagnostic, Source},
     selector::Selector,
@@ -41,6 +42,8 @@ pub struct Compiled {
     pub names: Vec<(NameKey, NameNode)>,
     /// Which agents the daemon puts under this policy by itself, `[[agents]]`.
     pub agents: Vec<AgentsInfo>,
+    /// What is done about findings of detectors, `[detect]`.
+    pub detect: Actions,
     /// Where each rule was written, by [`RuleId`]: allow and deny rules in the order of the file.
     pub rules: Vec<RuleInfo>,
 }
@@ -104,6 +107,7 @@ impl Compiled {
                     line: line(source, entry.span.start),
                 })
                 .collect(),
+            detect: valid.detect.clone(),
             rules: valid
                 .numbered()
                 .map(|(id, rule)| RuleInfo {

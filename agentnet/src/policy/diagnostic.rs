@@ -94,6 +94,8 @@ problem_codes! {
     NamesNotResolved = Warning "names_not_resolved",
     /// A name that is denied, at addresses of special-purpose networks that are allowed.
     DenyByNameOnly = Warning "deny_by_name_only",
+    /// `[detect]`, which only `replay` and `scan` heed.
+    DetectNotLive = Warning "detect_not_live",
 }
 
 /// One problem.

@@ -26,6 +26,7 @@ use std::{
 
 use agentnet_common::abi::{LOCAL_OWN, MODE_AUDIT};
 
+use crate::detect::action::Actions;
 use self::{
     compile::Compiled,
     diagnostic::{Code, Diagnostic, Diagnostics, Severity, Source, quote},
@@ -151,6 +152,8 @@ impl Policy {
             listen: LOCAL_OWN,
             rules: Vec::new(),
             agents: Vec::new(),
+            detect: Actions::default(),
+            detect_span: None,
         };
         // Without rules nothing can be wrong.
         let compiled = Compiled::new(&valid, &source, &[], &mut Vec::new());

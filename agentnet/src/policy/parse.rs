@@ -14,6 +14,7 @@ use super::{
     diagnostic::{Code, Diagnostic},
     schema,
 };
+use crate::{alert::model::Kind, detect::action::kinds};
 
 /// A policy file as written.
 #[derive(Debug, Default)]
@@ -34,6 +35,10 @@ pub struct Document {
     pub allow: Vec<RuleText>,
     /// `[[egress.deny]]`.
     pub deny: Vec<RuleText>,
+    /// `[detect.KIND] action` by kind.
+    pub detect: Vec<(Kind, Field<u8>)>,
+    /// Where `[detect]` is.
+    pub detect_span: Option<Range<usize>>,
 }
 
 /// An entry of `[[agents]]` as written.
@@ -130,6 +135,12 @@ impl Document {
         if let Some(mut egress) = root.table("egress") {
             document.allow = egress.tables("allow", RuleText::read);
             document.deny = egress.tables("deny", RuleText::read);
+        }
+        if let Some(mut detect) = root.table("detect") {
+            document.detect_span = Some(detect.span.clone());
+            document.detect = kinds()
+                .filter_map(|kind| Some((kind, detect.table(kind.label())?.choice("action"))))
+                .collect();
         }
         Some(document)
     }

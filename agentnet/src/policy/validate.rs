@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use toml::Spanned;
 
 pub use self::agents::Agents;
+use crate::detect::action::Actions;
 use super::{
     diagnostic::{Code, Diagnostic, quote},
     name::Pattern,
@@ -37,6 +38,10 @@ pub struct Valid {
     pub rules: Vec<Rule>,
     /// `[[agents]]`.
     pub agents: Vec<Agents>,
+    /// `[detect]`.
+    pub detect: Actions,
+    /// Where that is.
+    pub detect_span: Option<Range<usize>>,
 }
 
 /// Whether a rule allows or denies.
@@ -157,6 +162,12 @@ impl Valid {
             rules.truncate(MAX_RULES);
         }
         let agents = document.agents.iter().filter_map(|entry| agents::check(entry, problems)).collect();
+        let mut detect = Actions::default();
+        for (kind, action) in &document.detect {
+            if let Some(code) = action.value() {
+                detect.set(*kind, schema::setting(*code.get_ref()));
+            }
+        }
         let word = |field: &Field<u8>, default| field.value().map_or(default, |value| *value.get_ref());
         Self {
             name,
@@ -165,6 +176,8 @@ impl Valid {
             listen: word(&document.listen, LOCAL_OWN),
             rules,
             agents,
+            detect,
+            detect_span: document.detect_span,
         }
     }
 

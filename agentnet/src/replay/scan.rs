@@ -14,7 +14,7 @@ use crate::{
         action::{Action, Actions},
         bank::{Bank, Config, Outcome},
         event::{Agent, Body, Direction, Dns, Event, Flow, Lineage, Logged, Message, Time, Transport},
-        evidence::Evidence,
+        evidence::{Evidence, Thousandths},
         finding::Repeats,
         ledger::Keys,
         registry::row,
@@ -38,7 +38,7 @@ pub struct Verdict<'a> {
     /// `ok`, `alert` or `block`.
     pub verdict: &'static str,
     /// How sure the detectors are together, from 0 to 1.
-    pub score: f32,
+    pub score: Thousandths,
     /// What they found.
     pub findings: Vec<Found>,
 }
@@ -50,7 +50,7 @@ pub struct Found {
     detector: &'static str,
     severity: Severity,
     action: &'static str,
-    score: f32,
+    score: Thousandths,
     reason: String,
     technique: Option<&'static str>,
     evidence: Evidence,
@@ -147,19 +147,14 @@ impl Scanner {
                 detector: finding.detector,
                 severity: severity(finding.strength, own),
                 action: own.verdict(),
-                score: finding.score,
+                score: Thousandths::of(finding.score),
                 technique: row(finding.kind).and_then(|row| row.techniques.first().copied()),
                 reason: finding.reason,
                 evidence: finding.evidence,
             });
         }
-        Verdict { input, verdict: action.verdict(), score: round(score), findings }
+        Verdict { input, verdict: action.verdict(), score: Thousandths::of(score), findings }
     }
-}
-
-/// Three digits behind the point say all there is.
-fn round(score: f32) -> f32 {
-    (score * 1000.0).round() / 1000.0
 }
 
 /// An event of a list: who sent it is known, where to is not.

@@ -1,9 +1,9 @@
-//! Trains the language models of `agentnet/data`: `train HOSTS URLS OUT`, see `agentnet/data/README.md`.
+//! Trains the language models of `agentnet/data`: `train HOSTS URLS WORDS OUT`, see `agentnet/data/README.md`.
 //!
-//! HOSTS has a host name a line, URLS a URL a line. Writes `hosts.lm`, `urls.lm` and `words.txt` into the
+//! HOSTS has a host name a line, URLS a URL a line, WORDS an English word a line. Writes `hosts.lm`, `urls.lm` and `words.txt` into the
 //! directory OUT.
 
-use std::{collections::HashMap, env, fs, path::Path};
+use std::{collections::{BTreeMap, HashMap}, env, fs, path::Path};
 
 use agentnet::detect::{
     domains::Base,
@@ -105,8 +105,11 @@ fn damped(counts: HashMap<Vec<u8>, f64>) -> Counts {
 /// Times a run of letters is seen before it is a word.
 const WORD: f64 = 3.0;
 
+/// What a word costs that no host has, in bits: choosing one of a hundred thousand.
+const ENGLISH: f64 = 17.0;
+
 /// Runs of letters that are seen again and again, with what one of them costs among all.
-fn words(labels: &HashMap<Vec<u8>, f64>) -> String {
+fn words(labels: &HashMap<Vec<u8>, f64>, english: &str) -> String {
     let mut runs = HashMap::<&str, f64>::new();
     for (label, count) in labels {
         let Ok(label) = std::str::from_utf8(label) else { continue };
@@ -115,18 +118,21 @@ fn words(labels: &HashMap<Vec<u8>, f64>) -> String {
         }
     }
     let total: f64 = runs.values().sum();
-    let mut lines: Vec<String> = runs
-        .iter()
-        .filter(|(run, count)| (2..=24).contains(&run.len()) && **count >= WORD)
-        .map(|(run, count)| format!("{run} {}", (-(count / total).log2() * UNIT).round()))
-        .collect();
+    let mut costs: BTreeMap<&str, f64> = english.lines().map(|word| (word, ENGLISH * UNIT)).collect();
+    for (run, count) in runs.into_iter().filter(|(run, count)| (2..=24).contains(&run.len()) && *count >= WORD) {
+        let cost = -(count / total).log2() * UNIT;
+        costs.entry(run).and_modify(|known| *known = known.min(cost)).or_insert(cost);
+    }
+    let mut lines: Vec<String> = costs.iter().map(|(word, cost)| format!("{word} {}", cost.round())).collect();
     lines.sort();
     lines.join("\n") + "\n"
 }
 
 fn main() -> Result<()> {
     let args: Vec<String> = env::args().collect();
-    let [_, hosts, urls, out] = args.as_slice() else { anyhow::bail!("usage: train HOSTS URLS OUT") };
+    let [_, hosts, urls, english, out] = args.as_slice() else {
+        anyhow::bail!("usage: train HOSTS URLS WORDS OUT")
+    };
     let read = |path: &String| fs::read_to_string(path).with_context(|| format!("cannot read {path}"));
 
     let mut labels = HashMap::<Vec<u8>, f64>::new();
@@ -149,7 +155,7 @@ fn main() -> Result<()> {
         }
     }
     println!("{} labels, {} tokens", labels.len(), tokens.len());
-    fs::write(Path::new(out).join("words.txt"), words(&labels))?;
+    fs::write(Path::new(out).join("words.txt"), words(&labels, &read(english)?))?;
     let (hosts, urls) = (damped(labels), damped(tokens));
     for (name, counts) in [("hosts.lm", &hosts), ("urls.lm", &urls)] {
         let mut stored = counts.table();

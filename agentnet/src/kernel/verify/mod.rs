@@ -178,6 +178,7 @@ fn loopback_only(cfg: AgentCfg) -> Compiled {
         nets: vec![root],
         names: Vec::new(),
         agents: Vec::new(),
+        detect: crate::detect::action::Actions::default(),
         rules: Vec::new(),
     }
 }

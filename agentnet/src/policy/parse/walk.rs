@@ -155,7 +155,11 @@ impl<'i, 'p> Walker<'i, 'p> {
     }
 
     pub(crate) fn table(&mut self, name: &'static str) -> Option<Walker<'i, '_>> {
-        let Some(Key { kind: Kind::Table(spec), .. }) = self.spec.key(name) else { return None };
+        let spec = match self.spec.key(name)?.kind {
+            Kind::Table(spec) => spec,
+            Kind::Detect => schema::detect(),
+            _ => return None,
+        };
         let Field::Is(value) = self.take(name) else { return None };
         let span = value.span();
         match value.into_inner() {
@@ -230,7 +234,7 @@ impl Kind {
                 DeValue::String(_),
             )
             | (Self::Ports | Self::Choices(_), DeValue::Array(_))
-            | (Self::Table(_), DeValue::Table(_)) => true,
+            | (Self::Table(_) | Self::Detect, DeValue::Table(_)) => true,
             (Self::Tables(_), DeValue::Array(list)) => {
                 list.iter().all(|item| matches!(item.get_ref(), DeValue::Table(_)))
             }
@@ -256,6 +260,7 @@ impl Kind {
                 ("a list", format!("write {name} = [\"{example}\"]"))
             }
             Self::Table(table) => ("a table", format!("write {} above its keys", table.name)),
+            Self::Detect => ("a table", "write [detect.dns_tunnel] above its keys".to_owned()),
             Self::Tables(table) => ("a list of tables", format!("begin each with {}", table.name)),
             Self::NotEnforced => ("nothing", format!("remove {name}")),
         }
