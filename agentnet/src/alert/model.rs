@@ -112,6 +112,12 @@ pub enum Kind {
     DnsTunnel,
     /// A DNS message that is malformed or hides data, or a resolver that is not the policy's.
     DnsAnomaly,
+    /// Data in the addresses and bodies of requests.
+    UrlEntropy,
+    /// A secret that leaves.
+    Secret,
+    /// ICMP that carries something.
+    IcmpTunnel,
     /// A service where anybody can read what is sent.
     DestinationClass,
     /// Many names that do not exist and look generated.
@@ -129,6 +135,9 @@ impl Kind {
             Self::Enforcement => "enforcement",
             Self::DnsTunnel => "dns_tunnel",
             Self::DnsAnomaly => "dns_anomaly",
+            Self::UrlEntropy => "url_entropy",
+            Self::Secret => "secret",
+            Self::IcmpTunnel => "icmp_tunnel",
             Self::DestinationClass => "destination_class",
             Self::Dga => "dga",
         }

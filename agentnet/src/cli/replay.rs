@@ -30,6 +30,9 @@ pub struct ReplayArgs {
     /// A policy, whose `[detect]` says what is told and what would be blocked
     #[arg(long, value_name = "POLICY")]
     policy: Option<String>,
+    /// A file with secrets to look for exactly, in every encoding: a line of NAME=VALUE each, as in `.env`
+    #[arg(long, value_name = "FILE")]
+    secrets: Option<PathBuf>,
     /// Show a table of what is in the capture instead of its alerts
     #[arg(long)]
     summary: bool,
@@ -53,7 +56,7 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
     let standard_input = args.file == Path::new("-");
     let name = if standard_input { "-".into() } else { args.file.to_string_lossy() };
     let name = crate::alert::text::clean(&name, 256);
-    let mut replay = Replay::new(name.clone(), policy, actions);
+    let mut replay = Replay::new(name.clone(), policy, actions, super::scan::config(args.secrets.as_deref())?);
     let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
     let done = if standard_input {
         read(&mut replay, io::stdin(), &ProgressBar::hidden(), &mut out, args.summary)
@@ -86,13 +89,14 @@ fn read(
     out: &mut impl Write,
     summary: bool,
 ) -> Result<(), Stop> {
+    let hidden = progress.is_hidden();
     let mut tell = |alerts: &mut dyn Iterator<Item = Alert>| -> Result<(), Stop> {
         for alert in alerts.filter(|_| !summary) {
             // On a terminal, lines and the bar must not be mixed.
             progress.suspend(|| -> io::Result<()> {
                 serde_json::to_writer(&mut *out, &alert)?;
                 out.write_all(b"\n")?;
-                if progress.is_hidden() { Ok(()) } else { out.flush() }
+                if hidden { Ok(()) } else { out.flush() }
             })?;
         }
         Ok(())

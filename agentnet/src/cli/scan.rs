@@ -3,8 +3,9 @@
 use std::{
     fs::File,
     io::{self, BufRead, BufReader, BufWriter, IsTerminal as _, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
 };
 
 use anyhow::Context as _;
@@ -12,7 +13,7 @@ use clap::{Args, ValueEnum};
 
 use super::complain;
 use crate::{
-    detect::action::Actions,
+    detect::{action::Actions, bank::Config, secrets::{HostSecrets, host::SHORTEST}},
     policy::Policy,
     replay::{
         lines::{self, LineError},
@@ -30,6 +31,9 @@ pub struct ScanArgs {
     /// A policy, whose `[detect]` says what is told and what blocked
     #[arg(long, value_name = "POLICY")]
     policy: Option<String>,
+    /// A file with secrets to look for exactly, in every encoding: a line of NAME=VALUE each, as in `.env`
+    #[arg(long, value_name = "FILE")]
+    secrets: Option<PathBuf>,
 }
 
 /// What a list is of.
@@ -37,6 +41,10 @@ pub struct ScanArgs {
 enum ListName {
     /// Names that were looked up, or columns: time client type name ...
     Names,
+    /// Addresses of requests, `https://...`, a method before them or not
+    Urls,
+    /// Bytes that were sent, with escapes such as \\n and \\x00
+    Payloads,
 }
 
 /// Runs `agentnet scan`.
@@ -46,8 +54,10 @@ enum ListName {
 pub fn run(args: &ScanArgs) -> anyhow::Result<ExitCode> {
     let list = match args.list {
         ListName::Names => List::Names,
+        ListName::Urls => List::Urls,
+        ListName::Payloads => List::Payloads,
     };
-    let mut scanner = Scanner::new(list, policy(args.policy.as_deref())?.1);
+    let mut scanner = Scanner::new(list, policy(args.policy.as_deref())?.1, config(args.secrets.as_deref())?);
     let out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
     let bad = match &args.file {
         Some(path) => {
@@ -114,4 +124,30 @@ pub(super) fn policy(name: Option<&str>) -> anyhow::Result<(String, Actions)> {
             anyhow::bail!("{}: the policy is not valid", problems.file())
         }
     }
+}
+
+/// The secrets of a file.
+///
+/// # Errors
+/// If it cannot be read, or has none that is long enough to be told from chance.
+pub(super) fn config(secrets: Option<&Path>) -> anyhow::Result<Config> {
+    let Some(path) = secrets else { return Ok(Config::default()) };
+    let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let lines = text.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii);
+    let named = lines.filter(|line| !line.is_empty() && !line.starts_with(b"#")).filter_map(|line| {
+        let line = line.strip_prefix(b"export ").unwrap_or(line);
+        let at = line.iter().position(|&byte| byte == b'=')?;
+        let (name, value) = (line.get(..at)?, line.get(at + 1..)?.trim_ascii());
+        let value = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value);
+        Some((String::from_utf8_lossy(name).trim().to_owned(), value))
+    });
+    let named: Vec<_> = named.collect();
+    let Some(secrets) = HostSecrets::new(named.iter().map(|(name, value)| (name.as_str(), *value))) else {
+        anyhow::bail!(
+            "{} has no secret that can be looked for: a value needs {} characters of two kinds",
+            path.display(),
+            SHORTEST
+        );
+    };
+    Ok(Config { secrets: Some(Arc::new(secrets)), ..Config::default() })
 }

@@ -1,15 +1,17 @@
 //! All detectors and all state: [`Bank::on_event`].
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use super::{
     dns::View,
     domains::{Base, BaseKind, Class, is_infrastructure},
-    event::{Agent, Body, Dns, Event},
+    event::{Agent, Body, Direction, Dns, Event, Icmp, IcmpMessage},
     finding::{Finding, Findings, Repeats, Strength},
     ledger::{Keys, Ledger},
     registry::REGISTRY,
     scene::{DnsScene, Scene, UNKNOWN},
+    secrets::HostSecrets,
+    stream::{self, Streams},
     workload::Workload,
 };
 
@@ -18,6 +20,8 @@ use super::{
 pub struct Config {
     /// Resolvers that may be asked; any if empty.
     pub resolvers: Vec<IpAddr>,
+    /// Secrets of this host that must not leave it.
+    pub secrets: Option<Arc<HostSecrets>>,
 }
 
 /// What came of an event.
@@ -38,6 +42,7 @@ pub struct Bank {
     /// Most workloads kept; who was not heard of for longest gives way.
     max: usize,
     workloads: HashMap<u64, (u64, Workload)>,
+    streams: Streams,
     /// Events so far.
     number: u64,
 }
@@ -48,7 +53,7 @@ pub const WORKLOADS: usize = 1024;
 impl Bank {
     /// With no state.
     pub fn new(config: Config, keys: Keys, repeats: Repeats) -> Self {
-        Self { config, keys, repeats, max: WORKLOADS, workloads: HashMap::new(), number: 0 }
+        Self { config, keys, repeats, max: WORKLOADS, workloads: HashMap::new(), streams: Streams::default(), number: 0 }
     }
 
     /// Takes over a ledger of before.
@@ -74,7 +79,7 @@ impl Bank {
         let (last, workload) =
             self.workloads.entry(event.agent.id).or_insert_with(|| (0, Workload::new(keys)));
         *last = self.number;
-        let Workload { ledger, told, fusion, dga } = workload;
+        let Workload { ledger, told, fusion, dga, icmp } = workload;
         let mut findings = Findings {
             said: Vec::new(),
             strongest: None,
@@ -86,10 +91,20 @@ impl Bank {
             suspicious: event.lineage.is_suspicious(),
             of: None,
         };
-        let mut scene = Scene { event, config: &self.config, ledger, dga, findings: &mut findings };
+        let mut scene = Scene { event, config: &self.config, ledger, dga, icmp, findings: &mut findings };
         match &event.body {
             Body::Dns(dns) => on_dns(&mut scene, dns),
-            Body::Start | Body::End(_) | Body::Chunk(_) | Body::Datagram(_) | Body::Icmp(_) => {}
+            Body::Chunk(chunk) => self.streams.chunk(&mut scene, chunk),
+            Body::Datagram(datagram) if datagram.direction == Direction::Egress => {
+                stream::send(&mut scene, datagram.bytes, &[], &mut Vec::new(), "a datagram");
+            }
+            Body::Icmp(icmp) => on_icmp(&mut scene, icmp),
+            Body::Request(request) => {
+                stream::request(&mut scene, request.method, request.target, request.host, Vec::new());
+            }
+            Body::Payload(payload) => stream::send(&mut scene, payload, b"", &mut Vec::new(), "a payload"),
+            Body::End(_) => self.streams.end(event.flow.id),
+            Body::Start | Body::Datagram(_) => {}
         }
         Outcome { findings: findings.said, strongest: findings.strongest }
     }
@@ -103,6 +118,18 @@ impl Bank {
         if let Some(id) = oldest.map(|(&id, _)| id) {
             self.workloads.remove(&id);
         }
+    }
+}
+
+fn on_icmp(scene: &mut Scene<'_, '_>, icmp: &Icmp<'_>) {
+    for row in REGISTRY {
+        for detector in row.detectors {
+            scene.findings.of = Some((row.kind, *detector));
+            detector.on_icmp(scene, icmp);
+        }
+    }
+    if icmp.direction == Direction::Egress && !matches!(icmp.message, IcmpMessage::Control(_)) {
+        stream::send(scene, icmp.payload, &[], &mut Vec::new(), "an ICMP message");
     }
 }
 

@@ -6,7 +6,7 @@ use super::{
     finding::{Statement, Strength},
     name::display,
     registry::Detector,
-    scene::{DnsScene, Scene},
+    scene::{DnsScene, Request, Scene},
 };
 
 /// See the module.
@@ -28,7 +28,16 @@ impl Detector for DestinationClass {
             return;
         }
         let worth = worth(class);
-        scene.findings.add(dns.key, dns.listed, worth, || statement(class, &dns.view.name.display(), dns.listed));
+        scene.findings.add(dns.key, dns.listed, worth, || {
+            statement(class, "looked up", &dns.view.name.display(), dns.listed)
+        });
+    }
+
+    fn on_request(&self, scene: &mut Scene<'_, '_>, request: &Request<'_>) {
+        let Some(class) = request.classes.gravest() else { return };
+        scene.findings.add(request.key, request.listed, worth(class), || {
+            statement(class, "sent a request to", &request.subject(), request.listed)
+        });
     }
 }
 
@@ -43,10 +52,10 @@ const fn worth(class: Class) -> (Strength, f32) {
     }
 }
 
-fn statement(class: Class, name: &str, listed: &[u8]) -> Statement {
+fn statement(class: Class, did: &str, name: &str, listed: &[u8]) -> Statement {
     Statement {
         subject: display(listed),
-        reason: format!("looked up {name}, {}", class.what()),
+        reason: format!("{did} {name}, {}", class.what()),
         advice: "if the agent's work needs it, allow the name in the policy; else block it",
         evidence: Evidence::Destination(evidence::Destination {
             name: name.to_owned(),

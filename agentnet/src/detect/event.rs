@@ -108,6 +108,21 @@ pub enum Body<'a> {
     Datagram(Datagram<'a>),
     /// An ICMP or ICMPv6 message.
     Icmp(Icmp<'a>),
+    /// The address of an HTTP request that a list has.
+    Request(Request<'a>),
+    /// Bytes that a list has.
+    Payload(&'a [u8]),
+}
+
+/// The address of an HTTP request.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The method, empty if not known.
+    pub method: &'a str,
+    /// The host, with its port if it has one.
+    pub host: &'a [u8],
+    /// Path and query.
+    pub target: &'a [u8],
 }
 
 /// A DNS message.

@@ -53,6 +53,14 @@ pub enum Evidence {
     Destination(Destination),
     /// See [`Dga`].
     Dga(Dga),
+    /// See [`Url`].
+    #[serde(rename = "url")]
+    Url(Url),
+    /// See [`Secret`].
+    Secret(Secret),
+    /// See [`Icmp`].
+    #[serde(rename = "icmp_tunnel")]
+    Icmp(Icmp),
 }
 
 /// New information in queries to one domain.
@@ -163,4 +171,59 @@ pub struct Dga {
     pub window_seconds: u32,
     /// Mean information of a character, in bits.
     pub bits_per_character: Thousandths,
+}
+
+/// Data in requests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Url {
+    /// The host.
+    pub host: String,
+    /// Where it was: `path`, `query`, `body`.
+    pub part: Label,
+    /// The first characters of what decided.
+    pub sample: String,
+    /// What it decodes to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decoded: Option<Decoded>,
+    /// New information in requests to the registrable domain within 10 minutes.
+    pub information_bytes: u32,
+    /// The limit of that.
+    pub limit_bytes: u32,
+    /// Pieces of one length within 2 minutes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pieces: Option<u32>,
+    /// Information that had already left for the domain before this request.
+    pub bytes_before_block: u32,
+}
+
+/// A secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Secret {
+    /// The rule, or the name of the host's secret.
+    pub rule: String,
+    /// Whether it is one of this host's.
+    pub own: bool,
+    /// How it was encoded, outermost first.
+    pub encoding: String,
+    /// Where it was.
+    pub place: Label,
+    /// Its first four characters.
+    pub sample: String,
+    /// Its length.
+    pub bytes: usize,
+    /// Tells it from others; it cannot be turned back.
+    pub fingerprint: String,
+}
+
+/// ICMP that is no ping.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Icmp {
+    /// What is unusual.
+    pub signs: Vec<Label>,
+    /// Messages in the window, both ways.
+    pub messages: u32,
+    /// Their payload.
+    pub payload_bytes: u64,
+    /// The window.
+    pub window_seconds: u32,
 }

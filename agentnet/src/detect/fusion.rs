@@ -16,7 +16,7 @@ pub const BLOCK: f32 = 0.9;
 /// Seconds after which a score counts no more.
 const MEMORY: u32 = 3600;
 /// Destinations remembered.
-const SUBJECTS: usize = 48;
+const SUBJECTS: usize = 24;
 /// Detectors remembered for each.
 const DETECTORS: usize = 8;
 

@@ -171,6 +171,12 @@ impl Ledger {
         self.seen.insert(hash)
     }
 
+    /// Tells one secret from another without showing it: sixteen hexadecimal digits that only this ledger knows how
+    /// to make.
+    pub fn fingerprint(&self, secret: &[u8]) -> String {
+        format!("{:016x}", self.keys.hash(|hasher| hasher.write(secret)))
+    }
+
     /// The account of `base`, if it has one.
     pub fn get(&self, lane: Lane, base: &[u8]) -> Option<&Account> {
         let key = self.key(lane, base);

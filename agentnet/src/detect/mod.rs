@@ -11,8 +11,8 @@ pub mod decode;
 pub mod destination;
 pub mod dga;
 pub mod dns;
-pub mod dns_answer;
 pub mod dns_anomaly;
+pub mod dns_answer;
 pub mod dns_budget;
 pub mod dns_query;
 pub mod domains;
@@ -20,11 +20,17 @@ pub mod event;
 pub mod evidence;
 pub mod finding;
 pub mod fusion;
+pub mod http;
+pub mod icmp;
 pub mod ledger;
 pub mod lm;
 pub mod name;
 pub mod registry;
 pub mod scene;
+pub mod secret;
+pub mod secrets;
+pub mod stream;
+pub mod url;
 pub mod workload;
 
 /// Whether the engine shows live traffic to the detectors. Until it does, a policy that says what is done about

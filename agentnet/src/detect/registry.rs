@@ -12,7 +12,11 @@ use super::{
     dns_anomaly::DnsAnomaly,
     dns_budget::DnsBudget,
     dns_query::DnsQuery,
-    scene::{DnsScene, Scene},
+    event::Icmp,
+    icmp::IcmpTunnel,
+    scene::{Bytes, DnsScene, Request, Scene},
+    secret::Secret,
+    url::UrlChannel,
 };
 use crate::alert::model::Kind;
 
@@ -27,6 +31,15 @@ pub trait Detector: Debug + Sync {
 
     /// Looks at a DNS message.
     fn on_dns(&self, _scene: &mut Scene<'_, '_>, _dns: &DnsScene<'_>) {}
+
+    /// Looks at the head of an HTTP request.
+    fn on_request(&self, _scene: &mut Scene<'_, '_>, _request: &Request<'_>) {}
+
+    /// Looks at bytes that were sent: of bodies, of streams that are not encrypted, of datagrams.
+    fn on_bytes(&self, _scene: &mut Scene<'_, '_>, _bytes: &Bytes<'_>) {}
+
+    /// Looks at an ICMP message.
+    fn on_icmp(&self, _scene: &mut Scene<'_, '_>, _icmp: &Icmp<'_>) {}
 }
 
 /// What is done by default about what a row finds.
@@ -72,6 +85,30 @@ pub static REGISTRY: &[Row] = &[
         doc: "DNS messages that are malformed or hide data, and resolvers that are not the policy's.",
         blocked: "",
         detectors: &[&DnsAnomaly],
+    },
+    Row {
+        kind: Kind::UrlEntropy,
+        default: DefaultAction::Alert,
+        techniques: &["T1567", "T1132"],
+        doc: "Data in the addresses and bodies of requests to hosts that are not often visited.",
+        blocked: "",
+        detectors: &[&UrlChannel],
+    },
+    Row {
+        kind: Kind::Secret,
+        default: DefaultAction::Graded,
+        techniques: &["T1552", "T1041"],
+        doc: "Secrets of this host and tokens of known form in anything that is not encrypted.",
+        blocked: "this host's own secrets and tokens whose form is certain",
+        detectors: &[&Secret],
+    },
+    Row {
+        kind: Kind::IcmpTunnel,
+        default: DefaultAction::Alert,
+        techniques: &["T1095", "T1048.003"],
+        doc: "ICMP that carries something.",
+        blocked: "",
+        detectors: &[&IcmpTunnel],
     },
     Row {
         kind: Kind::DestinationClass,

@@ -20,6 +20,8 @@ pub struct Scene<'a, 'f> {
     pub ledger: &'a mut Ledger,
     /// Names that do not exist, lately.
     pub dga: &'a mut super::dga::State,
+    /// What was exchanged by ICMP, lately.
+    pub icmp: &'a mut super::icmp::State,
     /// Where findings go.
     pub findings: &'a mut Findings<'f>,
 }
@@ -56,3 +58,48 @@ pub struct DnsScene<'a> {
 
 /// What stands in the ledger for all names without a top-level domain.
 pub const UNKNOWN: &[u8] = b"?";
+
+/// The head of an HTTP request, or the address of one in a list.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// The method, if known.
+    pub method: &'a str,
+    /// Path and query.
+    pub target: &'a [u8],
+    /// The host as the request has it, with its port if it has one.
+    pub host: &'a [u8],
+    /// The registrable domain of the host, or its address: what stands for it in the ledger.
+    pub key: &'a [u8],
+    /// Headers in their order.
+    pub headers: Vec<(&'a str, &'a [u8])>,
+    /// Whether the registrable domain is among the most visited.
+    pub popular: bool,
+    /// What kinds of service the host belongs to.
+    pub classes: Classes,
+    /// The listed name behind [`Self::classes`].
+    pub listed: &'a [u8],
+}
+
+impl Request<'_> {
+    /// The host for people.
+    pub fn subject(&self) -> String {
+        crate::alert::text::clean(&String::from_utf8_lossy(self.host), 255)
+    }
+}
+
+/// Bytes that were sent.
+#[derive(Debug)]
+pub struct Bytes<'a> {
+    /// The bytes.
+    pub bytes: &'a [u8],
+    /// How many of the first ones were shown before.
+    pub shown: usize,
+    /// Whom they were sent to, for people.
+    pub subject: &'a str,
+    /// What stands for them in the ledger.
+    pub key: &'a [u8],
+    /// Whether their registrable domain is among the most visited.
+    pub popular: bool,
+    /// What they are, for people: "the body of a request".
+    pub what: &'static str,
+}

@@ -1,7 +1,7 @@
 //! The state of one workload. Its size has a limit, whatever the workload sends.
 
 use super::{
-    dga,
+    dga, icmp,
     finding::Told,
     fusion::Fusion,
     ledger::{Keys, Ledger},
@@ -15,6 +15,7 @@ pub struct Workload {
     pub(super) told: Told,
     pub(super) fusion: Fusion,
     pub(super) dga: dga::State,
+    pub(super) icmp: icmp::State,
 }
 
 /// What the state of a workload may take, in bytes.
@@ -28,12 +29,12 @@ impl Workload {
 
     /// With a ledger of before.
     pub fn with_ledger(ledger: Ledger) -> Self {
-        Self { ledger, told: Told::default(), fusion: Fusion::default(), dga: dga::State::default() }
+        Self { ledger, told: Told::default(), fusion: Fusion::default(), dga: dga::State::default(), icmp: icmp::State::default() }
     }
 
     /// Bytes it takes at most.
     pub const fn max_bytes() -> usize {
-        size_of::<Self>() + Ledger::max_bytes() + Told::BYTES + Fusion::BYTES + dga::State::BYTES
+        size_of::<Self>() + Ledger::max_bytes() + Told::BYTES + Fusion::BYTES + dga::State::BYTES + icmp::State::BYTES
     }
 }
 

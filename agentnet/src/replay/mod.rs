@@ -64,8 +64,8 @@ struct Judge {
 
 impl Replay {
     /// A replay of the capture `source` under the policy named `policy`.
-    pub fn new(source: String, policy: String, actions: Actions) -> Self {
-        let bank = Bank::new(Config::default(), Keys::random(), Repeats::Counted);
+    pub fn new(source: String, policy: String, actions: Actions, config: Config) -> Self {
+        let bank = Bank::new(config, Keys::random(), Repeats::Counted);
         Self {
             flows: Flows::new(),
             waiting: 0,

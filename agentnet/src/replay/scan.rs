@@ -13,7 +13,7 @@ use crate::{
     detect::{
         action::{Action, Actions},
         bank::{Bank, Config, Outcome},
-        event::{Agent, Body, Direction, Dns, Event, Flow, Lineage, Logged, Message, Time, Transport},
+        event::{Agent, Body, Direction, Dns, Event, Flow, Lineage, Logged, Message, Request, Time, Transport},
         evidence::{Evidence, Thousandths},
         finding::Repeats,
         ledger::Keys,
@@ -28,6 +28,10 @@ mod names;
 pub enum List {
     /// Names that were looked up.
     Names,
+    /// Addresses of requests.
+    Urls,
+    /// Bytes that were sent.
+    Payloads,
 }
 
 /// What is said of a line.
@@ -92,10 +96,10 @@ impl Clients {
 
 impl Scanner {
     /// A scanner of `list` that does about findings what `actions` says.
-    pub fn new(list: List, actions: Actions) -> Self {
+    pub fn new(list: List, actions: Actions, config: Config) -> Self {
         // Nobody who writes the list gains from names that collide: the same list has the same result.
         let keys = Keys::new(0x6167_656e_746e_6574, 0x7363_616e_6e65_7221);
-        let bank = Bank::new(Config::default(), keys, Repeats::Said);
+        let bank = Bank::new(config, keys, Repeats::Said);
         Self { bank, actions, list, number: 0, clients: Clients::default() }
     }
 
@@ -106,11 +110,14 @@ impl Scanner {
     pub fn line<'l>(&mut self, line: &'l str) -> Result<Option<Verdict<'l>>, LineError> {
         self.number += 1;
         let text = line.trim();
-        if text.is_empty() || text.starts_with('#') {
+        let comment = self.list != List::Payloads && text.starts_with('#');
+        if text.is_empty() || comment {
             return Ok(None);
         }
         let outcome = match self.list {
             List::Names => self.name(text)?,
+            List::Urls => self.url(text)?,
+            List::Payloads => self.payload(line),
         };
         Ok(Some(self.verdict(line, outcome)))
     }
@@ -129,6 +136,44 @@ impl Scanner {
         let dns =
             Dns { direction: Direction::Egress, transport: Transport::Udp, message: Message::Logged(logged) };
         Ok(self.bank.on_event(&event(Agent { id, name: row.client }, row.time, 53, Body::Dns(dns))))
+    }
+
+    /// A URL, or a method and a URL; a second after the one before.
+    fn url(&mut self, text: &str) -> Result<Outcome, LineError> {
+        let mut words = text.split_whitespace();
+        let (first, second) = (words.next().unwrap_or_default(), words.next());
+        let (method, url) = match second {
+            Some(url) if first.bytes().all(|byte| byte.is_ascii_uppercase()) => (first, url),
+            _ => ("", first),
+        };
+        let Some((_, rest)) = url.split_once("://").filter(|(scheme, _)| matches!(*scheme, "http" | "https" | "ws" | "wss"))
+        else {
+            let shown = crate::alert::text::clean(url, 80);
+            return Err(LineError::Content(format!("{shown:?} is no URL of http or https")));
+        };
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (authority, target) = rest.split_at(end);
+        let target = target.split('#').next().unwrap_or_default();
+        let host = authority.rsplit('@').next().unwrap_or_default();
+        if host.is_empty() {
+            return Err(LineError::Content("the URL has no host".to_owned()));
+        }
+        // A name and a password before the host leave as a header.
+        let request = Request { method, host: host.as_bytes(), target: target.as_bytes() };
+        Ok(self.bank.on_event(&self.alone(443, Body::Request(request))))
+    }
+
+    /// A text, with escapes as JSON and C have them; in quotes as a whole it is a string of JSON.
+    fn payload(&mut self, line: &str) -> Outcome {
+        let string: Option<String> =
+            (line.starts_with('"') && line.ends_with('"')).then(|| serde_json::from_str(line).ok()).flatten();
+        let payload = string.as_deref().unwrap_or(line).as_bytes();
+        self.bank.on_event(&self.alone(0, Body::Payload(payload)))
+    }
+
+    /// An event of the one client that a list without columns is of.
+    fn alone<'a>(&self, port: u16, body: Body<'a>) -> Event<'a> {
+        event(Agent { id: 0, name: "list" }, Time::from_secs(1_000_000_000 + self.number), port, body)
     }
 
     fn verdict<'l>(&self, input: &'l str, outcome: Outcome) -> Verdict<'l> {

@@ -1,7 +1,7 @@
 use super::*;
 
 fn verdicts(lines: &[&str]) -> Vec<&'static str> {
-    let mut scanner = Scanner::new(List::Names, Actions::default());
+    let mut scanner = Scanner::new(List::Names, Actions::default(), Config::default());
     lines.iter().filter_map(|line| scanner.line(line).unwrap().map(|verdict| verdict.verdict)).collect()
 }
 
@@ -44,14 +44,14 @@ fn a_class_that_listens_is_blocked_and_what_is_switched_off_is_fine() {
     assert_eq!(verdicts(&["x.oast.fun", "a.webhook.site", "pastebin.com"]), ["block", "block", "alert"]);
     let mut actions = Actions::default();
     actions.set(crate::alert::model::Kind::DestinationClass, crate::detect::action::Setting::Off);
-    let mut scanner = Scanner::new(List::Names, actions);
+    let mut scanner = Scanner::new(List::Names, actions, Config::default());
     assert_eq!(scanner.line("x.oast.fun").unwrap().unwrap().verdict, "ok");
 }
 
 #[test]
 fn the_same_list_has_the_same_result() {
     let text = |_| {
-        let mut scanner = Scanner::new(List::Names, Actions::default());
+        let mut scanner = Scanner::new(List::Names, Actions::default(), Config::default());
         let lines = (0..200).map(|number| format!("{:x}.tunnel-7.net", u64::MAX / (number + 3)));
         let verdicts: Vec<String> = lines
             .map(|line| serde_json::to_string(&scanner.line(&line).unwrap().unwrap()).unwrap())
