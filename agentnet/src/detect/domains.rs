@@ -10,6 +10,13 @@ use super::name::{Name, display};
 
 static POPULAR: LazyLock<Option<Map<&'static [u8]>>> =
     LazyLock::new(|| Map::new(&include_bytes!(concat!(env!("OUT_DIR"), "/popular.fst"))[..]).ok());
+/// Services of developers' tools; few enough to be searched as they are.
+static SERVICES: LazyLock<Vec<&'static [u8]>> = LazyLock::new(|| {
+    let lines = include_str!("../../data/lists/services.txt").lines();
+    let mut zones: Vec<_> = lines.filter(|line| !line.starts_with('#')).map(str::as_bytes).collect();
+    zones.sort_unstable();
+    zones
+});
 static CLASSES: LazyLock<Option<Map<&'static [u8]>>> =
     LazyLock::new(|| Map::new(&include_bytes!(concat!(env!("OUT_DIR"), "/classes.fst"))[..]).ok());
 
@@ -136,10 +143,12 @@ impl<'a> Base<'a> {
         text.get(..self.sub).unwrap_or_default()
     }
 
-    /// Whether it is among the most visited (`data/README.md`), and no service where anybody can listen.
+    /// Whether it is among the most visited or one of developers' services (`data/README.md`), and none where
+    /// anybody can listen.
     pub fn is_popular(&self) -> bool {
         matches!(self.kind, BaseKind::Registered | BaseKind::Hosted)
-            && POPULAR.as_ref().is_some_and(|popular| popular.contains_key(self.name))
+            && (POPULAR.as_ref().is_some_and(|popular| popular.contains_key(self.name))
+                || SERVICES.binary_search(&self.name).is_ok())
             && !Class::of_exact(self.name).intersects(Classes::LISTENERS)
     }
 

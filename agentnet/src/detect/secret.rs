@@ -43,7 +43,8 @@ impl Detector for Secret {
         let key = request.key;
         let mut look = |what: &'static str, bytes: &[u8], is_credential: bool| {
             for found in secrets::find(bytes, own) {
-                if is_credential && belongs(&found, request.host) || is_signature(&found) {
+                let generic = found.rule == "assignment" && (request.popular || is_signed(request.target));
+                if is_credential && belongs(&found, request.host) || is_signature(&found) || generic {
                     continue;
                 }
                 let place = Place { subject: request.subject(), key, what };
@@ -97,6 +98,12 @@ fn belongs(found: &Found, host: &[u8]) -> bool {
     }
     let ends = |zone: &&str| super::domains::ends_with_labels(host.as_bytes(), zone.as_bytes());
     found.hosts.iter().any(ends) || found.hosts.is_empty() && found.rule != "private_key"
+}
+
+/// Whether an address is signed: its parameters are what a service gave its client to say.
+fn is_signed(target: &[u8]) -> bool {
+    let lower = String::from_utf8_lossy(target).to_ascii_lowercase();
+    ["signature=", "x-amz-", "x-goog-", "sig=", "key-pair-id="].iter().any(|mark| lower.contains(mark))
 }
 
 /// Whether an access key is part of a signed URL: what signs it stays at home.

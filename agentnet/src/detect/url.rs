@@ -63,6 +63,9 @@ impl Detector for UrlChannel {
         let mut decoded = None;
         for token in tokens(request.target) {
             let text = &*token.text;
+            if piece.is_none() && is_piece(text) && scene.ledger.is_new(Lane::Http, b"#", text) {
+                piece = Some(text.len());
+            }
             if text.len() < SHORTEST || form::is_identifier(text) || !scene.ledger.is_new(Lane::Http, request.key, text) {
                 continue;
             }
@@ -73,14 +76,11 @@ impl Detector for UrlChannel {
             news.bits = news.bits.plus(said);
             news.items += 1;
             news.characters = news.characters.saturating_add(u32::try_from(text.len()).unwrap_or(u32::MAX));
-            if is_piece(text) {
-                piece = Some(text.len());
-            }
             if decoded.is_none() && !request.popular {
                 decoded = data(text).map(|data| (token.part, text.to_vec(), data));
             }
         }
-        if news.items == 0 {
+        if news.items == 0 && piece.is_none() {
             return;
         }
         let account = scene.ledger.enter(Lane::Http, request.key, news, now);
@@ -91,7 +91,9 @@ impl Detector for UrlChannel {
             let one = Entry { bits: Bits::bytes(1), characters: 0, items: 1 };
             scene.ledger.enter(Lane::Http, &key, one, now).sums.of(Span::Minutes2, now).in_bytes()
         });
-        let pieces = pieces.filter(|&pieces| pieces > PIECES && !request.popular);
+        // Digests name pictures and files of pages; other lengths name nothing.
+        let most = if piece.is_some_and(form::is_digest_length) { 4 * PIECES } else { PIECES };
+        let pieces = pieces.filter(|&pieces| pieces > most && !request.popular);
         let worth = match (&decoded, told >= limit, pieces) {
             (Some(_), true, _) | (_, true, Some(_)) => (Strength::Alert, 1.0),
             (_, true, None) | (None, false, Some(_)) => (Strength::Alert, 0.8),
@@ -218,6 +220,9 @@ fn excess(token: &[u8]) -> Bits {
 
 /// Whether a token may be a piece of something that was encoded: no word, no number, no name of a file.
 fn is_piece(token: &[u8]) -> bool {
+    if token.len() < SHORTEST {
+        return false;
+    }
     let plain = token.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'=' | b'+'));
     let digits = token.iter().filter(|byte| byte.is_ascii_digit()).count();
     plain && digits > 0 && digits < token.len() && URLS.compound(token, Case::Kept).whole() as usize >= 3 * token.len()

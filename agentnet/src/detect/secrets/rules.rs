@@ -127,7 +127,7 @@ pub(super) fn find(bytes: &[u8]) -> Vec<Match> {
             let Some(&at) = words.rules.get(hit.pattern().as_usize()) else { continue };
             let Some(rule) = RULES.get(at) else { continue };
             // What a token's beginning is followed by is seen without a pattern.
-            if exact && rule.tier == Tier::Certain && !goes_on(bytes, hit.end(), hit.len()) {
+            if exact && begins_with_word(rule) && !goes_on(bytes, hit.end(), hit.len()) {
                 continue;
             }
             tries += 1;
@@ -138,6 +138,12 @@ pub(super) fn find(bytes: &[u8]) -> Vec<Match> {
         }
     }
     found
+}
+
+/// Whether a match begins with one of the rule's words.
+fn begins_with_word(rule: &Rule) -> bool {
+    let pattern = rule.pattern.strip_prefix("(?:").unwrap_or(rule.pattern);
+    rule.tier == Tier::Certain && rule.words.iter().any(|word| pattern.bytes().next() == word.bytes().next())
 }
 
 /// Whether a word is followed by a token, or stands in a text of its own kind.
@@ -169,6 +175,11 @@ fn attempt(bytes: &[u8], hit: usize, at: usize, rule: &'static Rule, found: &mut
     let begins = bytes.get(span.start.wrapping_sub(1)).is_none_or(|before| !before.is_ascii_alphanumeric());
     let escaped = bytes.get(span.start.saturating_sub(2)..span.start).is_some_and(|before| before.starts_with(b"\\"));
     if rule.tier == Tier::Certain && is_all_token(rule) && !begins && !escaped {
+        return;
+    }
+    // A hash of a secret is none.
+    let before = bytes.get(span.start.saturating_sub(8)..span.start).unwrap_or_default().to_ascii_lowercase();
+    if rule.check == Check::Random && before.windows(4).any(|four| four == b"hash") {
         return;
     }
     let Some(tier) = judge(rule, secret.as_bytes()) else { return };
@@ -237,7 +248,7 @@ fn is_random(secret: &[u8]) -> bool {
     }
     let information = URLS.compound(secret, Case::Kept);
     let length = u32::try_from(secret.len()).unwrap_or(u32::MAX);
-    information >= Bits::of(56) && information.whole() * 10 >= length * 33
+    information >= Bits::of(72) && information.whole() * 10 >= length * 36
 }
 
 fn is_uuid(text: &[u8]) -> bool {

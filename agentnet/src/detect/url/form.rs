@@ -26,6 +26,11 @@ fn is_digest(token: &[u8]) -> bool {
     }
 }
 
+/// Whether digests in hexadecimal have this length.
+pub(super) const fn is_digest_length(length: usize) -> bool {
+    matches!(length, 32 | 40 | 64)
+}
+
 /// A name, a mark and a digest: `main-d41d8cd9`, `chunk_2fd4e1c67a2d`.
 fn is_named_digest(token: &[u8]) -> bool {
     let mut parts = token.rsplit(|byte| matches!(byte, b'-' | b'_'));
