@@ -7,6 +7,7 @@
 
 pub mod bench;
 pub mod demo;
+pub mod eval;
 pub mod eventually;
 pub mod lab;
 pub mod probe;

@@ -102,7 +102,7 @@ impl Bank {
             Body::Request(request) => {
                 stream::request(&mut scene, request.method, request.target, request.host, Vec::new());
             }
-            Body::Payload(payload) => stream::send(&mut scene, payload, b"", &mut Vec::new(), "a payload"),
+            Body::Payload(payload) => stream::unaddressed(&mut scene, payload),
             Body::End(_) => self.streams.end(event.flow.id),
             Body::Start | Body::Datagram(_) => {}
         }

@@ -134,12 +134,23 @@ pub(super) fn send(scene: &mut Scene<'_, '_>, bytes: &[u8], host: &[u8], tail: &
         popular: base.is_popular(),
         what,
     };
+    show(scene, &sent);
+    let keep = joined.get(joined.len().saturating_sub(TAIL)..).unwrap_or_default().to_vec();
+    *tail = keep;
+}
+
+/// Shows bytes of a list, of which nobody knows whom they were sent to.
+pub(super) fn unaddressed(scene: &mut Scene<'_, '_>, bytes: &[u8]) {
+    let sent =
+        Bytes { bytes, shown: 0, subject: "an unknown destination", key: b"", popular: false, what: "a payload" };
+    show(scene, &sent);
+}
+
+fn show(scene: &mut Scene<'_, '_>, bytes: &Bytes<'_>) {
     for row in REGISTRY {
         for detector in row.detectors {
             scene.findings.of = Some((row.kind, *detector));
-            detector.on_bytes(scene, &sent);
+            detector.on_bytes(scene, bytes);
         }
     }
-    let keep = joined.get(joined.len().saturating_sub(TAIL)..).unwrap_or_default().to_vec();
-    *tail = keep;
 }

@@ -63,7 +63,10 @@ impl Detector for UrlChannel {
         let mut decoded = None;
         for token in tokens(request.target) {
             let text = &*token.text;
-            if piece.is_none() && is_piece(text) && scene.ledger.is_new(Lane::Http, b"#", text) {
+            let number = piece.is_none() && text.len() >= SHORTEST && text.iter().all(u8::is_ascii_digit);
+            // A number may be a piece where others of its length are.
+            let among = number && scene.ledger.get(Lane::Http, &pieces_of(request.key, text.len())).is_some();
+            if piece.is_none() && (among || is_piece(text)) && scene.ledger.is_new(Lane::Http, b"#", text) {
                 piece = Some(text.len());
             }
             if text.len() < SHORTEST || form::is_identifier(text) || !scene.ledger.is_new(Lane::Http, request.key, text) {
@@ -87,7 +90,7 @@ impl Detector for UrlChannel {
         let told = account.sums.of(Span::Minutes10, now).in_bytes();
         let limit = if request.popular { POPULAR } else { BUDGET };
         let pieces = piece.map(|length| {
-            let key = [request.key, b"#", &length.to_le_bytes()].concat();
+            let key = pieces_of(request.key, length);
             let one = Entry { bits: Bits::bytes(1), characters: 0, items: 1 };
             scene.ledger.enter(Lane::Http, &key, one, now).sums.of(Span::Minutes2, now).in_bytes()
         });
@@ -141,7 +144,8 @@ impl Detector for UrlChannel {
     }
 
     fn on_bytes(&self, scene: &mut Scene<'_, '_>, bytes: &Bytes<'_>) {
-        if bytes.popular {
+        // Of a list nobody knows whom it was sent to.
+        if bytes.popular || bytes.key.is_empty() {
             return;
         }
         let new = bytes.bytes.get(bytes.shown..).unwrap_or_default();
@@ -152,7 +156,14 @@ impl Detector for UrlChannel {
             .take(TOKENS)
             .find_map(|token| Some((token, data(&percent(token))?)));
         let Some((token, data)) = found else { return };
-        scene.findings.add(bytes.key, b"body", (Strength::Alert, 0.7), || Statement {
+        let worth = match data.content {
+            // Keys and databases are no part of an interface's messages.
+            Content::Format("pem" | "openssh_key" | "sqlite" | "openssl") => (Strength::Alert, 0.8),
+            Content::Format("gzip" | "zip" | "7z" | "xz" | "zstd" | "bzip2" | "elf") => (Strength::Hint, 0.5),
+            // Pictures and texts in base64 are.
+            _ => return,
+        };
+        scene.findings.add(bytes.key, b"body", worth, || Statement {
             subject: bytes.subject.to_owned(),
             reason: format!(
                 "sent {} {} bytes of {} in {} in {}",
@@ -175,6 +186,11 @@ impl Detector for UrlChannel {
             }),
         });
     }
+}
+
+/// What stands in the ledger for pieces of one length.
+fn pieces_of(key: &[u8], length: usize) -> Vec<u8> {
+    [key, b"#", &length.to_le_bytes()].concat()
 }
 
 fn tell(data: &decode::Decoded) -> evidence::Decoded {

@@ -72,6 +72,28 @@ impl App {
     }
 }
 
+/// What flows to a port mostly are, where no byte tells.
+pub const fn of_port(protocol: u8, port: u16) -> Option<App> {
+    match (protocol, port) {
+        (6, 443 | 8443 | 853 | 993 | 995 | 465) => Some(App::Tls),
+        (6, 80 | 8080) => Some(App::Http),
+        (6 | 17, 53) => Some(App::Dns),
+        (6, 22) => Some(App::Ssh),
+        (6, 25 | 587) => Some(App::Smtp),
+        (6, 21) => Some(App::Ftp),
+        (6, 143) => Some(App::Imap),
+        (6, 110) => Some(App::Pop3),
+        (6, 445) => Some(App::Smb),
+        (17, 443) => Some(App::Quic),
+        (17, 123) => Some(App::Ntp),
+        (17, 67 | 68) => Some(App::Dhcp),
+        (17, 5353) => Some(App::Mdns),
+        (17, 3478) => Some(App::Stun),
+        (6 | 17, 6881) => Some(App::BitTorrent),
+        _ => None,
+    }
+}
+
 /// Of the first bytes of either direction of a TCP stream. `port` is the server's.
 pub fn of_stream(first: &[u8], port: u16) -> Option<App> {
     match first {

@@ -48,6 +48,8 @@ pub(super) struct Flow {
     pub(super) server: SocketAddr,
     pub(super) protocol: u8,
     pub(super) app: Option<App>,
+    /// Times it was tried to tell what it speaks.
+    pub(super) tries: u8,
     pub(super) counters: Counters,
     pub(super) first: Time,
     pub(super) last: Time,
@@ -132,6 +134,7 @@ impl Flows {
             server,
             protocol: packet.protocol,
             app: None,
+            tries: 0,
             counters: Counters::default(),
             first: time,
             last: time,

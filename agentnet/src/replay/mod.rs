@@ -1,6 +1,8 @@
 //! What was recorded, shown to the detectors: captures and lists become the events that the kernel's records
 //! become live.
 
+use std::net::SocketAddr;
+
 use agentnet_common::addr::protocol;
 
 use crate::{
@@ -39,6 +41,8 @@ pub use summary::Summary;
 
 /// Bytes of an encrypted stream that are looked at, each way.
 const HEAD: u64 = 4096;
+/// Segments and datagrams of a flow in which its protocol is looked for.
+const TRIES: u8 = 8;
 
 /// Shows a capture to the detectors.
 #[derive(Debug)]
@@ -60,6 +64,21 @@ struct Judge {
     policy: String,
     alerts: Vec<Alert>,
     summary: Summary,
+    /// Flows that ended, if somebody wants them.
+    ended: Option<Vec<FlowSeen>>,
+}
+
+/// A flow that ended.
+#[derive(Clone, Debug)]
+pub struct FlowSeen {
+    /// Who began it.
+    pub client: SocketAddr,
+    /// The other end.
+    pub server: SocketAddr,
+    /// IANA number of the protocol.
+    pub protocol: u8,
+    /// What it spoke, if that can be told.
+    pub app: Option<App>,
 }
 
 impl Replay {
@@ -78,6 +97,7 @@ impl Replay {
                 policy,
                 alerts: Vec::new(),
                 summary: Summary::default(),
+                ended: None,
             },
         }
     }
@@ -100,6 +120,16 @@ impl Replay {
             judge.end(&mut flow, waiting);
         }
         judge.alerts.drain(..)
+    }
+
+    /// Keeps a record of every flow from now on: memory grows with their number.
+    pub fn keep_flows(&mut self) {
+        self.judge.ended.get_or_insert_default();
+    }
+
+    /// The flows that ended since [`Self::keep_flows`].
+    pub fn flows(&self) -> &[FlowSeen] {
+        self.judge.ended.as_deref().unwrap_or_default()
     }
 
     /// What was seen so far.
@@ -176,7 +206,9 @@ fn icmp(number: u8, kind: u8, rest: [u8; 4]) -> IcmpMessage {
 impl Judge {
     /// Bytes of a stream, in order.
     fn chunk(&mut self, flow: &mut Flow, framers: &mut [Framer; 2], time: Time, chunk: Chunk<'_>) {
-        if chunk.offset == 0 && flow.app.is_none() {
+        // A capture may begin within a connection: records of TLS say what they are at each beginning.
+        if flow.app.is_none() && flow.tries < TRIES {
+            flow.tries += 1;
             flow.app = app::of_stream(chunk.bytes, flow.server.port());
         }
         if flow.app == Some(App::Dns) || flow.server.port() == 53 {
@@ -196,7 +228,8 @@ impl Judge {
     }
 
     fn datagram(&mut self, flow: &mut Flow, direction: Direction, time: Time, len: u32, payload: &[u8]) {
-        if flow.app.is_none() {
+        if flow.app.is_none() && flow.tries < TRIES {
+            flow.tries += 1;
             let (one, two) = (flow.server.port(), flow.client.port());
             flow.app = app::of_datagram(payload, one.min(two), one.max(two));
         }
@@ -225,7 +258,12 @@ impl Judge {
         }
         flow.counters.duration = flow.last.since(flow.first);
         self.judge(flow, time, Body::End(flow.counters));
+        flow.app = flow.app.or_else(|| app::of_port(flow.protocol, flow.server.port()));
         self.summary.flow(flow.app, flow.protocol, &flow.counters);
+        if let Some(ended) = &mut self.ended {
+            let Flow { client, server, protocol, app, .. } = *flow;
+            ended.push(FlowSeen { client, server, protocol, app });
+        }
     }
 
     fn judge(&mut self, flow: &Flow, time: Time, body: Body<'_>) {

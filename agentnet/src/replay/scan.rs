@@ -50,14 +50,18 @@ pub struct Verdict<'a> {
 /// A finding about a line.
 #[derive(Debug, Serialize)]
 pub struct Found {
-    kind: &'static str,
-    detector: &'static str,
+    /// The kind of its alerts.
+    pub kind: &'static str,
+    /// Who found it.
+    pub detector: &'static str,
     severity: Severity,
-    action: &'static str,
+    /// What is done about it: `ok`, `alert` or `block`.
+    pub action: &'static str,
     score: Thousandths,
     reason: String,
     technique: Option<&'static str>,
-    evidence: Evidence,
+    /// The numbers behind it.
+    pub evidence: Evidence,
 }
 
 /// Judges the lines of a list, one after the other.

@@ -208,7 +208,8 @@ fn judge(rule: &Rule, secret: &[u8]) -> Option<Tier> {
             (letters && has(u8::is_ascii_digit) && distinct >= 10).then_some(rule.tier)
         }
         Check::NotWord => (secret.len() >= 6 && !is_word(secret)).then_some(rule.tier),
-        Check::Random => is_random(secret).then_some(rule.tier),
+        // A name beside it says that it may be one, and nothing else does: for the record.
+        Check::Random => is_random(secret).then_some(Tier::Doubtful),
     }
 }
 
