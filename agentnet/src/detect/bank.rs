@@ -4,7 +4,8 @@ use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use super::{
     dns::View,
-    domains::{Base, BaseKind, Class, is_infrastructure},
+    about::Abouts,
+    domains::BaseKind,
     event::{Agent, Body, Direction, Dns, Event, Icmp, IcmpMessage},
     finding::{Finding, Findings, Repeats, Strength},
     ledger::{Keys, Ledger},
@@ -43,6 +44,8 @@ pub struct Bank {
     max: usize,
     workloads: HashMap<u64, (u64, Workload)>,
     streams: Streams,
+    /// What names were found to be.
+    names: Abouts,
     /// Events so far.
     number: u64,
 }
@@ -53,7 +56,7 @@ pub const WORKLOADS: usize = 1024;
 impl Bank {
     /// With no state.
     pub fn new(config: Config, keys: Keys, repeats: Repeats) -> Self {
-        Self { config, keys, repeats, max: WORKLOADS, workloads: HashMap::new(), streams: Streams::default(), number: 0 }
+        Self { config, keys, repeats, max: WORKLOADS, workloads: HashMap::new(), streams: Streams::default(), names: Abouts::default(), number: 0 }
     }
 
     /// Takes over a ledger of before.
@@ -93,7 +96,7 @@ impl Bank {
         };
         let mut scene = Scene { event, config: &self.config, ledger, dga, icmp, findings: &mut findings };
         match &event.body {
-            Body::Dns(dns) => on_dns(&mut scene, dns),
+            Body::Dns(dns) => on_dns(&mut scene, &mut self.names, dns),
             Body::Chunk(chunk) => self.streams.chunk(&mut scene, chunk),
             Body::Datagram(datagram) if datagram.direction == Direction::Egress => {
                 stream::send(&mut scene, datagram.bytes, &[], &mut Vec::new(), "a datagram");
@@ -136,7 +139,7 @@ fn on_icmp(scene: &mut Scene<'_, '_>, icmp: &Icmp<'_>) {
 /// Port of multicast DNS (RFC 6762).
 const MDNS: u16 = 5353;
 
-fn on_dns(scene: &mut Scene<'_, '_>, message: &Dns<'_>) {
+fn on_dns(scene: &mut Scene<'_, '_>, about: &mut Abouts, message: &Dns<'_>) {
     let flow = scene.event.flow;
     // Multicast does not leave the link.
     if flow.remote.ip().is_multicast() || (flow.local.port() == MDNS && flow.remote.port() == MDNS) {
@@ -144,8 +147,8 @@ fn on_dns(scene: &mut Scene<'_, '_>, message: &Dns<'_>) {
     }
     let view = View::of(message);
     let text = view.name.lower();
-    let base = Base::of(&view.name);
-    let (classes, listed) = Class::of(text);
+    let about = about.of(text, scene.findings.keys);
+    let base = about.base(text);
     let dns = DnsScene {
         view: &view,
         base,
@@ -154,10 +157,11 @@ fn on_dns(scene: &mut Scene<'_, '_>, message: &Dns<'_>) {
             _ => base.name,
         },
         sub: base.sub_of(view.name.sent()),
-        popular: base.is_popular(),
-        infrastructure: is_infrastructure(text, view.rtype),
-        classes,
-        listed,
+        popular: about.popular,
+        infrastructure: about.infrastructure.has(view.rtype),
+        classes: about.classes,
+        listed: about.listed(text),
+        information: about.information,
         told_before: std::cell::Cell::new(0),
     };
     for row in REGISTRY {

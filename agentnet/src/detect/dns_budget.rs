@@ -24,11 +24,11 @@ const ALERT_10_MINUTES: u32 = 250;
 /// Told within a day.
 const ALERT_DAY: u32 = 512;
 /// Stopped within a day.
-const BLOCK_DAY: u32 = 1024;
+pub(super) const BLOCK_DAY: u32 = 1024;
 /// The same for all names below a suffix of one owner: each of its domains may be another one's.
 const OWNER: u32 = 4;
 /// What the most visited domains may be told more: an attacker seldom owns one.
-const POPULAR: u32 = 4;
+const POPULAR: u32 = 8;
 /// What services may be told more that ask for hashes all day.
 const INFRASTRUCTURE: u32 = 20;
 

@@ -17,8 +17,8 @@ use super::{
 #[derive(Debug)]
 pub struct DnsQuery;
 
-/// Information of labels that decode to nothing, in bytes: longer than a hash of 160 bits in hexadecimal.
-const ALERT: u32 = 24;
+/// Information of labels that decode to nothing, in bytes: longer than any hash that names something: SHA-1 in hexadecimal has 20.
+const ALERT: u32 = 28;
 /// Bytes of text that labels decode to.
 const TEXT: usize = 12;
 /// Characters that are worth an attempt: 12 bytes in base64.
@@ -37,7 +37,10 @@ impl Detector for DnsQuery {
         if !dns.view.is_query || matches!(dns.base.kind, BaseKind::Reverse | BaseKind::Single) {
             return;
         }
-        let information = information(dns);
+        let information = dns.information;
+        if scene.is_known(dns) {
+            return;
+        }
         // What cannot hold twelve bytes in any encoding is most of all queries.
         if information.whole() < 48 || dns.sub.len() < SHORTEST {
             return;
@@ -59,12 +62,6 @@ impl Detector for DnsQuery {
         let score = 0.7 + f32::from(u8::from(is_tool(scene))) * 0.2;
         self.tell(scene, dns, (Strength::Alert, score), information, None);
     }
-}
-
-/// Information in the labels below the base. Punctuation between labels says nothing.
-fn information(dns: &DnsScene<'_>) -> Bits {
-    let labels = dns.sub.split(|&byte| byte == b'.');
-    labels.map(|label| HOSTS.token(label, Case::Folded)).fold(Bits::default(), Bits::plus)
 }
 
 /// Whether a program asks that looks a name up for whoever types it, and not to connect to it.

@@ -1,7 +1,7 @@
 //! Whose a name is: the registrable domain by the public suffix list, how popular it is, what kind of
 //! service it belongs to. Data in `data/`, with sources, dates and licences in `data/README.md`.
 
-use std::{fmt, sync::LazyLock};
+use std::{collections::HashMap, fmt, sync::LazyLock};
 
 use fst::Map;
 use psl::{List, Psl as _, Type};
@@ -301,28 +301,44 @@ impl Class {
     }
 }
 
-/// A service that asks for names made of hashes, addresses or counters.
-struct Infrastructure {
-    zone: &'static [u8],
-    types: Vec<u16>,
-}
-
-static INFRASTRUCTURE: LazyLock<Vec<Infrastructure>> = LazyLock::new(|| {
-    include_str!("../../data/lists/infrastructure.txt")
-        .lines()
-        .filter(|line| !line.starts_with('#'))
-        .filter_map(|line| {
-            let mut words = line.split_whitespace();
-            let zone = words.next()?.as_bytes();
-            Some(Infrastructure { zone, types: words.filter_map(rtype).collect() })
-        })
-        .collect()
+/// Zones in which services ask for names made of hashes, addresses or counters, with the types they ask for.
+static INFRASTRUCTURE: LazyLock<HashMap<&'static [u8], Types>> = LazyLock::new(|| {
+    let lines = include_str!("../../data/lists/infrastructure.txt").lines();
+    let zones = lines.filter(|line| !line.starts_with('#')).filter_map(|line| {
+        let mut words = line.split_whitespace();
+        let zone = words.next()?.as_bytes();
+        Some((zone, Types(words.filter_map(rtype).fold(0, |set, rtype| set | Types::bit(rtype)))))
+    });
+    zones.collect()
 });
 
-/// Whether a query of type `rtype` for `text` is one that such a service makes all day.
-pub fn is_infrastructure(text: &[u8], rtype: u16) -> bool {
-    let found = INFRASTRUCTURE.iter().find(|service| ends_with_labels(text, service.zone));
-    found.is_some_and(|service| service.types.contains(&rtype))
+/// A set of types.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Types(u64);
+
+impl Types {
+    const fn bit(rtype: u16) -> u64 {
+        if rtype < 64 { 1 << rtype } else { 0 }
+    }
+
+    /// Whether a type is in it.
+    pub const fn has(self, rtype: u16) -> bool {
+        self.0 & Self::bit(rtype) != 0
+    }
+}
+
+/// The types of which a service asks for names such as `text` all day.
+pub fn infrastructure(text: &[u8]) -> Types {
+    let mut rest = text;
+    loop {
+        if let Some(&types) = INFRASTRUCTURE.get(rest) {
+            return types;
+        }
+        match rest.iter().position(|&byte| byte == b'.') {
+            Some(dot) => rest = rest.get(dot + 1..).unwrap_or_default(),
+            None => return Types::default(),
+        }
+    }
 }
 
 /// The number of a type that the list names.
@@ -395,8 +411,8 @@ mod tests {
 
     #[test]
     fn infrastructure_is_by_zone_and_type() {
-        assert!(is_infrastructure(b"0abc.avqs.mcafee.com", 1));
-        assert!(!is_infrastructure(b"0abc.avqs.mcafee.com", 16));
-        assert!(!is_infrastructure(b"avqs.mcafee.com.example.org", 1));
+        assert!(infrastructure(b"0abc.avqs.mcafee.com").has(1));
+        assert!(!infrastructure(b"0abc.avqs.mcafee.com").has(16));
+        assert!(!infrastructure(b"avqs.mcafee.com.example.org").has(1));
     }
 }

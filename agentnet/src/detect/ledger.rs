@@ -144,10 +144,40 @@ pub struct Entry {
 
 /// The ledger of a workload.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(try_from = "Stored")]
 pub struct Ledger {
     keys: Keys,
     accounts: Vec<Account>,
+    /// The keys of the accounts, close together: they are searched for every event.
+    #[serde(skip)]
+    index: Vec<u64>,
     seen: Seen,
+}
+
+/// A ledger as it is kept.
+#[derive(Deserialize)]
+struct Stored {
+    keys: Keys,
+    accounts: Vec<Account>,
+    seen: Seen,
+}
+
+/// What is kept has more accounts than a ledger.
+#[derive(Debug, thiserror::Error)]
+#[error("it has {0} accounts, and a ledger has {ACCOUNTS} at most")]
+struct TooMany(usize);
+
+impl TryFrom<Stored> for Ledger {
+    type Error = TooMany;
+
+    fn try_from(stored: Stored) -> Result<Self, TooMany> {
+        let Stored { keys, accounts, seen } = stored;
+        if accounts.len() > ACCOUNTS {
+            return Err(TooMany(accounts.len()));
+        }
+        let index = accounts.iter().map(|account| account.key).collect();
+        Ok(Self { keys, accounts, index, seen })
+    }
 }
 
 /// Seconds since 1970, which fit until 2106.
@@ -158,7 +188,7 @@ pub(super) fn second(time: Time) -> u32 {
 impl Ledger {
     /// An empty ledger.
     pub fn new(keys: Keys) -> Self {
-        Self { keys, accounts: Vec::new(), seen: Seen::new() }
+        Self { keys, accounts: Vec::new(), index: Vec::new(), seen: Seen::new() }
     }
 
     /// Remembers that `item` was said to `base`; whether it is new.
@@ -180,7 +210,8 @@ impl Ledger {
     /// The account of `base`, if it has one.
     pub fn get(&self, lane: Lane, base: &[u8]) -> Option<&Account> {
         let key = self.key(lane, base);
-        self.accounts.iter().find(|account| account.key == key)
+        let at = self.index.iter().position(|&one| one == key)?;
+        self.accounts.get(at)
     }
 
     /// Enters something and returns the account.
@@ -204,24 +235,26 @@ impl Ledger {
 
     /// Index of the account of `key`, made if there is none.
     fn place(&mut self, key: u64, now: Time) -> usize {
-        if let Some(at) = self.accounts.iter().position(|account| account.key == key) {
+        if let Some(at) = self.index.iter().position(|&one| one == key) {
             return at;
         }
         let new = Account { key, first: second(now), ..Account::default() };
         if self.accounts.len() < ACCOUNTS {
             self.accounts.push(new);
+            self.index.push(key);
             return self.accounts.len() - 1;
         }
         let told = |account: &Account| (account.sums.of(Span::Day, now), account.last);
         let least = self.accounts.iter().enumerate().min_by_key(|(_, account)| told(account));
         let at = least.map_or(0, |(at, _)| at);
         self.accounts[at] = new;
+        self.index[at] = key;
         at
     }
 
     /// Bytes it takes at most.
     pub const fn max_bytes() -> usize {
-        size_of::<Self>() + ACCOUNTS * size_of::<Account>() + Seen::BYTES
+        size_of::<Self>() + ACCOUNTS * (size_of::<Account>() + 8) + Seen::BYTES
     }
 }
 

@@ -116,7 +116,7 @@ impl Model {
     pub fn token(&self, token: &[u8], case: Case) -> Bits {
         let one = self.surprise(token, case).min(capacity(token, case));
         // A token without a run of letters long enough has no words.
-        if one < Bits::of(16) { one } else { one.min(self.words(token)) }
+        if one < Bits::of(16) { one } else { self.words(token, one) }
     }
 
     /// The information of a token as [`Self::token`] has it, or less where its letters are words put together:
@@ -126,7 +126,7 @@ impl Model {
         let runs = token.chunk_by(|one, two| (kind(*one) == Run::Letters) == (kind(*two) == Run::Letters));
         let split = runs.map(|run| match kind(*run.first().unwrap_or(&0)) {
             Run::Letters => self.split(run),
-            _ => self.words(run),
+            _ => self.words(run, Bits(u32::MAX)),
         });
         whole.min(split.fold(Bits::default(), Bits::plus))
     }
@@ -165,17 +165,20 @@ impl Model {
         Bits(best.last().copied().unwrap_or(0))
     }
 
-    /// The information of a token that is made of words, numbers and marks.
-    fn words(&self, token: &[u8]) -> Bits {
+    /// The information of a token as words, numbers and marks, at most `limit`.
+    fn words(&self, token: &[u8], limit: Bits) -> Bits {
         /// Which of a letter, a digit and a mark comes next.
         const NEXT: u32 = UNIT * 3 / 2;
         const DIGIT: u32 = 54;
         let mut sum = 0_u32;
         for run in token.chunk_by(|one, two| kind(*one) == kind(*two)) {
+            if sum >= limit.0 {
+                return limit;
+            }
             let cost = match kind(*run.first().unwrap_or(&0)) {
                 Run::Letters => {
                     let mut lower = [0; LONGEST];
-                    let known = lower.get_mut(..run.len()).and_then(|lower| {
+                    let known = lower.get_mut(..run.len()).filter(|run| run.len() > 1).and_then(|lower| {
                         lower.copy_from_slice(run);
                         lower.make_ascii_lowercase();
                         WORDS.as_ref()?.get(lower)
@@ -191,7 +194,7 @@ impl Model {
             };
             sum = sum.saturating_add(cost).saturating_add(NEXT);
         }
-        Bits(sum)
+        Bits(sum).min(limit)
     }
 
     /// The information of a token under the model alone.

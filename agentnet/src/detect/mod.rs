@@ -5,6 +5,7 @@
 //! its [`ledger`]. Nothing here touches the system, the network or a clock: what happens depends on the events
 //! and their times alone, so that the kernel's samples, a capture and a list of names have the same result.
 
+mod about;
 pub mod action;
 pub mod bank;
 pub mod decode;

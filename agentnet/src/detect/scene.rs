@@ -31,6 +31,12 @@ impl Scene<'_, '_> {
     pub const fn now(&self) -> Time {
         self.event.time
     }
+
+    /// Whether a domain was told so much that it is to be blocked: what else a name says changes nothing, and a
+    /// tunnel must not be able to keep the detectors busy.
+    pub fn is_known(&self, dns: &DnsScene<'_>) -> bool {
+        self.findings.repeats == super::finding::Repeats::Counted && dns.told_before.get() >= super::dns_budget::BLOCK_DAY
+    }
 }
 
 /// A DNS message, and what is known of its name.
@@ -52,6 +58,8 @@ pub struct DnsScene<'a> {
     pub classes: Classes,
     /// The listed name behind [`Self::classes`].
     pub listed: &'a [u8],
+    /// Information of the labels before the base.
+    pub information: super::lm::Bits,
     /// Information of the name that the base had not been told before, filled in by [`super::dns_budget`].
     pub told_before: std::cell::Cell<u32>,
 }

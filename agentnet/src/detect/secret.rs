@@ -26,7 +26,11 @@ impl Detector for Secret {
 
     fn on_dns(&self, scene: &mut Scene<'_, '_>, dns: &DnsScene<'_>) {
         // No secret is shorter, and most names are.
-        if !dns.view.is_query || dns.sub.len() < secrets::host::SHORTEST {
+        if !dns.view.is_query || dns.sub.len() < secrets::host::SHORTEST || scene.is_known(dns) {
+            return;
+        }
+        // What says less than the shortest of them has none.
+        if dns.information.in_bytes() < 8 {
             return;
         }
         let joined: Vec<u8> = dns.sub.iter().copied().filter(|&byte| byte != b'.').collect();

@@ -38,6 +38,12 @@ const TOKENS: usize = 256;
 /// Bytes of a body's piece in which data is looked for.
 const BODY: usize = 8 << 10;
 
+/// How what counts in a body begins in base64 and hexadecimal: gzip, zip, PEM, SQLite, keys of OpenSSH, OpenSSL.
+const STARTS: &[&[u8]] = &[
+    b"H4sI", b"UEsDB", b"LS0tLS1CRUdJTi", b"U1FMaXRl", b"b3BlbnNzaC1r", b"U2FsdGVkX1", b"N3q8rycc", b"/Td6WF", b"KLUv",
+    b"QlpoO", b"f0VMR", b"1f8b08", b"504b0304", b"2d2d2d2d2d424547494e", b"1F8B08", b"2D2D2D2D2D424547494E",
+];
+
 /// A token of an address.
 struct Token<'a> {
     part: &'static str,
@@ -150,6 +156,9 @@ impl Detector for UrlChannel {
         }
         let new = bytes.bytes.get(bytes.shown..).unwrap_or_default();
         let start = new.get(..new.len().min(BODY)).unwrap_or_default();
+        if !STARTS.iter().any(|mark| memchr::memmem::find(start, mark).is_some()) {
+            return;
+        }
         let found = start
             .split(|&byte| !(byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'-' | b'_' | b'=' | b'%')))
             .filter(|token| token.len() >= 2 * SHORTEST && !form::is_identifier(token))

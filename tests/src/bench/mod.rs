@@ -2,6 +2,7 @@
 //! the rate of connections.
 
 pub mod empty;
+pub mod detect;
 pub mod load;
 pub mod pairs;
 pub mod programs;

@@ -61,22 +61,27 @@ pub(super) struct Match {
     pub hosts: &'static [&'static str],
 }
 
-/// Words of rules, and the rule of each.
+/// Words of rules.
 struct Words {
     automaton: AhoCorasick,
-    rules: Vec<usize>,
+    /// The rule of each, and the word where its case counts.
+    rules: Vec<(usize, Option<&'static str>)>,
 }
 
-struct Rules {
-    /// Words as they are written.
-    exact: Words,
-    /// Words in any case.
-    any_case: Words,
-}
-
-static WORDS: LazyLock<Option<Rules>> = LazyLock::new(|| {
-    // Patterns that mind no case have words that mind none.
-    Some(Rules { exact: Words::of(false)?, any_case: Words::of(true)? })
+static WORDS: LazyLock<Option<Words>> = LazyLock::new(|| {
+    let (words, rules): (Vec<_>, Vec<_>) = RULES
+        .iter()
+        .enumerate()
+        .flat_map(|(at, rule)| {
+            // Patterns that mind no case have words that mind none.
+            let exact = !rule.pattern.contains("(?i:");
+            rule.words.iter().map(move |word| (*word, (at, exact.then_some(*word))))
+        })
+        .unzip();
+    // One automaton for both: bytes are looked at once.
+    let automaton =
+        AhoCorasickBuilder::new().ascii_case_insensitive(true).kind(Some(AhoCorasickKind::DFA)).build(words).ok()?;
+    Some(Words { automaton, rules })
 });
 
 /// The patterns, each compiled when one of its words is first seen.
@@ -89,21 +94,6 @@ type Compile = Box<dyn FnOnce() -> Option<Regex> + Send>;
 
 fn compile(pattern: &str) -> Option<Regex> {
     RegexBuilder::new(pattern).unicode(false).size_limit(1 << 22).dfa_size_limit(1 << 20).build().ok()
-}
-
-impl Words {
-    fn of(any_case: bool) -> Option<Self> {
-        let of = |rule: &Rule| rule.pattern.contains("(?i:") == any_case;
-        let rules = RULES.iter().enumerate().filter(|(_, rule)| of(rule));
-        let (words, rules): (Vec<_>, Vec<_>) =
-            rules.flat_map(|(at, rule)| rule.words.iter().map(move |word| (*word, at))).unzip();
-        let automaton = AhoCorasickBuilder::new()
-            .ascii_case_insensitive(any_case)
-            .kind(Some(AhoCorasickKind::DFA))
-            .build(words)
-            .ok()?;
-        Some(Self { automaton, rules })
-    }
 }
 
 /// Bytes before a word that its pattern may reach back to.
@@ -122,20 +112,21 @@ pub(super) fn find(bytes: &[u8]) -> Vec<Match> {
     let mut found = Vec::new();
     let Some(words) = WORDS.as_ref() else { return found };
     let mut tries = 0;
-    for (words, exact) in [(&words.exact, true), (&words.any_case, false)] {
-        for hit in words.automaton.find_overlapping_iter(bytes) {
-            let Some(&at) = words.rules.get(hit.pattern().as_usize()) else { continue };
-            let Some(rule) = RULES.get(at) else { continue };
-            // What a token's beginning is followed by is seen without a pattern.
-            if exact && begins_with_word(rule) && !goes_on(bytes, hit.end(), hit.len()) {
-                continue;
-            }
-            tries += 1;
-            if tries > TRIES || found.len() >= MATCHES {
-                return found;
-            }
-            attempt(bytes, hit.start(), at, rule, &mut found);
+    for hit in words.automaton.find_overlapping_iter(bytes) {
+        let Some(&(at, exact)) = words.rules.get(hit.pattern().as_usize()) else { continue };
+        let Some(rule) = RULES.get(at) else { continue };
+        if exact.is_some_and(|word| bytes.get(hit.range()) != Some(word.as_bytes())) {
+            continue;
         }
+        // What a token's beginning is followed by is seen without a pattern.
+        if exact.is_some() && begins_with_word(rule) && !goes_on(bytes, hit.end(), hit.len()) {
+            continue;
+        }
+        tries += 1;
+        if tries > TRIES || found.len() >= MATCHES {
+            return found;
+        }
+        attempt(bytes, hit.start(), at, rule, &mut found);
     }
     found
 }
