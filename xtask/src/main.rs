@@ -7,6 +7,7 @@ mod build;
 mod cargo_install;
 mod ci;
 mod command;
+mod eval;
 mod lint;
 mod progress;
 mod run;
@@ -45,8 +46,10 @@ enum Command {
     Lint,
     /// Load every kernel program and hold its verifier cost against the budget
     Verify(verify::Args),
-    /// Measure the overhead of enforcement
+    /// Measure what enforcement costs, or detection
     Bench(bench::Args),
+    /// Show what the detectors reach on labelled data
+    Eval(eval::Args),
     /// What a change must pass: lint, test, verify
     Ci,
 }
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Command::Lint => lint::run(),
         Command::Verify(args) => verify::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Eval(args) => eval::run(&args),
         Command::Ci => ci::run(),
     };
     match outcome {

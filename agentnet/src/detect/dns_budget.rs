@@ -27,6 +27,12 @@ const ALERT_DAY: u32 = 512;
 pub(super) const BLOCK_DAY: u32 = 1024;
 /// The same for all names below a suffix of one owner: each of its domains may be another one's.
 const OWNER: u32 = 4;
+/// The same for all domains together that are not often visited, in labels that say as much as codes do.
+const MANY: u32 = 8;
+/// What stands for all of them in the ledger.
+const ALL: &[u8] = b"*";
+/// Information of a label that is no name.
+const CODED: Bits = Bits::bytes(7);
 /// What the most visited domains may be told more: an attacker seldom owns one.
 const POPULAR: u32 = 8;
 /// What services may be told more that ask for hashes all day.
@@ -54,9 +60,13 @@ impl Detector for DnsBudget {
         if let Some(account) = scene.ledger.get(Lane::DnsQuery, dns.key) {
             dns.told_before.set(account.sums.of(Span::Day, now).in_bytes());
         }
-        let entry = news(scene, dns, Lane::DnsQuery, dns.key);
+        let (entry, coded) = news(scene, dns, Lane::DnsQuery, dns.key);
         if entry.items == 0 {
             return;
+        }
+        if coded.bits > Bits::default() && factor(dns) == 1 {
+            let account = *scene.ledger.enter(Lane::DnsOwner, ALL, coded, now);
+            judge_all(scene, dns, &account);
         }
         let account = *scene.ledger.enter(Lane::DnsQuery, dns.key, entry, now);
         judge(scene, dns, &account, factor(dns), dns.key);
@@ -77,18 +87,19 @@ fn factor(dns: &DnsScene<'_>) -> u32 {
     }
 }
 
-/// What of a name is new to `base`.
-fn news(scene: &mut Scene<'_, '_>, dns: &DnsScene<'_>, lane: Lane, base: &[u8]) -> Entry {
+/// What of a name is new to `base`, and what of that is in labels that say as much as codes do.
+fn news(scene: &mut Scene<'_, '_>, dns: &DnsScene<'_>, lane: Lane, base: &[u8]) -> (Entry, Entry) {
     let mut entry = Entry { bits: Bits::default(), characters: 0, items: 0 };
+    let mut coded = entry;
     let lower = dns.base.sub_of(dns.view.name.lower());
     if lower.is_empty() || !scene.ledger.is_new(lane, base, dns.view.name.lower()) {
-        return entry;
+        return (entry, coded);
     }
     entry.items = 1;
     if dns.base.kind == BaseKind::Reverse {
         entry.bits = if lower.len() > 15 { REVERSE_V6 } else { REVERSE_V4 };
         entry.characters = u32::try_from(lower.len()).unwrap_or(u32::MAX);
-        return entry;
+        return (entry, coded);
     }
     let known = scene.ledger.get(lane, base).map_or(0, |account| account.items);
     // Choosing one of the labels known so far, and no more than the label says anyway.
@@ -97,12 +108,46 @@ fn news(scene: &mut Scene<'_, '_>, dns: &DnsScene<'_>, lane: Lane, base: &[u8]) 
         let said = HOSTS.token(label, Case::Folded);
         if scene.ledger.is_new(lane, base, label) {
             entry.bits = entry.bits.plus(said);
+            if said >= CODED {
+                coded = Entry { bits: coded.bits.plus(said), characters: coded.characters, items: 1 };
+            }
             entry.characters = entry.characters.saturating_add(u32::try_from(label.len()).unwrap_or(u32::MAX));
         } else {
             entry.bits = entry.bits.plus(chosen.min(said));
         }
     }
-    entry
+    (entry, coded)
+}
+
+/// Whether what all domains together were told that are not often visited is too much: a leak may be spread over many
+/// of them.
+fn judge_all(scene: &mut Scene<'_, '_>, dns: &DnsScene<'_>, account: &Account) {
+    let now = scene.now();
+    let told = |span| account.sums.of(span, now).in_bytes();
+    let spans = [(Span::Minutes10, ALERT_10_MINUTES * MANY), (Span::Day, ALERT_DAY * MANY)];
+    let Some((span, limit)) = spans.into_iter().find(|&(span, limit)| told(span) >= limit) else { return };
+    let information = told(span);
+    scene.findings.add(ALL, &[], (Strength::Alert, 0.8), || Statement {
+        subject: "many domains".to_owned(),
+        reason: format!(
+            "told many domains {information} bytes in labels that are no words within {}, where {limit} is the limit; \
+             the last one was {}",
+            window(span),
+            dns.base.display(),
+        ),
+        advice: "a leak can be spread over many domains: look at the process and at what it looked up",
+        evidence: Evidence::DnsBudget(evidence::DnsBudget {
+            domain: dns.base.display(),
+            query: dns.view.name.display(),
+            information_bytes: information,
+            limit_bytes: limit,
+            window_seconds: span.seconds(),
+            names: account.items,
+            characters: account.characters,
+            popular: false,
+            bytes_before_block: information,
+        }),
+    });
 }
 
 fn judge(scene: &mut Scene<'_, '_>, dns: &DnsScene<'_>, account: &Account, factor: u32, base: &[u8]) {

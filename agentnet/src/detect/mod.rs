@@ -39,3 +39,6 @@ pub mod workload;
 pub const LIVE: bool = false;
 
 pub use registry::{Detector, REGISTRY};
+
+#[cfg(test)]
+mod tests;
