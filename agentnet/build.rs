@@ -109,7 +109,8 @@ fn lists() -> Result<(), String> {
     write_map(&out_dir.join("popular.fst"), &popular)?;
 
     let path = data.join("words.txt");
-    let text = fs::read_to_string(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    let text =
+        fs::read_to_string(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
     let words = text.lines().filter_map(|line| {
         let (word, cost) = line.split_once(' ')?;
         Some((word.to_owned(), cost.parse().ok()?))
@@ -130,7 +131,8 @@ fn lists() -> Result<(), String> {
 }
 
 fn write_map(path: &Path, names: &BTreeMap<String, u64>) -> Result<(), String> {
-    let map = fst::Map::from_iter(names.iter().map(|(name, value)| (name, *value))).map_err(|error| format!("{}: {error}", path.display()))?;
+    let map = fst::Map::from_iter(names.iter().map(|(name, value)| (name, *value)))
+        .map_err(|error| format!("{}: {error}", path.display()))?;
     fs::write(path, map.as_fst().as_bytes())
         .map_err(|error| format!("cannot write {}: {error}", path.display()))
 }

@@ -20,17 +20,11 @@ pub(crate) struct Page {
 }
 
 /// What enforcement costs.
-const PAGE: Page = Page {
-    path: "docs/benchmarks.md",
-    begin: "<!-- measured: begin -->",
-    end: "<!-- measured: end -->",
-};
+const PAGE: Page =
+    Page { path: "docs/benchmarks.md", begin: "<!-- measured: begin -->", end: "<!-- measured: end -->" };
 /// What detection costs.
-const DETECT: Page = Page {
-    path: "docs/benchmarks.md",
-    begin: "<!-- detection: begin -->",
-    end: "<!-- detection: end -->",
-};
+const DETECT: Page =
+    Page { path: "docs/benchmarks.md", begin: "<!-- detection: begin -->", end: "<!-- detection: end -->" };
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -82,7 +76,8 @@ fn detect(args: &Args) -> Result<()> {
 fn write(to: &Page, result: &str) -> Result<()> {
     let path = root().join(to.path);
     let page = fs::read_to_string(&path).with_context(|| format!("cannot read {}", to.path))?;
-    fs::write(&path, with_section(to, &page, result)?).with_context(|| format!("cannot write {}", to.path))?;
+    fs::write(&path, with_section(to, &page, result)?)
+        .with_context(|| format!("cannot write {}", to.path))?;
     eprintln!("    wrote {}", to.path);
     Ok(())
 }

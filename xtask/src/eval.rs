@@ -11,11 +11,8 @@ use crate::{
 };
 
 /// The page with the published tables.
-const PAGE: Page = Page {
-    path: "docs/detection.md",
-    begin: "<!-- evaluated: begin -->",
-    end: "<!-- evaluated: end -->",
-};
+const PAGE: Page =
+    Page { path: "docs/detection.md", begin: "<!-- evaluated: begin -->", end: "<!-- evaluated: end -->" };
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -30,7 +27,9 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     // Optimised, as what is shipped; no kernel program is needed.
     let mut cargo = workspace::cargo("run");
-    cargo.args(["--locked", "--release", "--quiet", "--package", E2E_PACKAGE, "--bin", "eval", "--"]).arg(&args.data);
+    cargo
+        .args(["--locked", "--release", "--quiet", "--package", E2E_PACKAGE, "--bin", "eval", "--"])
+        .arg(&args.data);
     if !args.write {
         return live(&mut cargo);
     }
@@ -42,7 +41,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let path = root().join(PAGE.path);
     let page = fs::read_to_string(&path).with_context(|| format!("cannot read {}", PAGE.path))?;
-    fs::write(&path, with_section(&PAGE, &page, &result)?).with_context(|| format!("cannot write {}", PAGE.path))?;
+    fs::write(&path, with_section(&PAGE, &page, &result)?)
+        .with_context(|| format!("cannot write {}", PAGE.path))?;
     eprintln!("    wrote {}", PAGE.path);
     Ok(())
 }

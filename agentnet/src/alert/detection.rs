@@ -47,8 +47,9 @@ pub fn alert(finding: Finding, event: &Event<'_>, told: &Told<'_>, ids: &mut IdS
     let time = timestamp(event.time);
     let (local, remote) = (event.flow.local, event.flow.remote);
     let has_ports = matches!(event.flow.protocol, 6 | 17 | 132);
-    let domain = Some(finding.subject.as_str())
-        .filter(|subject| subject.parse::<IpAddr>().is_err() && subject.contains('.') && !subject.contains(' '));
+    let domain = Some(finding.subject.as_str()).filter(|subject| {
+        subject.parse::<IpAddr>().is_err() && subject.contains('.') && !subject.contains(' ')
+    });
     let done = match (told.action, told.replayed) {
         (Action::Quarantine, false) => "the agent is in quarantine",
         (Action::Block, false) => "the destination is blocked",
@@ -92,7 +93,9 @@ pub fn alert(finding: Finding, event: &Event<'_>, told: &Told<'_>, ids: &mut IdS
             fused_score: Thousandths::of(finding.fused),
             measured: finding.evidence,
         })),
-        technique: row(finding.kind).and_then(|row| row.techniques.first()).map(|&technique| technique.into()),
+        technique: row(finding.kind)
+            .and_then(|row| row.techniques.first())
+            .map(|&technique| technique.into()),
         community_id: community_id(event.flow.protocol, local, remote),
         count: finding.count,
     }

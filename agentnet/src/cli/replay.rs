@@ -56,7 +56,8 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
     let standard_input = args.file == Path::new("-");
     let name = if standard_input { "-".into() } else { args.file.to_string_lossy() };
     let name = crate::alert::text::clean(&name, 256);
-    let mut replay = Replay::new(name.clone(), policy, actions, super::scan::config(args.secrets.as_deref())?);
+    let mut replay =
+        Replay::new(name.clone(), policy, actions, super::scan::config(args.secrets.as_deref())?);
     let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
     let done = if standard_input {
         read(&mut replay, io::stdin(), &ProgressBar::hidden(), &mut out, args.summary)
@@ -101,9 +102,9 @@ fn read(
         }
         Ok(())
     };
-    let judged = Capture::new(reader).map_err(Stop::from).and_then(|mut capture| {
-        capture.each(|frame| tell(&mut replay.frame(&frame)))
-    });
+    let judged = Capture::new(reader)
+        .map_err(Stop::from)
+        .and_then(|mut capture| capture.each(|frame| tell(&mut replay.frame(&frame))));
     let ended = tell(&mut replay.end());
     progress.finish_and_clear();
     judged.and(ended)
@@ -115,7 +116,9 @@ fn progress(bytes: u64) -> ProgressBar {
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::with_draw_target(Some(bytes), ProgressDrawTarget::stderr());
-    let style = ProgressStyle::with_template("{bar:32} {percent:>3} %  {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left");
+    let style = ProgressStyle::with_template(
+        "{bar:32} {percent:>3} %  {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left",
+    );
     match style {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,

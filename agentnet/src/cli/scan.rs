@@ -13,7 +13,11 @@ use clap::{Args, ValueEnum};
 
 use super::complain;
 use crate::{
-    detect::{action::Actions, bank::Config, secrets::{HostSecrets, host::SHORTEST}},
+    detect::{
+        action::Actions,
+        bank::Config,
+        secrets::{HostSecrets, host::SHORTEST},
+    },
     policy::Policy,
     replay::{
         lines::{self, LineError},

@@ -3,8 +3,8 @@
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use super::{
-    dns::View,
     about::Abouts,
+    dns::View,
     domains::BaseKind,
     event::{Agent, Body, Direction, Dns, Event, Icmp, IcmpMessage},
     finding::{Finding, Findings, Repeats, Strength},
@@ -56,7 +56,16 @@ pub const WORKLOADS: usize = 1024;
 impl Bank {
     /// With no state.
     pub fn new(config: Config, keys: Keys, repeats: Repeats) -> Self {
-        Self { config, keys, repeats, max: WORKLOADS, workloads: HashMap::new(), streams: Streams::default(), names: Abouts::default(), number: 0 }
+        Self {
+            config,
+            keys,
+            repeats,
+            max: WORKLOADS,
+            workloads: HashMap::new(),
+            streams: Streams::default(),
+            names: Abouts::default(),
+            number: 0,
+        }
     }
 
     /// Takes over a ledger of before.

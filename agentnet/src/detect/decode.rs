@@ -183,10 +183,11 @@ pub fn content(bytes: &[u8], min: usize) -> Option<Content> {
 }
 
 fn is_letters(bytes: &[u8]) -> bool {
-    let whole = std::str::from_utf8(bytes).or_else(|error| {
-        std::str::from_utf8(bytes.get(..error.valid_up_to()).unwrap_or_default())
-    });
-    whole.is_ok_and(|text| text.len() + 4 > bytes.len() && !text.chars().any(|one| one.is_control() && one != '\n'))
+    let whole = std::str::from_utf8(bytes)
+        .or_else(|error| std::str::from_utf8(bytes.get(..error.valid_up_to()).unwrap_or_default()));
+    whole.is_ok_and(|text| {
+        text.len() + 4 > bytes.len() && !text.chars().any(|one| one.is_control() && one != '\n')
+    })
 }
 
 /// The format that bytes begin with.
@@ -208,7 +209,8 @@ fn format(bytes: &[u8]) -> Option<&'static str> {
     ];
     // Three letters of text are no format.
     let known = FORMATS.iter().find(|(start, name)| {
-        bytes.starts_with(start) && (*name != "bzip2" || bytes.get(3).is_some_and(u8::is_ascii_digit) && bytes.len() > 9)
+        bytes.starts_with(start)
+            && (*name != "bzip2" || bytes.get(3).is_some_and(u8::is_ascii_digit) && bytes.len() > 9)
     });
     if let Some((_, name)) = known {
         return Some(name);

@@ -78,7 +78,8 @@ impl Detector for NameBurst {
         if !missing || !matches!(dns.base.kind, BaseKind::Registered | BaseKind::Hosted) || dns.popular {
             return;
         }
-        let Some(label) = dns.base.name.split(|&byte| byte == b'.').next().filter(|label| label.len() >= 5) else {
+        let Some(label) = dns.base.name.split(|&byte| byte == b'.').next().filter(|label| label.len() >= 5)
+        else {
             return;
         };
         let cost = HOSTS.token(label, Case::Folded).0 / u32::try_from(label.len()).unwrap_or(u32::MAX).max(1);
@@ -112,4 +113,3 @@ impl Detector for NameBurst {
         });
     }
 }
-

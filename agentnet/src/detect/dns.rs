@@ -12,7 +12,7 @@ use domain::{
 };
 
 use super::{
-    event::{Dns, Direction, Logged, Message},
+    event::{Direction, Dns, Logged, Message},
     name::Name,
 };
 
@@ -429,7 +429,6 @@ fn read_name(name: &mut Name, read: &ParsedName<&[u8]>) -> Option<()> {
     }
     Some(())
 }
-
 
 impl Answer {
     /// Whether the name does not exist.

@@ -88,7 +88,13 @@ impl Detector for DnsAnswer {
 const fn is_carrier(rtype: u16) -> bool {
     matches!(
         rtype,
-        rtype::TXT | rtype::NULL | rtype::KEY | rtype::SPF | rtype::CERT | rtype::OPENPGPKEY | rtype::PRIVATE..
+        rtype::TXT
+            | rtype::NULL
+            | rtype::KEY
+            | rtype::SPF
+            | rtype::CERT
+            | rtype::OPENPGPKEY
+            | rtype::PRIVATE..
     )
 }
 

@@ -111,7 +111,8 @@ fn news(scene: &mut Scene<'_, '_>, dns: &DnsScene<'_>, lane: Lane, base: &[u8]) 
             if said >= CODED {
                 coded = Entry { bits: coded.bits.plus(said), characters: coded.characters, items: 1 };
             }
-            entry.characters = entry.characters.saturating_add(u32::try_from(label.len()).unwrap_or(u32::MAX));
+            entry.characters =
+                entry.characters.saturating_add(u32::try_from(label.len()).unwrap_or(u32::MAX));
         } else {
             entry.bits = entry.bits.plus(chosen.min(said));
         }

@@ -55,7 +55,8 @@ impl Detector for DnsQuery {
             return;
         }
         let labels = dns.sub.split(|&byte| byte == b'.');
-        let information = labels.map(|label| HOSTS.compound(label, Case::Folded)).fold(Bits::default(), Bits::plus);
+        let information =
+            labels.map(|label| HOSTS.compound(label, Case::Folded)).fold(Bits::default(), Bits::plus);
         if information.in_bytes() < ALERT {
             return;
         }
@@ -66,7 +67,8 @@ impl Detector for DnsQuery {
 
 /// Whether a program asks that looks a name up for whoever types it, and not to connect to it.
 fn is_tool(scene: &Scene<'_, '_>) -> bool {
-    const TOOLS: &[&str] = &["ping", "ping6", "dig", "nslookup", "host", "drill", "kdig", "getent", "traceroute"];
+    const TOOLS: &[&str] =
+        &["ping", "ping6", "dig", "nslookup", "host", "drill", "kdig", "getent", "traceroute"];
     scene.event.process.is_some_and(|process| TOOLS.contains(&process.comm.as_str()))
 }
 

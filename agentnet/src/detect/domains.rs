@@ -58,8 +58,19 @@ pub enum BaseKind {
 
 /// Last labels of names that do not leave a site; two-label ones with their dot.
 const LOCAL: &[&[u8]] = &[
-    b"local", b"localhost", b"localdomain", b"lan", b"home", b"internal", b"intranet", b"corp", b"private",
-    b"home.arpa", b"workgroup", b"mshome", b"domain",
+    b"local",
+    b"localhost",
+    b"localdomain",
+    b"lan",
+    b"home",
+    b"internal",
+    b"intranet",
+    b"corp",
+    b"private",
+    b"home.arpa",
+    b"workgroup",
+    b"mshome",
+    b"domain",
 ];
 
 impl<'a> Base<'a> {

@@ -227,13 +227,16 @@ fn body_of(request: &httparse::Request<'_, '_>) -> State {
     if request.method == Some("CONNECT") {
         return State::Foreign;
     }
-    if header(request, "transfer-encoding").is_some_and(|value| value.to_ascii_lowercase().ends_with(b"chunked")) {
+    if header(request, "transfer-encoding")
+        .is_some_and(|value| value.to_ascii_lowercase().ends_with(b"chunked"))
+    {
         return State::ChunkSize;
     }
     if header(request, "upgrade").is_some() {
         return State::Foreign;
     }
-    let length = header(request, "content-length").and_then(|value| std::str::from_utf8(value).ok()?.trim().parse().ok());
+    let length = header(request, "content-length")
+        .and_then(|value| std::str::from_utf8(value).ok()?.trim().parse().ok());
     match length {
         Some(0) | None => State::Head,
         Some(length) => State::Body(length),
@@ -261,7 +264,9 @@ pub fn is_request(bytes: &[u8]) -> bool {
     let word = bytes.iter().take(12).position(|&byte| byte == b' ');
     word.is_some_and(|end| {
         end >= 3 && bytes.get(..end).is_some_and(|word| word.iter().all(u8::is_ascii_uppercase))
-    }) && bytes.get(..512.min(bytes.len())).is_some_and(|start| start.windows(7).any(|seven| seven == b"HTTP/1."))
+    }) && bytes
+        .get(..512.min(bytes.len()))
+        .is_some_and(|start| start.windows(7).any(|seven| seven == b"HTTP/1."))
 }
 
 #[cfg(test)]
@@ -298,7 +303,8 @@ mod tests {
         let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
         packer.write_all(&b"secret text ".repeat(100)).unwrap();
         let body = packer.finish().unwrap();
-        let head = format!("POST / HTTP/1.1\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\n\r\n", body.len());
+        let head =
+            format!("POST / HTTP/1.1\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\n\r\n", body.len());
         let stream = [head.as_bytes(), &body, b"GET /next HTTP/1.1\r\n\r\n"].concat();
         for size in [1, 7, 100, 10_000] {
             let (heads, got) = parts(&stream, size);

@@ -235,14 +235,21 @@ mod tests {
 
     #[test]
     fn pings_of_every_kind_are_patterns() {
-        let linux: Vec<u8> = [1, 2, 3, 4, 5, 6, 7, 9, 8, 3, 2, 1, 0, 0, 0, 0].into_iter().chain(0x10..0x38).collect();
+        let linux: Vec<u8> =
+            [1, 2, 3, 4, 5, 6, 7, 9, 8, 3, 2, 1, 0, 0, 0, 0].into_iter().chain(0x10..0x38).collect();
         let windows = b"abcdefghijklmnopqrstuvwabcdefghi";
         for payload in [&linux[..], windows, &[0; 56], b"", &[7; 4]] {
             assert!(is_pattern(payload), "{payload:?}");
         }
         let pattern: Vec<u8> = std::iter::repeat_n(*b"\xde\xad\xbe\xef", 14).flatten().collect();
         assert!(is_pattern(&pattern));
-        for payload in [&b"GET / HTTP/1.1\r\nHost: example.com\r\n\r\n"[..], &[0x45, 0, 0, 0x54, 1, 2, 3, 9, 9, 7, 1, 4, 2, 8, 5, 7, 1, 4, 2, 8, 9, 1, 1, 3, 2, 9, 4, 4, 7, 0, 1, 6, 5]] {
+        for payload in [
+            &b"GET / HTTP/1.1\r\nHost: example.com\r\n\r\n"[..],
+            &[
+                0x45, 0, 0, 0x54, 1, 2, 3, 9, 9, 7, 1, 4, 2, 8, 5, 7, 1, 4, 2, 8, 9, 1, 1, 3, 2, 9, 4, 4, 7,
+                0, 1, 6, 5,
+            ],
+        ] {
             assert!(!is_pattern(payload), "{payload:?}");
         }
     }

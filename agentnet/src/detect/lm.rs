@@ -317,7 +317,8 @@ mod tests {
 
     #[test]
     fn words_put_together_say_no_more_than_words_and_codes_no_less() {
-        let (long, code) = (b"connectionsprivatebankcloudservices".as_slice(), b"mfzgk3tbnrqxgzdfkrqw".as_slice());
+        let (long, code) =
+            (b"connectionsprivatebankcloudservices".as_slice(), b"mfzgk3tbnrqxgzdfkrqw".as_slice());
         assert!(HOSTS.compound(long, Case::Folded) < HOSTS.token(long, Case::Folded));
         assert!(HOSTS.compound(long, Case::Folded).whole() < 90);
         assert!(HOSTS.compound(code, Case::Folded).whole() > 75);

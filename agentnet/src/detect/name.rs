@@ -39,7 +39,9 @@ pub struct TooLong;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     /// It or one of its labels is too long, or a label is empty.
-    #[error("it is empty, or a label of it is empty or longer than 63 characters, or all of it longer than 253")]
+    #[error(
+        "it is empty, or a label of it is empty or longer than 63 characters, or all of it longer than 253"
+    )]
     Length,
     /// It has a backslash that escapes nothing.
     #[error("a backslash in it is followed neither by three digits up to 255 nor by another character")]
@@ -190,7 +192,9 @@ mod tests {
 
     #[test]
     fn names_are_read_and_shown_as_they_were_sent() {
-        for text in ["www.Example.com", r"J\228germeister.pirate.sea", r"a\.b.example", "x", "_dmarc.example.com"] {
+        for text in
+            ["www.Example.com", r"J\228germeister.pirate.sea", r"a\.b.example", "x", "_dmarc.example.com"]
+        {
             assert_eq!(Name::parse(text).unwrap().display(), text);
         }
         assert_eq!(Name::parse("example.com.").unwrap().display(), "example.com");

@@ -8,8 +8,8 @@ use std::fmt::Debug;
 use super::{
     destination::DestinationClass,
     dga::NameBurst,
-    dns_answer::DnsAnswer,
     dns_anomaly::DnsAnomaly,
+    dns_answer::DnsAnswer,
     dns_budget::DnsBudget,
     dns_query::DnsQuery,
     event::Icmp,

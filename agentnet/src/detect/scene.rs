@@ -35,7 +35,8 @@ impl Scene<'_, '_> {
     /// Whether a domain was told so much that it is to be blocked: what else a name says changes nothing, and a
     /// tunnel must not be able to keep the detectors busy.
     pub fn is_known(&self, dns: &DnsScene<'_>) -> bool {
-        self.findings.repeats == super::finding::Repeats::Counted && dns.told_before.get() >= super::dns_budget::BLOCK_DAY
+        self.findings.repeats == super::finding::Repeats::Counted
+            && dns.told_before.get() >= super::dns_budget::BLOCK_DAY
     }
 }
 

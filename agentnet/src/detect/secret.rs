@@ -4,7 +4,7 @@ use super::{
     evidence::{self, Evidence},
     finding::{Statement, Strength},
     registry::Detector,
-    scene::{DnsScene, Request, Scene, Bytes},
+    scene::{Bytes, DnsScene, Request, Scene},
     secrets::{self, Found, Tier},
 };
 
@@ -38,7 +38,11 @@ impl Detector for Secret {
         // The information of a name is not worth the search for most names; a host's own secret is.
         let found = if joined.len() >= 20 { secrets::find(&joined, own) } else { Vec::new() };
         for found in &found {
-            tell(scene, &Place { subject: dns.base.display(), key: dns.key, what: "a name it looked up" }, found);
+            tell(
+                scene,
+                &Place { subject: dns.base.display(), key: dns.key, what: "a name it looked up" },
+                found,
+            );
         }
     }
 
@@ -84,19 +88,31 @@ struct Place<'a> {
 
 /// Headers in which a client says who it is.
 fn is_credential(name: &str) -> bool {
-    ["authorization", "proxy-authorization", "x-api-key", "api-key", "x-goog-api-key", "private-token", "x-auth-token",
-        "cookie", "x-amz-security-token", "job-token", "x-vault-token", "circle-token"]
-        .iter()
-        .any(|one| name.eq_ignore_ascii_case(one))
+    [
+        "authorization",
+        "proxy-authorization",
+        "x-api-key",
+        "api-key",
+        "x-goog-api-key",
+        "private-token",
+        "x-auth-token",
+        "cookie",
+        "x-amz-security-token",
+        "job-token",
+        "x-vault-token",
+        "circle-token",
+    ]
+    .iter()
+    .any(|one| name.eq_ignore_ascii_case(one))
 }
 
 /// Whether a secret goes to who issued it. Who issued a JWT, nobody else knows.
 fn belongs(found: &Found, host: &[u8]) -> bool {
     let host = host.to_ascii_lowercase();
-    let host = std::str::from_utf8(&host).unwrap_or_default().rsplit_once(':').map_or_else(
-        || String::from_utf8_lossy(&host).into_owned(),
-        |(name, _)| name.to_owned(),
-    );
+    let host = std::str::from_utf8(&host)
+        .unwrap_or_default()
+        .rsplit_once(':')
+        .map_or_else(|| String::from_utf8_lossy(&host).into_owned(), |(name, _)| name.to_owned());
     if found.own {
         return false;
     }
@@ -114,7 +130,9 @@ fn is_signed(target: &[u8]) -> bool {
 fn is_signature(found: &Found) -> bool {
     let before = String::from_utf8_lossy(&found.before).to_ascii_lowercase();
     found.rule == "aws_access_key_id"
-        && ["x-amz-credential=", "awsaccesskeyid=", "credential=", "googleaccessid="].iter().any(|name| before.ends_with(name))
+        && ["x-amz-credential=", "awsaccesskeyid=", "credential=", "googleaccessid="]
+            .iter()
+            .any(|name| before.ends_with(name))
         || found.rule == "azure_sas"
 }
 
@@ -152,4 +170,3 @@ fn tell(scene: &mut Scene<'_, '_>, place: &Place<'_>, found: &Found) {
         }
     });
 }
-

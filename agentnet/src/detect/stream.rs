@@ -73,7 +73,13 @@ impl Stream {
                         None => remote.ip().to_string().into_bytes(),
                     };
                     let headers = head.headers.iter().map(|header| (header.name, header.value)).collect();
-                    request(scene, head.method.unwrap_or_default(), head.path.unwrap_or_default().as_bytes(), host, headers);
+                    request(
+                        scene,
+                        head.method.unwrap_or_default(),
+                        head.path.unwrap_or_default().as_bytes(),
+                        host,
+                        headers,
+                    );
                 }
                 Part::Bytes(bytes) => send(scene, bytes, host, tail, "the body of a request"),
             }),
@@ -83,7 +89,13 @@ impl Stream {
 }
 
 /// Shows the head of a request to every detector.
-pub(super) fn request(scene: &mut Scene<'_, '_>, method: &str, target: &[u8], host: &[u8], headers: Vec<(&str, &[u8])>) {
+pub(super) fn request(
+    scene: &mut Scene<'_, '_>,
+    method: &str,
+    target: &[u8],
+    host: &[u8],
+    headers: Vec<(&str, &[u8])>,
+) {
     let lower = host.to_ascii_lowercase();
     let name = name_of(&lower);
     let base = Base::of_text(name);
@@ -117,7 +129,13 @@ fn name_of(host: &[u8]) -> &[u8] {
 }
 
 /// Shows bytes that were sent to every detector, behind the end of what came before them.
-pub(super) fn send(scene: &mut Scene<'_, '_>, bytes: &[u8], host: &[u8], tail: &mut Vec<u8>, what: &'static str) {
+pub(super) fn send(
+    scene: &mut Scene<'_, '_>,
+    bytes: &[u8],
+    host: &[u8],
+    tail: &mut Vec<u8>,
+    what: &'static str,
+) {
     let remote = scene.event.flow.remote.ip().to_string();
     let host = if host.is_empty() { remote.as_bytes() } else { host };
     let lower = host.to_ascii_lowercase();
@@ -141,8 +159,14 @@ pub(super) fn send(scene: &mut Scene<'_, '_>, bytes: &[u8], host: &[u8], tail: &
 
 /// Shows bytes of a list, of which nobody knows whom they were sent to.
 pub(super) fn unaddressed(scene: &mut Scene<'_, '_>, bytes: &[u8]) {
-    let sent =
-        Bytes { bytes, shown: 0, subject: "an unknown destination", key: b"", popular: false, what: "a payload" };
+    let sent = Bytes {
+        bytes,
+        shown: 0,
+        subject: "an unknown destination",
+        key: b"",
+        popular: false,
+        what: "a payload",
+    };
     show(scene, &sent);
 }
 

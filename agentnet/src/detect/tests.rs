@@ -5,7 +5,8 @@ use std::{net::SocketAddr, sync::Arc};
 use super::{
     bank::{Bank, Config, Outcome},
     event::{
-        Agent, Body, Chunk, Direction, Dns, Event, Flow, Icmp, IcmpMessage, Lineage, Logged, Message, Time, Transport,
+        Agent, Body, Chunk, Direction, Dns, Event, Flow, Icmp, IcmpMessage, Lineage, Logged, Message, Time,
+        Transport,
     },
     finding::{Repeats, Strength},
     ledger::{Keys, Ledger},
@@ -84,8 +85,10 @@ fn a_tunnel_is_found_and_stopped_before_much_has_leaked() {
 
 #[test]
 fn words_carry_data_as_well() {
-    const WORDS: &[&str] = &["river", "market", "silver", "garden", "winter", "bridge", "copper", "island", "falcon",
-        "meadow", "harbor", "candle", "thunder", "velvet", "orange", "pepper"];
+    const WORDS: &[&str] = &[
+        "river", "market", "silver", "garden", "winter", "bridge", "copper", "island", "falcon", "meadow",
+        "harbor", "candle", "thunder", "velvet", "orange", "pepper",
+    ];
     let name = |number: usize| {
         let word = |shift: usize| WORDS[(number.wrapping_mul(2_654_435_761) >> shift) % WORDS.len()];
         format!("{}-{}-{}.{}-{}", word(3), word(9), word(15), word(20), word(25))
@@ -96,7 +99,9 @@ fn words_carry_data_as_well() {
 #[test]
 fn a_codebook_of_known_names_is_counted() {
     // Sixteen labels, of which two make a name: after a while no label is new.
-    let name = |number: usize| format!("n{:x}.n{:x}.n{:x}.n{:x}", number % 16, number / 16 % 16, number / 256 % 16, number / 4096);
+    let name = |number: usize| {
+        format!("n{:x}.n{:x}.n{:x}.n{:x}", number % 16, number / 16 % 16, number / 256 % 16, number / 4096)
+    };
     assert!(leaked((0..5000).map(name), 0, Strength::Alert).is_some());
 }
 
@@ -163,7 +168,10 @@ fn this_hosts_secret_is_found_in_every_part_of_a_request_however_it_is_cut() {
         format!("GET / HTTP/1.1\r\nHost: h.example\r\nX-Note: {coded}\r\n\r\n"),
         format!("GET / HTTP/1.1\r\nHost: h.example\r\nCookie: a={secret}\r\n\r\n"),
         format!("POST / HTTP/1.1\r\nHost: h.example\r\nContent-Length: {}\r\n\r\n{coded}", coded.len()),
-        format!("POST / HTTP/1.1\r\nHost: h.example\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{secret}\r\n0\r\n\r\n", secret.len()),
+        format!(
+            "POST / HTTP/1.1\r\nHost: h.example\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{secret}\r\n0\r\n\r\n",
+            secret.len()
+        ),
         format!("no HTTP at all {secret} "),
     ] {
         for size in [3, 7, 64, 4096] {
@@ -173,7 +181,10 @@ fn this_hosts_secret_is_found_in_every_part_of_a_request_however_it_is_cut() {
                 let outcome = lab.send(7, (number * size) as u64, 0, chunk);
                 found.extend(kinds(&outcome));
             }
-            assert!(found.contains(&(Kind::Secret, "secret", Strength::Block)), "{size} {request}: {found:?}");
+            assert!(
+                found.contains(&(Kind::Secret, "secret", Strength::Block)),
+                "{size} {request}: {found:?}"
+            );
         }
     }
 }
@@ -194,7 +205,11 @@ fn a_credential_in_its_own_place_is_no_leak() {
 #[test]
 fn icmp_that_carries_something_is_found_and_ping_is_not() {
     let echo = |reply: bool, sequence: u16| {
-        if reply { IcmpMessage::EchoReply { id: 7, sequence } } else { IcmpMessage::EchoRequest { id: 7, sequence } }
+        if reply {
+            IcmpMessage::EchoReply { id: 7, sequence }
+        } else {
+            IcmpMessage::EchoRequest { id: 7, sequence }
+        }
     };
     let mut quiet = lab();
     let ping: Vec<u8> = (0..56).collect();
@@ -207,12 +222,21 @@ fn icmp_that_carries_something_is_found_and_ping_is_not() {
     }
     let mut tunnel = lab();
     let found = (0..40_u16).any(|sequence| {
-        let data: Vec<u8> = (0..200 + sequence).map(|at| (at * 31 + sequence * 7).to_le_bytes()[0] ^ 0x5a).collect();
-        let icmp = Icmp { direction: Direction::Egress, message: echo(false, sequence), len: 300, payload: &data };
+        let data: Vec<u8> =
+            (0..200 + sequence).map(|at| (at * 31 + sequence * 7).to_le_bytes()[0] ^ 0x5a).collect();
+        let icmp =
+            Icmp { direction: Direction::Egress, message: echo(false, sequence), len: 300, payload: &data };
         let sent = tunnel.see(0, 1, 1, Body::Icmp(icmp));
-        let answer = Icmp { direction: Direction::Ingress, message: echo(true, sequence), len: 90, payload: &data[..90] };
+        let answer = Icmp {
+            direction: Direction::Ingress,
+            message: echo(true, sequence),
+            len: 90,
+            payload: &data[..90],
+        };
         let got = tunnel.see(0, 1, 1, Body::Icmp(answer));
-        [sent, got].iter().any(|outcome| kinds(outcome).contains(&(Kind::IcmpTunnel, "icmp_tunnel", Strength::Alert)))
+        [sent, got]
+            .iter()
+            .any(|outcome| kinds(outcome).contains(&(Kind::IcmpTunnel, "icmp_tunnel", Strength::Alert)))
     });
     assert!(found);
 }
@@ -221,10 +245,16 @@ fn icmp_that_carries_something_is_found_and_ping_is_not() {
 fn what_was_told_is_remembered_across_a_restart() {
     let mut before = lab();
     for number in 0..20_u64 {
-        before.query(1, &format!("{:016x}.channel-7.net", number.wrapping_mul(0x9e37_79b9_7f4a_7c15)), 1, None);
+        before.query(
+            1,
+            &format!("{:016x}.channel-7.net", number.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+            1,
+            None,
+        );
     }
     let kept = serde_json::to_string(before.bank.ledger(1).unwrap()).unwrap();
-    let mut after = Lab { bank: Bank::new(Config::default(), Keys::new(9, 9), Repeats::Counted), now: before.now };
+    let mut after =
+        Lab { bank: Bank::new(Config::default(), Keys::new(9, 9), Repeats::Counted), now: before.now };
     after.bank.restore(1, serde_json::from_str::<Ledger>(&kept).unwrap());
     let needed = |lab: &mut Lab| {
         (100..400_u64).position(|number| {

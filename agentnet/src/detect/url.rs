@@ -40,8 +40,22 @@ const BODY: usize = 8 << 10;
 
 /// How what counts in a body begins in base64 and hexadecimal: gzip, zip, PEM, SQLite, keys of OpenSSH, OpenSSL.
 const STARTS: &[&[u8]] = &[
-    b"H4sI", b"UEsDB", b"LS0tLS1CRUdJTi", b"U1FMaXRl", b"b3BlbnNzaC1r", b"U2FsdGVkX1", b"N3q8rycc", b"/Td6WF", b"KLUv",
-    b"QlpoO", b"f0VMR", b"1f8b08", b"504b0304", b"2d2d2d2d2d424547494e", b"1F8B08", b"2D2D2D2D2D424547494E",
+    b"H4sI",
+    b"UEsDB",
+    b"LS0tLS1CRUdJTi",
+    b"U1FMaXRl",
+    b"b3BlbnNzaC1r",
+    b"U2FsdGVkX1",
+    b"N3q8rycc",
+    b"/Td6WF",
+    b"KLUv",
+    b"QlpoO",
+    b"f0VMR",
+    b"1f8b08",
+    b"504b0304",
+    b"2d2d2d2d2d424547494e",
+    b"1F8B08",
+    b"2D2D2D2D2D424547494E",
 ];
 
 /// A token of an address.
@@ -61,9 +75,10 @@ impl Detector for UrlChannel {
 
     fn on_request(&self, scene: &mut Scene<'_, '_>, request: &Request<'_>) {
         let now = scene.now();
-        let before = scene.ledger.get(Lane::Http, request.key).map_or(0, |account| {
-            account.sums.of(Span::Minutes10, now).in_bytes()
-        });
+        let before = scene
+            .ledger
+            .get(Lane::Http, request.key)
+            .map_or(0, |account| account.sums.of(Span::Minutes10, now).in_bytes());
         let mut news = Entry { bits: Bits::default(), characters: 0, items: 0 };
         let mut piece = None;
         let mut decoded = None;
@@ -75,7 +90,10 @@ impl Detector for UrlChannel {
             if piece.is_none() && (among || is_piece(text)) && scene.ledger.is_new(Lane::Http, b"#", text) {
                 piece = Some(text.len());
             }
-            if text.len() < SHORTEST || form::is_identifier(text) || !scene.ledger.is_new(Lane::Http, request.key, text) {
+            if text.len() < SHORTEST
+                || form::is_identifier(text)
+                || !scene.ledger.is_new(Lane::Http, request.key, text)
+            {
                 continue;
             }
             let said = excess(text);
@@ -160,7 +178,9 @@ impl Detector for UrlChannel {
             return;
         }
         let found = start
-            .split(|&byte| !(byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'-' | b'_' | b'=' | b'%')))
+            .split(|&byte| {
+                !(byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'-' | b'_' | b'=' | b'%'))
+            })
             .filter(|token| token.len() >= 2 * SHORTEST && !form::is_identifier(token))
             .take(TOKENS)
             .find_map(|token| Some((token, data(&percent(token))?)));
@@ -248,7 +268,11 @@ fn is_piece(token: &[u8]) -> bool {
     if token.len() < SHORTEST {
         return false;
     }
-    let plain = token.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'=' | b'+'));
+    let plain =
+        token.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'=' | b'+'));
     let digits = token.iter().filter(|byte| byte.is_ascii_digit()).count();
-    plain && digits > 0 && digits < token.len() && URLS.compound(token, Case::Kept).whole() as usize >= 3 * token.len()
+    plain
+        && digits > 0
+        && digits < token.len()
+        && URLS.compound(token, Case::Kept).whole() as usize >= 3 * token.len()
 }

@@ -1,9 +1,10 @@
 //! The state of one workload. Its size has a limit, whatever the workload sends.
 
 use super::{
-    dga, icmp,
+    dga,
     finding::Told,
     fusion::Fusion,
+    icmp,
     ledger::{Keys, Ledger},
 };
 
@@ -29,12 +30,23 @@ impl Workload {
 
     /// With a ledger of before.
     pub fn with_ledger(ledger: Ledger) -> Self {
-        Self { ledger, told: Told::default(), fusion: Fusion::default(), dga: dga::State::default(), icmp: icmp::State::default() }
+        Self {
+            ledger,
+            told: Told::default(),
+            fusion: Fusion::default(),
+            dga: dga::State::default(),
+            icmp: icmp::State::default(),
+        }
     }
 
     /// Bytes it takes at most.
     pub const fn max_bytes() -> usize {
-        size_of::<Self>() + Ledger::max_bytes() + Told::BYTES + Fusion::BYTES + dga::State::BYTES + icmp::State::BYTES
+        size_of::<Self>()
+            + Ledger::max_bytes()
+            + Told::BYTES
+            + Fusion::BYTES
+            + dga::State::BYTES
+            + icmp::State::BYTES
     }
 }
 

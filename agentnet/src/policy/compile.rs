@@ -15,12 +15,12 @@ use agentnet_common::{
 };
 
 use self::grants::Findings;
-use crate::detect::action::Actions;
 use super::{
     diagnostic::{Code, Diagnostic, Source},
     selector::Selector,
     validate::{Effect, Rule, Valid},
 };
+use crate::detect::action::Actions;
 
 /// A policy as the kernel reads it, and what people are told about its rules.
 #[derive(Clone, Debug)]

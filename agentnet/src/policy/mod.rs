@@ -26,13 +26,13 @@ use std::{
 
 use agentnet_common::abi::{LOCAL_OWN, MODE_AUDIT};
 
-use crate::detect::action::Actions;
 use self::{
     compile::Compiled,
     diagnostic::{Code, Diagnostic, Diagnostics, Severity, Source, quote},
     parse::Document,
     validate::Valid,
 };
+use crate::detect::action::Actions;
 
 /// Where policies are looked up by name.
 pub const DIRECTORY: &str = "/etc/agentnet/policies";

@@ -368,7 +368,9 @@ pub(crate) fn detect() -> &'static Table {
             .iter()
             .map(|row| {
                 let by_default = match row.default {
-                    DefaultAction::Graded => format!("By default {} are blocked, and the rest is told.", row.blocked),
+                    DefaultAction::Graded => {
+                        format!("By default {} are blocked, and the rest is told.", row.blocked)
+                    }
                     DefaultAction::Alert => "By default it is told, and nothing blocked.".to_owned(),
                 };
                 // Once for the life of the process, as the tables that are constants.

@@ -13,7 +13,6 @@ use ipnet::IpNet;
 use toml::Spanned;
 
 pub use self::agents::Agents;
-use crate::detect::action::Actions;
 use super::{
     diagnostic::{Code, Diagnostic, quote},
     name::Pattern,
@@ -22,6 +21,7 @@ use super::{
     schema,
     traffic::{PortSet, Traffic},
 };
+use crate::detect::action::Actions;
 
 /// A policy whose every part is right.
 #[derive(Clone, Debug)]

@@ -140,8 +140,18 @@ fn of_banner(first: &[u8], port: u16) -> Option<App> {
 /// Whether bytes begin a request or a response of HTTP.
 pub fn is_http(first: &[u8]) -> bool {
     const METHODS: &[&str] = &[
-        "GET ", "POST ", "PUT ", "HEAD ", "DELETE ", "OPTIONS ", "PATCH ", "CONNECT ", "TRACE ", "PROPFIND ",
-        "HTTP/1.", "PRI * HTTP/2",
+        "GET ",
+        "POST ",
+        "PUT ",
+        "HEAD ",
+        "DELETE ",
+        "OPTIONS ",
+        "PATCH ",
+        "CONNECT ",
+        "TRACE ",
+        "PROPFIND ",
+        "HTTP/1.",
+        "PRI * HTTP/2",
     ];
     METHODS.iter().any(|method| first.starts_with(method.as_bytes()))
 }
@@ -166,12 +176,16 @@ pub fn of_datagram(payload: &[u8], port: u16, other: u16) -> Option<App> {
     match payload {
         _ if at(5353) && is_dns(payload) => Some(App::Mdns),
         _ if at(53) && is_dns(payload) => Some(App::Dns),
-        [_, _, _, _, 0x21, 0x12, 0xa4, 0x42, ..] if payload.len() >= 20 && is_stun(payload) => Some(App::Stun),
+        [_, _, _, _, 0x21, 0x12, 0xa4, 0x42, ..] if payload.len() >= 20 && is_stun(payload) => {
+            Some(App::Stun)
+        }
         [0x14..=0x17 | 0x19, 0xfe, 0xfd | 0xff, ..] | [0x14..=0x17, 1, 0, ..] if payload.len() >= 13 => {
             Some(App::Dtls)
         }
         // OpenSSL's DTLS before RFC 4347.
-        [first, v0, v1, v2, v3, ..] if first & 0xc0 == 0xc0 && is_quic([*v0, *v1, *v2, *v3]) => Some(App::Quic),
+        [first, v0, v1, v2, v3, ..] if first & 0xc0 == 0xc0 && is_quic([*v0, *v1, *v2, *v3]) => {
+            Some(App::Quic)
+        }
         // Google QUIC: public flags with a version and a connection identifier.
         [flags, _, _, _, _, _, _, _, _, b'Q', b'0', ..] if flags & 0x0d == 0x0d => Some(App::Quic),
         [1 | 2, 1, 6, _, ..] if payload.get(236..240) == Some(&[0x63, 0x82, 0x53, 0x63]) => Some(App::Dhcp),
@@ -185,7 +199,9 @@ pub fn of_datagram(payload: &[u8], port: u16, other: u16) -> Option<App> {
 
 fn is_stun(payload: &[u8]) -> bool {
     match payload {
-        [kind, _, l0, l1, ..] => kind & 0xc0 == 0 && usize::from(u16::from_be_bytes([*l0, *l1])) + 20 == payload.len(),
+        [kind, _, l0, l1, ..] => {
+            kind & 0xc0 == 0 && usize::from(u16::from_be_bytes([*l0, *l1])) + 20 == payload.len()
+        }
         _ => false,
     }
 }
@@ -199,5 +215,8 @@ const fn is_quic(version: [u8; 4]) -> bool {
             | [0xff, 0, 0, _]
             | [b'Q' | b'T', b'0', b'0'..=b'9', b'0'..=b'9']
             | [0xfa, 0xce, 0xb0, _]
-    ) || (version[0] & 0x0f == 0x0a && version[1] & 0x0f == 0x0a && version[2] & 0x0f == 0x0a && version[3] & 0x0f == 0x0a)
+    ) || (version[0] & 0x0f == 0x0a
+        && version[1] & 0x0f == 0x0a
+        && version[2] & 0x0f == 0x0a
+        && version[3] & 0x0f == 0x0a)
 }

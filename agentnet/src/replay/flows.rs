@@ -7,8 +7,8 @@ use std::{
 };
 
 use super::{
-    packet::{Packet, Transport},
     app::App,
+    packet::{Packet, Transport},
     stream::Stream,
 };
 use crate::detect::{
@@ -123,7 +123,9 @@ impl Flows {
             Transport::Tcp { syn, ack, .. } if syn => ack,
             Transport::Tcp { .. } | Transport::Udp { .. } => is_server(packet.source, packet.target),
             // An answer without a question is one all the same.
-            Transport::Icmp { kind, .. } => matches!((packet.source.ip(), kind), (IpAddr::V4(_), 0) | (IpAddr::V6(_), 129)),
+            Transport::Icmp { kind, .. } => {
+                matches!((packet.source.ip(), kind), (IpAddr::V4(_), 0) | (IpAddr::V6(_), 129))
+            }
             Transport::Other => false,
         };
         let (client, server) =
@@ -159,7 +161,10 @@ impl Flows {
 /// it is the end with the port of a service.
 fn is_server(source: SocketAddr, target: SocketAddr) -> bool {
     const SERVICES: u16 = 1024;
-    source.port() < target.port() && source.port() < SERVICES && source.port() > 0 && target.port() >= SERVICES
+    source.port() < target.port()
+        && source.port() < SERVICES
+        && source.port() > 0
+        && target.port() >= SERVICES
 }
 
 /// Numbers of clients by their addresses.

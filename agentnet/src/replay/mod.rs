@@ -12,31 +12,31 @@ use crate::{
         model::Alert,
     },
     detect::{
-        dns::framing::Framer,
         action::{Action, Actions},
         bank::{Bank, Config, Outcome},
+        dns::framing::Framer,
         event::{
-            Agent, Body, Chunk, Datagram, Direction, Dns, Event, Flow as FlowOf, Icmp, IcmpMessage, Lineage, Message,
-            Time, Transport as DnsTransport,
+            Agent, Body, Chunk, Datagram, Direction, Dns, Event, Flow as FlowOf, Icmp, IcmpMessage, Lineage,
+            Message, Time, Transport as DnsTransport,
         },
         finding::Repeats,
         ledger::Keys,
     },
 };
 
+pub mod app;
 mod flows;
 pub mod lines;
 pub mod packet;
 pub mod pcap;
-pub mod app;
 pub mod scan;
 mod stream;
 pub mod summary;
 
+use app::App;
 use flows::{Clients, Flow, Flows, Streams};
 use packet::{Packet, Transport};
 use pcap::Frame;
-use app::App;
 pub use summary::Summary;
 
 /// Bytes of an encrypted stream that are looked at, each way.
@@ -144,14 +144,14 @@ fn see(flows: &mut Flows, waiting: &mut usize, judge: &mut Judge, packet: &Packe
     flow.last = flow.last.max(time);
     let bytes = u64::from(packet.len);
     match direction {
-        Direction::Egress => (flow.counters.bytes_out, flow.counters.packets_out) = (
-            flow.counters.bytes_out + bytes,
-            flow.counters.packets_out + 1,
-        ),
-        Direction::Ingress => (flow.counters.bytes_in, flow.counters.packets_in) = (
-            flow.counters.bytes_in + bytes,
-            flow.counters.packets_in + 1,
-        ),
+        Direction::Egress => {
+            (flow.counters.bytes_out, flow.counters.packets_out) =
+                (flow.counters.bytes_out + bytes, flow.counters.packets_out + 1)
+        }
+        Direction::Ingress => {
+            (flow.counters.bytes_in, flow.counters.packets_in) =
+                (flow.counters.bytes_in + bytes, flow.counters.packets_in + 1)
+        }
     }
     if is_new {
         judge.judge(flow, time, Body::Start);
@@ -240,7 +240,14 @@ impl Judge {
         }
     }
 
-    fn dns(&mut self, flow: &Flow, direction: Direction, time: Time, transport: DnsTransport, message: &[u8]) {
+    fn dns(
+        &mut self,
+        flow: &Flow,
+        direction: Direction,
+        time: Time,
+        transport: DnsTransport,
+        message: &[u8],
+    ) {
         let message = Message::Wire(message);
         self.judge(flow, time, Body::Dns(Dns { direction, transport, message }));
     }

@@ -187,7 +187,9 @@ impl<'r> Capture<'r> {
     fn read_error(&self, packet: u64) -> CaptureError {
         let error = self.failed.take().unwrap_or_else(|| io::Error::other("the reason is not known"));
         // A packed file that is cut fails as such, not as a capture.
-        if error.kind() == io::ErrorKind::UnexpectedEof { CaptureError::Cut(packet) } else {
+        if error.kind() == io::ErrorKind::UnexpectedEof {
+            CaptureError::Cut(packet)
+        } else {
             CaptureError::Read { packet, error }
         }
     }

@@ -13,7 +13,9 @@ use crate::{
     detect::{
         action::{Action, Actions},
         bank::{Bank, Config, Outcome},
-        event::{Agent, Body, Direction, Dns, Event, Flow, Lineage, Logged, Message, Request, Time, Transport},
+        event::{
+            Agent, Body, Direction, Dns, Event, Flow, Lineage, Logged, Message, Request, Time, Transport,
+        },
         evidence::{Evidence, Thousandths},
         finding::Repeats,
         ledger::Keys,
@@ -150,7 +152,8 @@ impl Scanner {
             Some(url) if first.bytes().all(|byte| byte.is_ascii_uppercase()) => (first, url),
             _ => ("", first),
         };
-        let Some((_, rest)) = url.split_once("://").filter(|(scheme, _)| matches!(*scheme, "http" | "https" | "ws" | "wss"))
+        let Some((_, rest)) =
+            url.split_once("://").filter(|(scheme, _)| matches!(*scheme, "http" | "https" | "ws" | "wss"))
         else {
             let shown = crate::alert::text::clean(url, 80);
             return Err(LineError::Content(format!("{shown:?} is no URL of http or https")));

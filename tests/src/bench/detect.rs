@@ -12,9 +12,7 @@ use agentnet::{
     detect::{
         action::Actions,
         bank::{Bank, Config},
-        event::{
-            Agent, Body, Chunk, Direction, Dns, Event, Flow, Lineage, Message, Time, Transport,
-        },
+        event::{Agent, Body, Chunk, Direction, Dns, Event, Flow, Lineage, Message, Time, Transport},
         finding::Repeats,
         ledger::Keys,
     },
@@ -44,8 +42,18 @@ fn query(name: &str) -> Vec<u8> {
 
 /// Names of a busy host: most again and again, some new.
 fn names(tunnel: bool) -> Vec<Vec<u8>> {
-    let known = ["www.example.com", "api.github.com", "registry.npmjs.org", "pypi.org", "files.pythonhosted.org",
-        "api.anthropic.com", "o11.ingest.sentry.io", "ocsp.digicert.com", "cdn.jsdelivr.net", "fonts.gstatic.com"];
+    let known = [
+        "www.example.com",
+        "api.github.com",
+        "registry.npmjs.org",
+        "pypi.org",
+        "files.pythonhosted.org",
+        "api.anthropic.com",
+        "o11.ingest.sentry.io",
+        "ocsp.digicert.com",
+        "cdn.jsdelivr.net",
+        "fonts.gstatic.com",
+    ];
     let mut state = 7_u64;
     (0..4096)
         .map(|number: usize| {
@@ -82,7 +90,8 @@ fn dns(tunnel: bool) -> (f64, f64) {
     let (start, mut count) = (Instant::now(), 0_u64);
     while start.elapsed() < LENGTH {
         for name in &names {
-            let dns = Dns { direction: Direction::Egress, transport: Transport::Udp, message: Message::Wire(name) };
+            let dns =
+                Dns { direction: Direction::Egress, transport: Transport::Udp, message: Message::Wire(name) };
             let _ = bank.on_event(&event(count * 1_000_000, 1, Body::Dns(dns)));
             count += 1;
         }
@@ -98,8 +107,19 @@ fn http(packed: bool) -> f64 {
         .map(|number| format!("{{\"role\":\"user\",\"id\":{number},\"content\":\"please look at the function in main.rs and say what it does\"}},"))
         .take(600)
         .collect();
-    let body = if packed { (0..text.len()).map(|at| b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"[(at * at + at / 7) % 64]).collect() } else { text.into_bytes() };
-    let head = format!("POST /v1/messages HTTP/1.1\r\nHost: api.example.com\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
+    let body = if packed {
+        (0..text.len())
+            .map(|at| {
+                b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"[(at * at + at / 7) % 64]
+            })
+            .collect()
+    } else {
+        text.into_bytes()
+    };
+    let head = format!(
+        "POST /v1/messages HTTP/1.1\r\nHost: api.example.com\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
     let request = [head.as_bytes(), &body].concat();
     let mut bank = bank();
     let (start, mut bytes) = (Instant::now(), 0_u64);
@@ -117,7 +137,8 @@ fn http(packed: bool) -> f64 {
 
 /// Writes a capture of `packets`, three of four of DNS and the rest of HTTP.
 fn capture(path: &Path, packets: u32) -> Result<()> {
-    let mut out = BufWriter::new(File::create(path).with_context(|| format!("cannot write {}", path.display()))?);
+    let mut out =
+        BufWriter::new(File::create(path).with_context(|| format!("cannot write {}", path.display()))?);
     for word in [0xa1b2_c3d4_u32, 2 | 4 << 16, 0, 0, 65535, 101] {
         out.write_all(&word.to_le_bytes())?;
     }
@@ -131,13 +152,20 @@ fn capture(path: &Path, packets: u32) -> Result<()> {
             let port = 20_000 + u16::try_from(number % 20_000)?;
             (17, [&port.to_be_bytes()[..], &[0, 53], &length.to_be_bytes(), &[0, 0], name].concat())
         } else {
-            let header = [&[0x9c, 0x40, 0, 80][..], &sequence.to_be_bytes(), &[0, 0, 0, 1, 0x50, 0x18, 1, 0, 0, 0, 0, 0], get].concat();
+            let header = [
+                &[0x9c, 0x40, 0, 80][..],
+                &sequence.to_be_bytes(),
+                &[0, 0, 0, 1, 0x50, 0x18, 1, 0, 0, 0, 0, 0],
+                get,
+            ]
+            .concat();
             sequence = sequence.wrapping_add(u32::try_from(get.len())?);
             (6, header)
         };
         let total = u16::try_from(20 + transport.len())?.to_be_bytes();
         let client = u8::try_from(number % 50)?;
-        let ip = [0x45, 0, total[0], total[1], 0, 0, 0x40, 0, 64, protocol, 0, 0, 10, 1, 0, client, 10, 2, 0, 1];
+        let ip =
+            [0x45, 0, total[0], total[1], 0, 0, 0x40, 0, 64, protocol, 0, 0, 10, 1, 0, client, 10, 2, 0, 1];
         let length = u32::try_from(ip.len() + transport.len())?;
         for word in [1_700_000_000 + number / 5000, number % 5000 * 200, length, length] {
             out.write_all(&word.to_le_bytes())?;
@@ -193,10 +221,18 @@ pub fn measure(packets: u32) -> Result<Vec<Row>> {
     ];
     for (what, tunnel) in [("names of every day", false), ("a tunnel's names", true)] {
         let (rate, nanos) = dns(tunnel);
-        rows.push((format!("DNS events a second, {what}"), format!("{rate:.0} ({nanos:.0} ns each)"), "500,000; D1+D2 2 µs".to_owned()));
+        rows.push((
+            format!("DNS events a second, {what}"),
+            format!("{rate:.0} ({nanos:.0} ns each)"),
+            "500,000; D1+D2 2 µs".to_owned(),
+        ));
     }
     for (what, packed) in [("JSON", false), ("base64", true)] {
-        rows.push((format!("HTTP payload, {what}"), format!("{:.0} MB/s", http(packed) / 1e6), "200 MB/s".to_owned()));
+        rows.push((
+            format!("HTTP payload, {what}"),
+            format!("{:.0} MB/s", http(packed) / 1e6),
+            "200 MB/s".to_owned(),
+        ));
     }
     Ok(rows)
 }

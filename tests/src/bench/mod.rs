@@ -1,8 +1,8 @@
 //! What enforcement costs: nanoseconds per run of each kernel program, and what is left of throughput and of
 //! the rate of connections.
 
-pub mod empty;
 pub mod detect;
+pub mod empty;
 pub mod load;
 pub mod pairs;
 pub mod programs;

@@ -3,7 +3,11 @@
 //! HOSTS has a host name a line, URLS a URL a line, WORDS an English word a line. Writes `hosts.lm`, `urls.lm` and `words.txt` into the
 //! directory OUT.
 
-use std::{collections::{BTreeMap, HashMap}, env, fs, path::Path};
+use std::{
+    collections::{BTreeMap, HashMap},
+    env, fs,
+    path::Path,
+};
 
 use agentnet::detect::{
     domains::Base,
@@ -67,10 +71,8 @@ impl Counts {
                 let counts: Vec<f64> = (0..SYMBOLS)
                     .map(|three| self.three.get(&(one, two, three)).copied().unwrap_or(0.0))
                     .collect();
-                let (sum, kinds) = (
-                    counts.iter().sum::<f64>(),
-                    counts.iter().filter(|&&count| count > 0.0).count() as f64,
-                );
+                let (sum, kinds) =
+                    (counts.iter().sum::<f64>(), counts.iter().filter(|&&count| count > 0.0).count() as f64);
                 for (three, count) in counts.iter().enumerate() {
                     let backed = if contexts2[two].0 > 0.0 { p2(two, three) } else { p1(three) };
                     let p = if kinds > 0.0 { (count + kinds * backed) / (sum + kinds) } else { backed };
@@ -119,11 +121,14 @@ fn words(labels: &HashMap<Vec<u8>, f64>, english: &str) -> String {
     }
     let total: f64 = runs.values().sum();
     let mut costs: BTreeMap<&str, f64> = english.lines().map(|word| (word, ENGLISH * UNIT)).collect();
-    for (run, count) in runs.into_iter().filter(|(run, count)| (2..=24).contains(&run.len()) && *count >= WORD) {
+    for (run, count) in
+        runs.into_iter().filter(|(run, count)| (2..=24).contains(&run.len()) && *count >= WORD)
+    {
         let cost = -(count / total).log2() * UNIT;
         costs.entry(run).and_modify(|known| *known = known.min(cost)).or_insert(cost);
     }
-    let mut lines: Vec<String> = costs.iter().map(|(word, cost)| format!("{word} {}", cost.round())).collect();
+    let mut lines: Vec<String> =
+        costs.iter().map(|(word, cost)| format!("{word} {}", cost.round())).collect();
     lines.sort();
     lines.join("\n") + "\n"
 }

@@ -20,7 +20,8 @@ pub(super) fn text(path: &Path) -> Result<String> {
         }
         bytes = output.stdout;
     } else {
-        File::open(path).and_then(|mut file| file.read_to_end(&mut bytes))
+        File::open(path)
+            .and_then(|mut file| file.read_to_end(&mut bytes))
             .with_context(|| format!("cannot read {}", path.display()))?;
     }
     Ok(String::from_utf8_lossy(&bytes).into_owned())
@@ -29,7 +30,11 @@ pub(super) fn text(path: &Path) -> Result<String> {
 /// Lines that are no comments.
 pub(super) fn lines(path: &Path) -> Result<Vec<String>> {
     let text = text(path)?;
-    Ok(text.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty()).map(str::to_owned).collect())
+    Ok(text
+        .lines()
+        .filter(|line| !line.starts_with('#') && !line.trim().is_empty())
+        .map(str::to_owned)
+        .collect())
 }
 
 /// Files of a folder whose names end so, sorted; none if there is no such folder.

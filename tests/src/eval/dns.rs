@@ -136,7 +136,13 @@ fn captures(folder: &Path, page: &mut Page) -> Result<()> {
             })
         });
         let error = done.err().map_or("–".to_owned(), |error| error.to_string());
-        let cells = [data::name(&path), replay.summary().packets.to_string(), alerts.to_string(), blocked.to_string(), error];
+        let cells = [
+            data::name(&path),
+            replay.summary().packets.to_string(),
+            alerts.to_string(),
+            blocked.to_string(),
+            error,
+        ];
         page.row(&cells);
         if blocked == 0 {
             page.misses.push(format!("capture {}: not blocked", data::name(&path)));
@@ -146,7 +152,14 @@ fn captures(folder: &Path, page: &mut Page) -> Result<()> {
 }
 
 pub(super) fn benign(root: &Path, page: &mut Page) -> Result<()> {
-    let mut columns = vec!["data", "pairs of client and domain", "alerted", "per 10,000", "blocked", "by destination class"];
+    let mut columns = vec![
+        "data",
+        "pairs of client and domain",
+        "alerted",
+        "per 10,000",
+        "blocked",
+        "by destination class",
+    ];
     columns.extend(RULES.iter().map(|(name, _)| *name));
     page.table("Names of every day: pairs flagged", &columns);
     let mut files = data::files(&root.join("dns-benign"), ".tsv.gz")?;
@@ -157,7 +170,8 @@ pub(super) fn benign(root: &Path, page: &mut Page) -> Result<()> {
     for path in files {
         let judged = judge(&data::lines(&path)?);
         // A list of names of all the world is no client: each domain in it is one.
-        let (mut all, mut alerted, mut blocked, mut class) = (BTreeSet::new(), BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
+        let (mut all, mut alerted, mut blocked, mut class) =
+            (BTreeSet::new(), BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
         for (query, (verdict, detectors)) in judged.queries.iter().zip(&judged.verdicts) {
             all.insert(&query.pair);
             let others = detectors.iter().any(|&detector| detector != "destination_class");
@@ -172,7 +186,8 @@ pub(super) fn benign(root: &Path, page: &mut Page) -> Result<()> {
             }
         }
         for ((client, domain), detectors) in &alerted {
-            page.misses.push(format!("false alarm in {}: {client} and {domain} ({detectors})", data::name(&path)));
+            page.misses
+                .push(format!("false alarm in {}: {client} and {domain} ({detectors})", data::name(&path)));
         }
         #[expect(clippy::cast_precision_loss, reason = "counts of pairs")]
         let rate = alerted.len() as f64 * 10_000.0 / all.len().max(1) as f64;
@@ -208,7 +223,11 @@ pub(super) fn generated(root: &Path, page: &mut Page) -> Result<()> {
             continue;
         }
         families += 1;
-        let log: Vec<_> = names.iter().enumerate().map(|(at, name)| format!("{at}.0 host 1 {} 3 0 0 0", name.trim())).collect();
+        let log: Vec<_> = names
+            .iter()
+            .enumerate()
+            .map(|(at, name)| format!("{at}.0 host 1 {} 3 0 0 0", name.trim()))
+            .collect();
         let raised = judge(&log).verdicts.iter().any(|(_, detectors)| detectors.contains(&"dga"));
         if raised {
             found += 1;
@@ -216,7 +235,10 @@ pub(super) fn generated(root: &Path, page: &mut Page) -> Result<()> {
             missed.push(data::name(path));
         }
     }
-    page.table("Bursts of generated names that do not exist", &["families of 25 names and more", "found", "share", "smaller ones"]);
+    page.table(
+        "Bursts of generated names that do not exist",
+        &["families of 25 names and more", "found", "share", "smaller ones"],
+    );
     page.row(&[families.to_string(), found.to_string(), percent(found, families), small.to_string()]);
     page.misses.extend(missed.into_iter().map(|name| format!("generated names of {name}: no alert")));
     Ok(())

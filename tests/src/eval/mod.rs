@@ -64,7 +64,10 @@ pub fn main() -> Result<ExitCode> {
     let root = std::env::args_os().nth(1).map_or_else(|| PathBuf::from("../shared/data"), PathBuf::from);
     let mut page = Page::default();
     if !root.is_dir() {
-        println!("Skipped: there is no labelled data in {}; name its folder as the argument.", root.display());
+        println!(
+            "Skipped: there is no labelled data in {}; name its folder as the argument.",
+            root.display()
+        );
         return Ok(ExitCode::SUCCESS);
     }
     dns::tunnels(&root, &mut page)?;

@@ -15,10 +15,25 @@ use super::{Page, data, percent};
 
 /// nDPI's names for the protocols that are named here.
 const NAMES: &[(&str, &str)] = &[
-    ("TLS", "TLS"), ("HTTP", "HTTP"), ("DNS", "DNS"), ("MDNS", "MDNS"), ("QUIC", "QUIC"), ("SSH", "SSH"),
-    ("SMTP", "SMTP"), ("FTP_CONTROL", "FTP"), ("IMAP", "IMAP"), ("POP3", "POP3"), ("POP", "POP3"),
-    ("DTLS", "DTLS"), ("STUN", "STUN"), ("NTP", "NTP"), ("DHCP", "DHCP"), ("BitTorrent", "BitTorrent"),
-    ("SMBv23", "SMB"), ("ICMP", "ICMP"), ("ICMPV6", "ICMPV6"),
+    ("TLS", "TLS"),
+    ("HTTP", "HTTP"),
+    ("DNS", "DNS"),
+    ("MDNS", "MDNS"),
+    ("QUIC", "QUIC"),
+    ("SSH", "SSH"),
+    ("SMTP", "SMTP"),
+    ("FTP_CONTROL", "FTP"),
+    ("IMAP", "IMAP"),
+    ("POP3", "POP3"),
+    ("POP", "POP3"),
+    ("DTLS", "DTLS"),
+    ("STUN", "STUN"),
+    ("NTP", "NTP"),
+    ("DHCP", "DHCP"),
+    ("BitTorrent", "BitTorrent"),
+    ("SMBv23", "SMB"),
+    ("ICMP", "ICMP"),
+    ("ICMPV6", "ICMPV6"),
 ];
 
 pub(super) fn evaluate(root: &Path, page: &mut Page) -> Result<()> {
@@ -54,7 +69,8 @@ pub(super) fn evaluate(root: &Path, page: &mut Page) -> Result<()> {
             let Some((_, ours)) = NAMES.iter().find(|(theirs, _)| *theirs == name) else { continue };
             let same = replay.flows().iter().find(|flow| {
                 flow.app.is_some_and(|app| app.label() == *ours)
-                    && ((flow.client == one && flow.server == two) || (flow.client == two && flow.server == one))
+                    && ((flow.client == one && flow.server == two)
+                        || (flow.client == two && flow.server == one))
             });
             let count = counts.entry(ours).or_default();
             count.0 += 1;
@@ -63,7 +79,10 @@ pub(super) fn evaluate(root: &Path, page: &mut Page) -> Result<()> {
             } else {
                 let seen = replay.flows().iter().find(|flow| flow.client == one || flow.client == two);
                 let seen = seen.and_then(|flow| flow.app).map_or("nothing", |app| app.label());
-                page.misses.push(format!("protocol of {one} {two} in {}: {ours} expected, {seen} named", data::name(path)));
+                page.misses.push(format!(
+                    "protocol of {one} {two} in {}: {ours} expected, {seen} named",
+                    data::name(path)
+                ));
             }
         }
     }

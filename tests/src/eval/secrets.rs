@@ -54,7 +54,10 @@ pub(super) fn evaluate(root: &Path, page: &mut Page) -> Result<()> {
     let mut examples = Vec::new();
     for path in files {
         for line in data::lines(&path)? {
-            examples.push(serde_json::from_str::<Example>(&line).with_context(|| format!("{}: {line}", path.display()))?);
+            examples.push(
+                serde_json::from_str::<Example>(&line)
+                    .with_context(|| format!("{}: {line}", path.display()))?,
+            );
         }
     }
     let classes = [
@@ -78,7 +81,8 @@ pub(super) fn evaluate(root: &Path, page: &mut Page) -> Result<()> {
                 let found = is_found(&encode(&example.text));
                 if *form == "raw" && found != (label == "secret") {
                     let what = if found { "false alarm" } else { "missed" };
-                    let shown: String = example.text.chars().take(60).collect::<String>().replace(['\n', '`'], " ");
+                    let shown: String =
+                        example.text.chars().take(60).collect::<String>().replace(['\n', '`'], " ");
                     page.misses.push(format!("secret {what}: {}: `{shown}`", example.rule));
                 }
                 found
@@ -92,7 +96,9 @@ pub(super) fn evaluate(root: &Path, page: &mut Page) -> Result<()> {
 }
 
 fn is_found(line: &str) -> bool {
-    scanner(List::Payloads).line(line).is_ok_and(|verdict| verdict.is_some_and(|verdict| verdict.verdict != "ok"))
+    scanner(List::Payloads)
+        .line(line)
+        .is_ok_and(|verdict| verdict.is_some_and(|verdict| verdict.verdict != "ok"))
 }
 
 /// The lock files of this project: any secret in them is a false alarm.
@@ -102,7 +108,9 @@ fn lock_files(page: &mut Page) -> Result<()> {
     for name in ["Cargo.lock", "agentnet-ebpf/Cargo.lock"] {
         let mut scanner = scanner(List::Payloads);
         let lines = data::lines(&root.join(name))?;
-        let found = lines.iter().filter(|line| scanner.line(line).is_ok_and(|verdict| verdict.is_some_and(|verdict| verdict.verdict != "ok")));
+        let found = lines.iter().filter(|line| {
+            scanner.line(line).is_ok_and(|verdict| verdict.is_some_and(|verdict| verdict.verdict != "ok"))
+        });
         alarms.insert(format!("{name}, {} lines", lines.len()), found.count());
     }
     page.table("Lock files", &["file", "false alarms"]);

@@ -15,7 +15,10 @@ pub(super) fn benign(root: &Path, page: &mut Page) -> Result<()> {
         page.skip(&folder);
         return Ok(());
     }
-    page.table("Requests of every day", &["data", "requests", "alerted", "blocked", "Shannon > 4.5 on tokens of 20"]);
+    page.table(
+        "Requests of every day",
+        &["data", "requests", "alerted", "blocked", "Shannon > 4.5 on tokens of 20"],
+    );
     for path in files {
         let mut scanner = scanner(List::Urls);
         let (mut all, mut alerted, mut blocked, mut entropy) = (0, 0, 0, 0);
@@ -44,5 +47,8 @@ pub(super) fn benign(root: &Path, page: &mut Page) -> Result<()> {
 /// The rule that most tools have.
 fn naive(line: &str) -> bool {
     let address = line.split_once("://").map_or(line, |(_, rest)| rest);
-    address.split(['/', '?', '&', '=']).skip(1).any(|token| token.len() >= 20 && super::rules::shannon(token) > 4.5)
+    address
+        .split(['/', '?', '&', '='])
+        .skip(1)
+        .any(|token| token.len() >= 20 && super::rules::shannon(token) > 4.5)
 }

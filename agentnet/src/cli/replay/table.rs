@@ -26,7 +26,11 @@ pub(super) fn write(out: &mut impl Write, name: &str, summary: &Summary) -> io::
         },
     )?;
     if !summary.protocols.is_empty() {
-        writeln!(out, "\n{:<18} {:>9} {:>10} {:>12} {:>12}", "protocol", "flows", "packets", "sent", "received")?;
+        writeln!(
+            out,
+            "\n{:<18} {:>9} {:>10} {:>12} {:>12}",
+            "protocol", "flows", "packets", "sent", "received"
+        )?;
         let mut rows: Vec<_> = summary.protocols.iter().collect();
         rows.sort_by_key(|(_, protocol)| std::cmp::Reverse(protocol.flows));
         for (name, protocol) in rows {
@@ -47,7 +51,11 @@ fn alerts(out: &mut impl Write, summary: &Summary) -> io::Result<()> {
     if summary.alerts.is_empty() {
         return writeln!(out, "\nnothing found");
     }
-    writeln!(out, "\n{:<24} {:<18} {:<8} {:>7} {:>10}  destination", "agent", "found", "action", "alerts", "after")?;
+    writeln!(
+        out,
+        "\n{:<24} {:<18} {:<8} {:>7} {:>10}  destination",
+        "agent", "found", "action", "alerts", "after"
+    )?;
     let mut rows: Vec<_> = summary.alerts.iter().collect();
     rows.sort_by_key(|(_, told)| (std::cmp::Reverse(told.action), told.first));
     for ((agent, kind, subject), told) in rows.iter().take(ROWS) {

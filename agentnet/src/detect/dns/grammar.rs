@@ -5,15 +5,46 @@ use super::rtype;
 /// Starts of TXT records that have a meaning (RFC 7208, 6376, 7489, 8461, 8460 and verification tokens of
 /// services), in lower case.
 const KNOWN: &[&[u8]] = &[
-    b"v=spf1", b"spf2.0/", b"v=dkim1", b"v=dmarc1", b"v=stsv1", b"v=tlsrptv1", b"v=bimi1", b"v=arc1", b"k=rsa",
-    b"k=ed25519", b"ms=", b"google-site-verification=", b"google-gws-recovery-domain-verification=",
-    b"facebook-domain-verification=", b"apple-domain-verification=", b"globalsign-domain-verification=",
-    b"docusign=", b"adobe-idp-site-verification=", b"adobe-sign-verification=", b"atlassian-domain-verification=",
-    b"amazonses:", b"stripe-verification=", b"dropbox-domain-verification=", b"yandex-verification:",
-    b"zoom_verify_", b"zoom-domain-verification=", b"openai-domain-verification=",
-    b"anthropic-domain-verification", b"_globalsign", b"cisco-ci-domain-verification=", b"status-page-domain",
-    b"onetrust-domain-verification=", b"slack-domain-verification=", b"miro-verification=", b"dnslink=",
-    b"v=verifydomain", b"protonmail-verification=", b"have-i-been-pwned-verification=", b"pardot", b"t=",
+    b"v=spf1",
+    b"spf2.0/",
+    b"v=dkim1",
+    b"v=dmarc1",
+    b"v=stsv1",
+    b"v=tlsrptv1",
+    b"v=bimi1",
+    b"v=arc1",
+    b"k=rsa",
+    b"k=ed25519",
+    b"ms=",
+    b"google-site-verification=",
+    b"google-gws-recovery-domain-verification=",
+    b"facebook-domain-verification=",
+    b"apple-domain-verification=",
+    b"globalsign-domain-verification=",
+    b"docusign=",
+    b"adobe-idp-site-verification=",
+    b"adobe-sign-verification=",
+    b"atlassian-domain-verification=",
+    b"amazonses:",
+    b"stripe-verification=",
+    b"dropbox-domain-verification=",
+    b"yandex-verification:",
+    b"zoom_verify_",
+    b"zoom-domain-verification=",
+    b"openai-domain-verification=",
+    b"anthropic-domain-verification",
+    b"_globalsign",
+    b"cisco-ci-domain-verification=",
+    b"status-page-domain",
+    b"onetrust-domain-verification=",
+    b"slack-domain-verification=",
+    b"miro-verification=",
+    b"dnslink=",
+    b"v=verifydomain",
+    b"protonmail-verification=",
+    b"have-i-been-pwned-verification=",
+    b"pardot",
+    b"t=",
 ];
 
 /// Bytes of a TXT record that grammars need at most: DKIM keys of 4096 bits.
@@ -25,7 +56,13 @@ const LONG_TARGET: usize = 100;
 pub(super) const fn is_free(rtype: u16) -> bool {
     matches!(
         rtype,
-        rtype::TXT | rtype::NULL | rtype::KEY | rtype::SPF | rtype::CERT | rtype::OPENPGPKEY | rtype::PRIVATE..
+        rtype::TXT
+            | rtype::NULL
+            | rtype::KEY
+            | rtype::SPF
+            | rtype::CERT
+            | rtype::OPENPGPKEY
+            | rtype::PRIVATE..
     )
 }
 
@@ -36,7 +73,9 @@ pub(super) fn opaque_bytes(rtype: u16, data: &[u8]) -> u32 {
             let text = data.get(1..).unwrap_or_default();
             if is_known_text(text) { 0 } else { text.len() }
         }
-        rtype::CNAME | rtype::MX | rtype::SRV | rtype::NS | rtype::PTR if data.len() > LONG_TARGET => data.len(),
+        rtype::CNAME | rtype::MX | rtype::SRV | rtype::NS | rtype::PTR if data.len() > LONG_TARGET => {
+            data.len()
+        }
         _ if is_free(rtype) => data.len(),
         _ => 0,
     };
@@ -48,5 +87,7 @@ fn is_known_text(text: &[u8]) -> bool {
     let acme = text.len() == 43
         && text.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
     acme || text.len() <= MAX_KNOWN
-        && KNOWN.iter().any(|known| text.get(..known.len()).is_some_and(|start| start.eq_ignore_ascii_case(known)))
+        && KNOWN
+            .iter()
+            .any(|known| text.get(..known.len()).is_some_and(|start| start.eq_ignore_ascii_case(known)))
 }

@@ -10,7 +10,9 @@ fn query(name: &str, rtype: Rtype) -> Vec<u8> {
 
 #[test]
 fn an_ordinary_query_has_no_fault() {
-    for (name, rtype) in [("www.Example.com", Rtype::A), ("x.example", Rtype::HTTPS), ("_dmarc.x.org", Rtype::TXT)] {
+    for (name, rtype) in
+        [("www.Example.com", Rtype::A), ("x.example", Rtype::HTTPS), ("_dmarc.x.org", Rtype::TXT)]
+    {
         let view = View::read(&query(name, rtype), false);
         assert_eq!(view.name.display(), name);
         assert_eq!((view.rtype, view.is_query, view.answer), (rtype.to_int(), true, None));
@@ -85,8 +87,14 @@ fn what_answers_say_freely_is_counted() {
 
 #[test]
 fn a_line_of_a_log_asks_and_answers() {
-    let logged =
-        Logged { name: "c1.example.com", rtype: 16, rcode: Some(0), answers: 2, answer_bytes: 300, query_bytes: 0 };
+    let logged = Logged {
+        name: "c1.example.com",
+        rtype: 16,
+        rcode: Some(0),
+        answers: 2,
+        answer_bytes: 300,
+        query_bytes: 0,
+    };
     let view = View::logged(&logged, Direction::Egress);
     assert!(view.is_query);
     assert_eq!(view.answer.unwrap().opaque, 300);

@@ -76,10 +76,15 @@ impl HostSecrets {
 
     /// Which of them are in `bytes`.
     pub fn find<'h>(&'h self, bytes: &[u8]) -> impl Iterator<Item = Hit<'h>> {
-        self.automaton.find_iter(bytes).take(32).filter_map(|hit| {
-            let (name, form) = self.patterns.get(hit.pattern().as_usize())?;
-            Some(Hit { name: self.names.get(*name)?, form, span: hit.start()..hit.end() })
-        }).collect::<Vec<_>>().into_iter()
+        self.automaton
+            .find_iter(bytes)
+            .take(32)
+            .filter_map(|hit| {
+                let (name, form) = self.patterns.get(hit.pattern().as_usize())?;
+                Some(Hit { name: self.names.get(*name)?, form, span: hit.start()..hit.end() })
+            })
+            .collect::<Vec<_>>()
+            .into_iter()
     }
 }
 
@@ -97,7 +102,9 @@ fn is_worth_it(secret: &[u8]) -> bool {
         }
     }
     let mixed = kinds.iter().filter(|&&kind| kind).count() >= 2;
-    let path = secret.starts_with(b"/") || secret.starts_with(b"http") || secret.contains(&b' ') && secret.len() < 24;
+    let path = secret.starts_with(b"/")
+        || secret.starts_with(b"http")
+        || secret.contains(&b' ') && secret.len() < 24;
     secret.len() >= SHORTEST && mixed && !path
 }
 
@@ -123,7 +130,13 @@ fn forms(secret: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
 
 /// The characters of an encoding that depend on the secret alone, where it begins `offset` bytes into a group of
 /// `bytes` bytes that become `characters`.
-fn inner(encoding: &data_encoding::Encoding, secret: &[u8], offset: usize, bytes: usize, characters: usize) -> Vec<u8> {
+fn inner(
+    encoding: &data_encoding::Encoding,
+    secret: &[u8],
+    offset: usize,
+    bytes: usize,
+    characters: usize,
+) -> Vec<u8> {
     let mut padded = vec![0; offset];
     padded.extend_from_slice(secret);
     let encoded = encoding.encode(&padded).into_bytes();
@@ -167,7 +180,11 @@ mod tests {
             assert_eq!(form(BASE64_NOPAD.encode(&text).as_bytes()), Some("base64"), "{offset}");
             assert_eq!(form(BASE64URL_NOPAD.encode(&text).as_bytes()), Some("base64"), "{offset}");
             assert_eq!(form(BASE32_NOPAD.encode(&text).as_bytes()), Some("base32"), "{offset}");
-            assert_eq!(form(BASE32_NOPAD.encode(&text).to_lowercase().as_bytes()), Some("base32"), "{offset}");
+            assert_eq!(
+                form(BASE32_NOPAD.encode(&text).to_lowercase().as_bytes()),
+                Some("base32"),
+                "{offset}"
+            );
         }
         let reversed: Vec<u8> = SECRET.iter().rev().copied().collect();
         assert_eq!(form(&reversed), Some("reversed"));
@@ -177,7 +194,9 @@ mod tests {
 
     #[test]
     fn values_of_every_day_are_left_out() {
-        for value in ["production", "/usr/local/bin", "https://example.com/path", "short1!", "aaaaaaaaaaaaaaaa"] {
+        for value in
+            ["production", "/usr/local/bin", "https://example.com/path", "short1!", "aaaaaaaaaaaaaaaa"]
+        {
             assert!(HostSecrets::new([("X", value.as_bytes())]).is_none(), "{value}");
         }
     }

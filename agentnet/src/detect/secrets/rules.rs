@@ -5,7 +5,10 @@ use std::sync::LazyLock;
 use aho_corasick::{AhoCorasick, AhoCorasickBuilder, AhoCorasickKind};
 use regex::bytes::{Regex, RegexBuilder};
 
-use super::{super::lm::{Bits, Case, URLS}, table::RULES};
+use super::{
+    super::lm::{Bits, Case, URLS},
+    table::RULES,
+};
 
 /// A secret by its format.
 #[derive(Debug)]
@@ -79,8 +82,11 @@ static WORDS: LazyLock<Option<Words>> = LazyLock::new(|| {
         })
         .unzip();
     // One automaton for both: bytes are looked at once.
-    let automaton =
-        AhoCorasickBuilder::new().ascii_case_insensitive(true).kind(Some(AhoCorasickKind::DFA)).build(words).ok()?;
+    let automaton = AhoCorasickBuilder::new()
+        .ascii_case_insensitive(true)
+        .kind(Some(AhoCorasickKind::DFA))
+        .build(words)
+        .ok()?;
     Some(Words { automaton, rules })
 });
 
@@ -146,13 +152,15 @@ fn goes_on(bytes: &[u8], end: usize, length: usize) -> bool {
 }
 
 const fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.' | b'+' | b'/' | b'=' | b'~' | b'$' | b':' | b'!')
+    byte.is_ascii_alphanumeric()
+        || matches!(byte, b'_' | b'-' | b'.' | b'+' | b'/' | b'=' | b'~' | b'$' | b':' | b'!')
 }
 
 fn attempt(bytes: &[u8], hit: usize, at: usize, rule: &'static Rule, found: &mut Vec<Match>) {
     let Some(pattern) = PATTERNS.get(at).and_then(|pattern| pattern.as_ref()) else { return };
     let start = hit.saturating_sub(BEFORE);
-    let behind = if matches!(rule.id, "jwt_signed" | "dropbox_token" | "onepassword_token") { LONG } else { BEHIND };
+    let behind =
+        if matches!(rule.id, "jwt_signed" | "dropbox_token" | "onepassword_token") { LONG } else { BEHIND };
     let end = bytes.len().min(hit + behind);
     let Some(window) = bytes.get(start..end) else { return };
     let Some(groups) = pattern.captures(window) else { return };
@@ -164,7 +172,8 @@ fn attempt(bytes: &[u8], hit: usize, at: usize, rule: &'static Rule, found: &mut
     }
     // The beginning of a token stands at the beginning of a word.
     let begins = bytes.get(span.start.wrapping_sub(1)).is_none_or(|before| !before.is_ascii_alphanumeric());
-    let escaped = bytes.get(span.start.saturating_sub(2)..span.start).is_some_and(|before| before.starts_with(b"\\"));
+    let escaped =
+        bytes.get(span.start.saturating_sub(2)..span.start).is_some_and(|before| before.starts_with(b"\\"));
     if rule.tier == Tier::Certain && is_all_token(rule) && !begins && !escaped {
         return;
     }
@@ -217,9 +226,27 @@ fn distinct(bytes: &[u8]) -> u32 {
 /// Words that stand for a secret in documentation and templates.
 fn is_placeholder(secret: &[u8]) -> bool {
     const WORDS: &[&[u8]] = &[
-        b"xxxxxx", b"XXXXXX", b"example", b"your_", b"your-", b"YOUR_", b"<your", b"changeme", b"placeholder",
-        b"process.env", b"os.environ", b"${", b"{{", b"$(", b"......", b"******",
-        b"redacted", b"REDACTED", b"dummy", b"insert_", b"undefined",
+        b"xxxxxx",
+        b"XXXXXX",
+        b"example",
+        b"your_",
+        b"your-",
+        b"YOUR_",
+        b"<your",
+        b"changeme",
+        b"placeholder",
+        b"process.env",
+        b"os.environ",
+        b"${",
+        b"{{",
+        b"$(",
+        b"......",
+        b"******",
+        b"redacted",
+        b"REDACTED",
+        b"dummy",
+        b"insert_",
+        b"undefined",
     ];
     WORDS.iter().any(|word| secret.windows(word.len()).any(|window| window == *word))
 }
@@ -259,7 +286,8 @@ fn has_crc(secret: &[u8]) -> bool {
     let mut number = crc32fast::hash(random);
     let mut expected = [b'0'; 6];
     for place in expected.iter_mut().rev() {
-        *place = usize::try_from(number % 62).ok().and_then(|digit| DIGITS.get(digit)).copied().unwrap_or(b'0');
+        *place =
+            usize::try_from(number % 62).ok().and_then(|digit| DIGITS.get(digit)).copied().unwrap_or(b'0');
         number /= 62;
     }
     sum == expected
@@ -291,7 +319,9 @@ mod tests {
         let mut number = crc32fast::hash(random);
         let mut sum = Vec::new();
         for _ in 0..6 {
-            sum.push(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"[(number % 62) as usize]);
+            sum.push(
+                b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"[(number % 62) as usize],
+            );
             number /= 62;
         }
         sum.reverse();

@@ -49,9 +49,29 @@ fn is_uuid(token: &[u8]) -> bool {
 /// Names of parameters whose values sign a request or tell a session: `X-Amz-Signature`, `sig`, `token`.
 pub(super) fn is_signature(name: &[u8]) -> bool {
     const ENDS: &[&[u8]] = &[
-        b"signature", b"credential", b"security-token", b"sig", b"hmac", b"hash", b"checksum", b"policy",
-        b"key-pair-id", b"jwt", b"nonce", b"state", b"samlrequest", b"samlresponse", b"relaystate", b"csrf",
-        b"verify", b"hdnts", b"__gda__", b"se", b"skoid", b"sktid", b"response-content-disposition",
+        b"signature",
+        b"credential",
+        b"security-token",
+        b"sig",
+        b"hmac",
+        b"hash",
+        b"checksum",
+        b"policy",
+        b"key-pair-id",
+        b"jwt",
+        b"nonce",
+        b"state",
+        b"samlrequest",
+        b"samlresponse",
+        b"relaystate",
+        b"csrf",
+        b"verify",
+        b"hdnts",
+        b"__gda__",
+        b"se",
+        b"skoid",
+        b"sktid",
+        b"response-content-disposition",
     ];
     let lower = name.to_ascii_lowercase();
     ENDS.iter().any(|end| lower.ends_with(end) && (end.len() > 3 || lower.len() == end.len()))
@@ -59,9 +79,12 @@ pub(super) fn is_signature(name: &[u8]) -> bool {
 
 /// Whether decoded text is a name or an address: identifiers that are encoded say such things.
 pub(super) fn is_name(text: &[u8]) -> bool {
-    let address = text.starts_with(b"http://") || text.starts_with(b"https://") || text.starts_with(b"gid://");
+    let address =
+        text.starts_with(b"http://") || text.starts_with(b"https://") || text.starts_with(b"gid://");
     let spaces = text.iter().any(|byte| matches!(byte, b' ' | b'\n' | b'{' | b'=' | b'"'));
-    let short = text.len() < 40 && !spaces && text.iter().filter(|byte| byte.is_ascii_digit()).count() * 3 > text.len();
+    let short = text.len() < 40
+        && !spaces
+        && text.iter().filter(|byte| byte.is_ascii_digit()).count() * 3 > text.len();
     address || short
 }
 
@@ -72,8 +95,12 @@ mod tests {
     #[test]
     fn identifiers_of_every_day_are_known() {
         for token in [
-            "20261129", "550e8400-e29b-41d4-a716-446655440000", "d41d8cd98f00b204e9800998ecf8427e",
-            "da39a3ee5e6b4b0d3255bfef95601890afd80709", "main-2fd4e1c67a2d.js", "2024-01-01T00:00:00Z",
+            "20261129",
+            "550e8400-e29b-41d4-a716-446655440000",
+            "d41d8cd98f00b204e9800998ecf8427e",
+            "da39a3ee5e6b4b0d3255bfef95601890afd80709",
+            "main-2fd4e1c67a2d.js",
+            "2024-01-01T00:00:00Z",
             "69391af5396c6aab723932240803f49e5f3de3dd7c57d32f02d237a0ce32",
         ] {
             assert!(is_identifier(token.as_bytes()), "{token}");

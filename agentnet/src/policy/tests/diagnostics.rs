@@ -51,7 +51,10 @@ sni = "required"
 egress = "200 MiB/1h"
 "#,
     ),
-    ("detect", "[detect.dns_tunel]\naction = \"block\"\n[detect.dga]\naction = \"stop\"\n[detect.dns_tunnel]\n"),
+    (
+        "detect",
+        "[detect.dns_tunel]\naction = \"block\"\n[detect.dga]\naction = \"stop\"\n[detect.dns_tunnel]\n",
+    ),
     (
         "wrong_type",
         r#"mode = 1

@@ -158,7 +158,8 @@ fn the_reference_has_every_kind_of_finding() {
 #[test]
 fn the_reference_names_every_key_code_and_special_network() {
     let reference = include_str!("../../../../docs/policy.md");
-    let tables = [&schema::POLICY, &schema::EGRESS, &schema::ALLOW, &schema::DENY, &schema::LOCAL, &schema::DETECTOR];
+    let tables =
+        [&schema::POLICY, &schema::EGRESS, &schema::ALLOW, &schema::DENY, &schema::LOCAL, &schema::DETECTOR];
     let keys = tables.iter().flat_map(|table| table.keys).map(|key| key.name.to_owned());
     let kinds = schema::detect().keys.iter().map(|key| key.name.to_owned());
     let codes = Code::ALL.iter().map(|code| code.label().to_owned());

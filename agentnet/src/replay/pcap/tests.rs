@@ -25,7 +25,8 @@ fn pcapng(packets: &[&[u8]]) -> Vec<u8> {
         let length = u32::try_from(12 + body.len() + padding).unwrap().to_le_bytes();
         [&kind.to_le_bytes()[..], &length, body, &[0; 3][..padding], &length].concat()
     };
-    let mut file = block(0x0a0d_0d0a, &[&0x1a2b_3c4d_u32.to_le_bytes()[..], &[1, 0, 0, 0], &[0xff; 8]].concat());
+    let mut file =
+        block(0x0a0d_0d0a, &[&0x1a2b_3c4d_u32.to_le_bytes()[..], &[1, 0, 0, 0], &[0xff; 8]].concat());
     // Ethernet; the option if_tsresol is 9.
     file.extend(block(1, &[1, 0, 0, 0, 0, 0, 0, 0, 9, 0, 1, 0, 9, 0, 0, 0, 0, 0, 0, 0]));
     for packet in packets {
@@ -33,7 +34,8 @@ fn pcapng(packets: &[&[u8]]) -> Vec<u8> {
         let high = u32::try_from(time >> 32).unwrap();
         let low = u32::try_from(time & 0xffff_ffff).unwrap();
         let length = u32::try_from(packet.len()).unwrap();
-        let head: Vec<u8> = [0, high, low, length, length].iter().flat_map(|word| word.to_le_bytes()).collect();
+        let head: Vec<u8> =
+            [0, high, low, length, length].iter().flat_map(|word| word.to_le_bytes()).collect();
         file.extend(block(6, &[&head, *packet].concat()));
     }
     file

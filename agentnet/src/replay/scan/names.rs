@@ -114,7 +114,10 @@ mod tests {
         assert_eq!((row.client, row.name, row.time.secs()), ("list", "www.example.com", START + 7 * STEP));
         let row = Row::parse("1.5\t10.0.0.1\t16\tx.example\t0\t2\t300\t60", 1).unwrap();
         assert_eq!((row.client, row.rtype, row.rcode, row.answers), ("10.0.0.1", 16, Some(0), 2));
-        assert_eq!((row.time.0, row.answer_bytes, row.query_bytes), (START * 1_000_000_000 + 1_500_000_000, 300, 60));
+        assert_eq!(
+            (row.time.0, row.answer_bytes, row.query_bytes),
+            (START * 1_000_000_000 + 1_500_000_000, 300, 60)
+        );
         let row = Row::parse("1700000000 me TXT x.example -1", 1).unwrap();
         assert_eq!((row.rtype, row.rcode, row.time.secs()), (16, None, 1_700_000_000));
     }
