@@ -7,7 +7,7 @@ use super::{
     dns::View,
     domains::BaseKind,
     event::{Agent, Body, Direction, Dns, Event, Icmp, IcmpMessage},
-    finding::{Finding, Findings, Repeats, Strength},
+    finding::{Finding, Findings, Repeat, Repeats, Strength},
     ledger::{Keys, Ledger},
     registry::REGISTRY,
     scene::{DnsScene, Scene, UNKNOWN},
@@ -25,6 +25,13 @@ pub struct Config {
     pub secrets: Option<Arc<HostSecrets>>,
 }
 
+impl Config {
+    /// Whether an address is none of the resolvers, where there are some.
+    pub fn is_foreign_resolver(&self, address: IpAddr) -> bool {
+        !self.resolvers.is_empty() && !self.resolvers.contains(&address)
+    }
+}
+
 /// What came of an event.
 #[derive(Debug, Default)]
 pub struct Outcome {
@@ -32,6 +39,8 @@ pub struct Outcome {
     pub findings: Vec<Finding>,
     /// The strongest finding, said or not.
     pub strongest: Option<Strength>,
+    /// What was said lately and not again, worth an alert or more.
+    pub again: Vec<Repeat>,
 }
 
 /// All detectors and all state.
@@ -78,6 +87,11 @@ impl Bank {
         self.workloads.get(&agent).map(|(_, workload)| &workload.ledger)
     }
 
+    /// Whether an address is none of the policy's resolvers, where it names some.
+    pub fn is_foreign_resolver(&self, address: IpAddr) -> bool {
+        self.config.is_foreign_resolver(address)
+    }
+
     /// Forgets a workload.
     pub fn forget(&mut self, agent: u64) {
         self.workloads.remove(&agent);
@@ -95,6 +109,7 @@ impl Bank {
         let mut findings = Findings {
             said: Vec::new(),
             strongest: None,
+            again: Vec::new(),
             told,
             fusion,
             keys,
@@ -118,7 +133,7 @@ impl Bank {
             Body::End(_) => self.streams.end(event.flow.id),
             Body::Start | Body::Datagram(_) => {}
         }
-        Outcome { findings: findings.said, strongest: findings.strongest }
+        Outcome { findings: findings.said, strongest: findings.strongest, again: findings.again }
     }
 
     /// Keeps the number of workloads in bounds.

@@ -23,8 +23,7 @@ impl Detector for DnsAnomaly {
 
     fn on_dns(&self, scene: &mut Scene<'_, '_>, dns: &DnsScene<'_>) {
         let remote = scene.event.flow.remote;
-        let resolvers = &scene.config.resolvers;
-        let foreign = dns.view.is_query && !resolvers.is_empty() && !resolvers.contains(&remote.ip());
+        let foreign = dns.view.is_query && scene.config.is_foreign_resolver(remote.ip());
         let faults = dns.view.faults;
         if faults.is_empty() && !foreign {
             return;

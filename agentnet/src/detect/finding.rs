@@ -32,8 +32,10 @@ pub struct Finding {
     pub score: f32,
     /// What all detectors together make of the destination, from 0 to 1; see [`super::fusion`].
     pub fused: f32,
-    /// The destination it is about: a registrable domain, a host, an address.
+    /// The destination it is about, for people: a registrable domain, a host, an address.
     pub subject: String,
+    /// What stands for it in the ledger, see [`Repeat::about`].
+    pub about: Box<[u8]>,
     /// What was done, as the end of a sentence that begins with who did it.
     pub reason: String,
     /// What to do about it.
@@ -42,6 +44,18 @@ pub struct Finding {
     pub evidence: Evidence,
     /// Times the same was found since it was last told, this one included.
     pub count: u64,
+}
+
+/// Something that was found again and not told again: what is done about it must not end because of that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repeat {
+    /// What kind of thing it is.
+    pub kind: Kind,
+    /// How much it is worth.
+    pub strength: Strength,
+    /// What stands for the destination in the ledger: a registrable domain in lower case, an address, a mark for
+    /// what is neither.
+    pub about: Box<[u8]>,
 }
 
 /// What a detector says of something it found, when somebody wants to hear it.
@@ -119,6 +133,8 @@ pub struct Findings<'a> {
     pub said: Vec<Finding>,
     /// The strongest of all, said or not.
     pub strongest: Option<Strength>,
+    /// Those that are not said again, if they are worth more than a hint.
+    pub again: Vec<Repeat>,
     pub(super) told: &'a mut Told,
     pub(super) fusion: &'a mut super::fusion::Fusion,
     pub(super) keys: Keys,
@@ -156,15 +172,19 @@ impl Findings<'_> {
             Repeats::Said => Some(1),
             Repeats::Counted => told,
         };
+        if count.is_none() && strength > Strength::Hint {
+            self.again.push(Repeat { kind, strength, about: subject.into() });
+        }
         if let Some(count) = count {
-            let Statement { subject, reason, advice, evidence } = statement();
+            let Statement { subject: text, reason, advice, evidence } = statement();
             self.said.push(Finding {
                 kind,
                 detector: detector.id(),
                 strength,
                 score,
                 fused: fused.score,
-                subject,
+                subject: text,
+                about: subject.into(),
                 reason,
                 advice,
                 evidence,

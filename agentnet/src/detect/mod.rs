@@ -7,10 +7,12 @@
 
 mod about;
 pub mod action;
+pub mod app;
 pub mod bank;
 pub mod decode;
 pub mod destination;
 pub mod dga;
+pub mod dissect;
 pub mod dns;
 pub mod dns_anomaly;
 pub mod dns_answer;
@@ -23,9 +25,12 @@ pub mod finding;
 pub mod fusion;
 pub mod http;
 pub mod icmp;
+pub mod kept;
 pub mod ledger;
+pub mod live;
 pub mod lm;
 pub mod name;
+pub mod places;
 pub mod registry;
 pub mod scene;
 pub mod secret;

@@ -196,7 +196,10 @@ fn a_credential_in_its_own_place_is_no_leak() {
         let text = format!("GET /api HTTP/1.1\r\nHost: {host}\r\n{header}: {token}\r\n\r\n");
         let found = kinds(&lab().send(1, 0, 0, text.as_bytes()));
         // Two detectors about one destination raise each other: this is about one of them.
-        found.into_iter().filter(|found| found.0 == Kind::Secret && found.2 > Strength::Hint).collect::<Vec<_>>()
+        found
+            .into_iter()
+            .filter(|found| found.0 == Kind::Secret && found.2 > Strength::Hint)
+            .collect::<Vec<_>>()
     };
     assert_eq!(request("gitlab.com", "Private-Token"), []);
     assert_eq!(request("gitlab.com", "X-Note"), [(Kind::Secret, "secret", Strength::Block)]);

@@ -7,13 +7,13 @@ use std::{
 };
 
 use super::{
-    app::App,
     packet::{Packet, Transport},
     stream::Stream,
 };
 use crate::detect::{
-    dns::framing::Framer,
+    dissect::Dissector,
     event::{Counters, Direction, Time},
+    places::Places,
 };
 
 /// Most flows at a time.
@@ -47,14 +47,11 @@ pub(super) struct Flow {
     pub(super) client: SocketAddr,
     pub(super) server: SocketAddr,
     pub(super) protocol: u8,
-    pub(super) app: Option<App>,
-    /// Times it was tried to tell what it speaks.
-    pub(super) tries: u8,
+    pub(super) dissector: Dissector,
     pub(super) counters: Counters,
     pub(super) first: Time,
     pub(super) last: Time,
     pub(super) state: Option<Box<Streams>>,
-    touched: bool,
 }
 
 /// Both directions of a TCP connection.
@@ -62,63 +59,10 @@ pub(super) struct Flow {
 pub(super) struct Streams {
     pub(super) out: Stream,
     pub(super) back: Stream,
-    pub(super) framers: [Framer; 2],
 }
 
 impl Flow {
-    /// Which way a packet of it goes.
-    pub(super) fn direction(&self, packet: &Packet<'_>) -> Direction {
-        if packet.source == self.client { Direction::Egress } else { Direction::Ingress }
-    }
-}
-
-/// All flows.
-#[derive(Debug)]
-pub(super) struct Flows {
-    places: HashMap<Key, usize, RandomState>,
-    flows: Vec<(Key, Flow)>,
-    hand: usize,
-    next: u64,
-}
-
-impl Flows {
-    pub(super) fn new() -> Self {
-        Self { places: HashMap::default(), flows: Vec::new(), hand: 0, next: 1 }
-    }
-
-    /// The flow of a packet, with what had to give way to it; `true` if it is new.
-    pub(super) fn flow(&mut self, packet: &Packet<'_>, time: Time) -> (&mut Flow, Option<Flow>, bool) {
-        let key = Key::of(packet);
-        if let Some(&at) = self.places.get(&key) {
-            let flow = &mut self.flows[at].1;
-            flow.touched = true;
-            return (flow, None, false);
-        }
-        let flow = self.new_flow(packet, time);
-        let mut gone = None;
-        let at = if self.flows.len() < FLOWS {
-            self.flows.push((key, flow));
-            self.flows.len() - 1
-        } else {
-            let at = self.victim();
-            let (old, flow) = std::mem::replace(&mut self.flows[at], (key, flow));
-            self.places.remove(&old);
-            gone = Some(flow);
-            at
-        };
-        self.places.insert(key, at);
-        (&mut self.flows[at].1, gone, true)
-    }
-
-    /// Every flow, and none is left.
-    pub(super) fn drain(&mut self) -> impl Iterator<Item = Flow> {
-        self.places.clear();
-        std::mem::take(&mut self.flows).into_iter().map(|(_, flow)| flow)
-    }
-
-    fn new_flow(&mut self, packet: &Packet<'_>, time: Time) -> Flow {
-        let id = self.next;
-        self.next += 1;
+    fn new(id: u64, packet: &Packet<'_>, time: Time) -> Self {
         let from_server = match packet.transport {
             Transport::Tcp { syn, ack, .. } if syn => ack,
             Transport::Tcp { .. } | Transport::Udp { .. } => is_server(packet.source, packet.target),
@@ -130,30 +74,50 @@ impl Flows {
         };
         let (client, server) =
             if from_server { (packet.target, packet.source) } else { (packet.source, packet.target) };
-        Flow {
+        Self {
             id,
             client,
             server,
             protocol: packet.protocol,
-            app: None,
-            tries: 0,
+            dissector: Dissector::default(),
             counters: Counters::default(),
             first: time,
             last: time,
             state: None,
-            touched: true,
         }
     }
 
-    /// The place of a flow that was not heard of since the hand last passed it.
-    fn victim(&mut self) -> usize {
-        loop {
-            self.hand = (self.hand + 1) % self.flows.len().max(1);
-            let flow = &mut self.flows[self.hand].1;
-            if !std::mem::take(&mut flow.touched) {
-                return self.hand;
-            }
-        }
+    /// Which way a packet of it goes.
+    pub(super) fn direction(&self, packet: &Packet<'_>) -> Direction {
+        if packet.source == self.client { Direction::Egress } else { Direction::Ingress }
+    }
+}
+
+/// All flows.
+#[derive(Debug)]
+pub(super) struct Flows {
+    flows: Places<Key, Flow>,
+    next: u64,
+}
+
+impl Flows {
+    pub(super) fn new() -> Self {
+        Self { flows: Places::new(FLOWS), next: 1 }
+    }
+
+    /// The flow of a packet, with what had to give way to it; `true` if it is new.
+    pub(super) fn flow(&mut self, packet: &Packet<'_>, time: Time) -> (&mut Flow, Option<Flow>, bool) {
+        let next = &mut self.next;
+        self.flows.get_or_insert_with(Key::of(packet), || {
+            let id = *next;
+            *next += 1;
+            Flow::new(id, packet, time)
+        })
+    }
+
+    /// Every flow, and none is left.
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = Flow> {
+        self.flows.drain()
     }
 }
 

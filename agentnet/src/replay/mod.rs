@@ -13,18 +13,16 @@ use crate::{
     },
     detect::{
         action::{Action, Actions},
+        app::{self, App},
         bank::{Bank, Config, Outcome},
-        dns::framing::Framer,
         event::{
-            Agent, Body, Chunk, Datagram, Direction, Dns, Event, Flow as FlowOf, Icmp, IcmpMessage, Lineage,
-            Message, Time, Transport as DnsTransport,
+            Agent, Body, Chunk, Datagram, Direction, Event, Flow as FlowOf, Icmp, IcmpMessage, Lineage, Time,
         },
         finding::Repeats,
         ledger::Keys,
     },
 };
 
-pub mod app;
 mod flows;
 pub mod lines;
 pub mod packet;
@@ -33,16 +31,10 @@ pub mod scan;
 mod stream;
 pub mod summary;
 
-use app::App;
 use flows::{Clients, Flow, Flows, Streams};
 use packet::{Packet, Transport};
 use pcap::Frame;
 pub use summary::Summary;
-
-/// Bytes of an encrypted stream that are looked at, each way.
-const HEAD: u64 = 4096;
-/// Segments and datagrams of a flow in which its protocol is looked for.
-const TRIES: u8 = 8;
 
 /// Shows a capture to the detectors.
 #[derive(Debug)]
@@ -157,7 +149,9 @@ fn see(flows: &mut Flows, waiting: &mut usize, judge: &mut Judge, packet: &Packe
         judge.judge(flow, time, Body::Start);
     }
     match packet.transport {
-        Transport::Udp { len, payload } => judge.datagram(flow, direction, time, len, payload),
+        Transport::Udp { len, payload } => {
+            judge.datagram(flow, time, Datagram { direction, len, bytes: payload });
+        }
         Transport::Tcp { sequence, syn, payload, .. } => {
             let mut state = flow.state.take().unwrap_or_default();
             let stream = match direction {
@@ -167,19 +161,20 @@ fn see(flows: &mut Flows, waiting: &mut usize, judge: &mut Judge, packet: &Packe
             if syn {
                 stream.begin(sequence);
             }
-            let Streams { out, back, framers } = &mut *state;
+            let Streams { out, back } = &mut *state;
             let stream = match direction {
                 Direction::Egress => out,
                 Direction::Ingress => back,
             };
             stream.add(sequence, payload, waiting, &mut |offset, gap, bytes| {
                 let chunk = Chunk { direction, offset, gap, bytes };
-                judge.chunk(flow, framers, time, chunk);
+                judge.chunk(flow, time, chunk);
             });
             flow.state = Some(state);
         }
         Transport::Icmp { kind, rest, len, payload } => {
-            flow.app = Some(if packet.protocol == protocol::ICMP { App::Icmp } else { App::Icmpv6 });
+            flow.dissector.app =
+                Some(if packet.protocol == protocol::ICMP { App::Icmp } else { App::Icmpv6 });
             let message = icmp(packet.protocol, kind, rest);
             judge.judge(flow, time, Body::Icmp(Icmp { direction, message, len, payload }));
         }
@@ -205,70 +200,36 @@ fn icmp(number: u8, kind: u8, rest: [u8; 4]) -> IcmpMessage {
 
 impl Judge {
     /// Bytes of a stream, in order.
-    fn chunk(&mut self, flow: &mut Flow, framers: &mut [Framer; 2], time: Time, chunk: Chunk<'_>) {
-        // A capture may begin within a connection: records of TLS say what they are at each beginning.
-        if flow.app.is_none() && flow.tries < TRIES {
-            flow.tries += 1;
-            flow.app = app::of_stream(chunk.bytes, flow.server.port());
-        }
-        if flow.app == Some(App::Dns) || flow.server.port() == 53 {
-            let framer = match chunk.direction {
-                Direction::Egress => &mut framers[0],
-                Direction::Ingress => &mut framers[1],
-            };
-            framer.push(chunk.bytes, chunk.gap, |message| {
-                self.dns(flow, chunk.direction, time, DnsTransport::Tcp, message);
-            });
-            return;
-        }
-        let encrypted = flow.app.is_some_and(App::is_encrypted);
-        if !encrypted || chunk.offset < HEAD {
-            self.judge(flow, time, Body::Chunk(chunk));
-        }
+    fn chunk(&mut self, flow: &mut Flow, time: Time, chunk: Chunk<'_>) {
+        let mut dissector = std::mem::take(&mut flow.dissector);
+        dissector.chunk(flow.server.port(), chunk, &mut |body| self.judge(flow, time, body));
+        flow.dissector = dissector;
     }
 
-    fn datagram(&mut self, flow: &mut Flow, direction: Direction, time: Time, len: u32, payload: &[u8]) {
-        if flow.app.is_none() && flow.tries < TRIES {
-            flow.tries += 1;
-            let (one, two) = (flow.server.port(), flow.client.port());
-            flow.app = app::of_datagram(payload, one.min(two), one.max(two));
-        }
-        match flow.app {
-            _ if flow.server.port() == 53 => self.dns(flow, direction, time, DnsTransport::Udp, payload),
-            Some(App::Dns | App::Mdns) => self.dns(flow, direction, time, DnsTransport::Udp, payload),
-            _ => self.judge(flow, time, Body::Datagram(Datagram { direction, len, bytes: payload })),
-        }
-    }
-
-    fn dns(
-        &mut self,
-        flow: &Flow,
-        direction: Direction,
-        time: Time,
-        transport: DnsTransport,
-        message: &[u8],
-    ) {
-        let message = Message::Wire(message);
-        self.judge(flow, time, Body::Dns(Dns { direction, transport, message }));
+    fn datagram(&mut self, flow: &mut Flow, time: Time, datagram: Datagram<'_>) {
+        let mut dissector = std::mem::take(&mut flow.dissector);
+        let (client, server) = (flow.client.port(), flow.server.port());
+        dissector.datagram(client, server, datagram, &mut |body| self.judge(flow, time, body));
+        flow.dissector = dissector;
     }
 
     /// The flow ends: what waits in its streams is all there will be.
     fn end(&mut self, flow: &mut Flow, waiting: &mut usize) {
         let time = flow.last;
         if let Some(mut state) = flow.state.take() {
-            let Streams { out, back, framers } = &mut *state;
+            let Streams { out, back } = &mut *state;
             for (stream, direction) in [(out, Direction::Egress), (back, Direction::Ingress)] {
                 stream.end(waiting, &mut |offset, gap, bytes| {
-                    self.chunk(flow, framers, time, Chunk { direction, offset, gap, bytes });
+                    self.chunk(flow, time, Chunk { direction, offset, gap, bytes });
                 });
             }
         }
         flow.counters.duration = flow.last.since(flow.first);
         self.judge(flow, time, Body::End(flow.counters));
-        flow.app = flow.app.or_else(|| app::of_port(flow.protocol, flow.server.port()));
-        self.summary.flow(flow.app, flow.protocol, &flow.counters);
+        let app = flow.dissector.app.or_else(|| app::of_port(flow.protocol, flow.server.port()));
+        self.summary.flow(app, flow.protocol, &flow.counters);
         if let Some(ended) = &mut self.ended {
-            let Flow { client, server, protocol, app, .. } = *flow;
+            let Flow { client, server, protocol, .. } = *flow;
             ended.push(FlowSeen { client, server, protocol, app });
         }
     }
@@ -283,7 +244,7 @@ impl Judge {
             flow: FlowOf { id: flow.id, protocol: flow.protocol, local: flow.client, remote: flow.server },
             body,
         };
-        let Outcome { findings, strongest } = self.bank.on_event(&event);
+        let Outcome { findings, strongest, .. } = self.bank.on_event(&event);
         if strongest.is_none() {
             return;
         }

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::{app::App, pcap::Frame};
+use super::pcap::Frame;
 use crate::{
     alert::model::Kind,
     detect::{
         action::Action,
+        app::App,
         event::{Counters, Time},
         finding::Finding,
     },
