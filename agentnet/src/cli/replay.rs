@@ -52,6 +52,10 @@ enum Stop {
 /// # Errors
 /// What cannot be read or written.
 pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
+    super::scan::unless_closed(replay(args))
+}
+
+fn replay(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
     let (policy, actions) = super::scan::policy(args.policy.as_deref())?;
     let standard_input = args.file == Path::new("-");
     let name = if standard_input { "-".into() } else { args.file.to_string_lossy() };
@@ -73,8 +77,7 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
     out.flush().context("cannot write")?;
     match done {
         Ok(()) => Ok(ExitCode::SUCCESS),
-        // Whoever reads has enough.
-        Err(Stop::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        Err(Stop::Write(error)) => Err(anyhow::Error::new(error).context("cannot write")),
         Err(error) => {
             complain(&format!("{name}: {error}"));
             Ok(ExitCode::FAILURE)

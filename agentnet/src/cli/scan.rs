@@ -56,6 +56,21 @@ enum ListName {
 /// # Errors
 /// What cannot be read or written.
 pub fn run(args: &ScanArgs) -> anyhow::Result<ExitCode> {
+    unless_closed(judge(args))
+}
+
+/// Success where whoever reads standard output has enough.
+pub(super) fn unless_closed(done: anyhow::Result<ExitCode>) -> anyhow::Result<ExitCode> {
+    let is_closed = |error: &anyhow::Error| {
+        error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    };
+    match done {
+        Err(error) if is_closed(&error) => Ok(ExitCode::SUCCESS),
+        done => done,
+    }
+}
+
+fn judge(args: &ScanArgs) -> anyhow::Result<ExitCode> {
     let list = match args.list {
         ListName::Names => List::Names,
         ListName::Urls => List::Urls,
