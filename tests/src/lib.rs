@@ -9,6 +9,7 @@ pub mod bench;
 pub mod demo;
 pub mod eval;
 pub mod eventually;
+pub mod hostile;
 pub mod lab;
 pub mod probe;
 pub mod skip;
