@@ -8,6 +8,7 @@ mod cargo_install;
 mod ci;
 mod command;
 mod eval;
+mod fuzz;
 mod lint;
 mod progress;
 mod run;
@@ -50,6 +51,8 @@ enum Command {
     Bench(bench::Args),
     /// Show what the detectors reach on labelled data
     Eval(eval::Args),
+    /// Feed every parser of hostile bytes what a coverage-guided fuzzer thinks of
+    Fuzz(fuzz::Args),
     /// What a change must pass: lint, test, verify
     Ci,
 }
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => verify::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::Ci => ci::run(),
     };
     match outcome {

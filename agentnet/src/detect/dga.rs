@@ -97,7 +97,7 @@ impl Detector for NameBurst {
         let Some((count, mean, seconds)) = found else { return };
         #[expect(clippy::cast_precision_loss, reason = "a few dozen sixteenths")]
         let bits = mean as f32 / 16.0;
-        scene.findings.add(b"dga", &[], (Strength::Alert, 0.9), || Statement {
+        scene.findings.add(b"*dga", &[], (Strength::Alert, 0.9), || Statement {
             subject: "names that do not exist".to_owned(),
             reason: format!(
                 "looked up {count} different domains within {} that nobody registered and that look generated",

@@ -28,8 +28,7 @@ pub(super) fn benign(root: &Path, page: &mut Page) -> Result<()> {
             alerted += usize::from(verdict.verdict != "ok");
             blocked += usize::from(verdict.verdict == "block");
             if verdict.verdict != "ok" {
-                let shown: String = line.chars().take(100).collect();
-                page.misses.push(format!("false alarm in {}: {shown}", data::name(&path)));
+                page.misses.push(format!("false alarm in {}: request {all}", data::name(&path)));
             }
             entropy += usize::from(naive(&line));
         }
