@@ -4,6 +4,8 @@
 //! make of them, on every run of the tests. A body panics where a parser is wrong, and where it takes or gives more than
 //! it may.
 
+#![expect(clippy::panic, reason = "a body ends where a parser is wrong")]
+
 use std::{net::SocketAddr, sync::LazyLock};
 
 use agentnet::{

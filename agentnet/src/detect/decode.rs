@@ -281,7 +281,7 @@ mod tests {
         let mut state = 7_u64;
         let mut random = || {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 33) as u8
+            state.to_le_bytes()[5]
         };
         let hits = (0..20_000)
             .filter(|_| {

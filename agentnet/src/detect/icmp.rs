@@ -84,10 +84,10 @@ impl Peer {
         self.messages += 1;
         self.bytes += u64::from(icmp.len);
         self.large += u32::from(icmp.len > LARGE);
-        if !self.sizes.contains(&icmp.len) {
-            if let Some(free) = self.sizes.iter_mut().find(|size| **size == u32::MAX) {
-                *free = icmp.len;
-            }
+        if !self.sizes.contains(&icmp.len)
+            && let Some(free) = self.sizes.iter_mut().find(|size| **size == u32::MAX)
+        {
+            *free = icmp.len;
         }
         if !is_pattern(icmp.payload) {
             self.unknown += 1;

@@ -76,15 +76,15 @@ impl Search<'_> {
         if last != Some("json") && memchr::memchr(b'\\', bytes).is_some() {
             self.deeper(&unescape(bytes), "json", path);
         }
-        if bytes.starts_with(b"\x1f\x8b") {
-            if let Some(plain) = decode::undo(Encoding::Gzip, bytes) {
-                return self.deeper(&plain, "gzip", path);
-            }
+        if bytes.starts_with(b"\x1f\x8b")
+            && let Some(plain) = decode::undo(Encoding::Gzip, bytes)
+        {
+            return self.deeper(&plain, "gzip", path);
         }
-        if matches!(bytes, [0x78, 0x01 | 0x5e | 0x9c | 0xda, ..]) {
-            if let Some(plain) = decode::undo(Encoding::Zlib, bytes) {
-                return self.deeper(&plain, "zlib", path);
-            }
+        if matches!(bytes, [0x78, 0x01 | 0x5e | 0x9c | 0xda, ..])
+            && let Some(plain) = decode::undo(Encoding::Zlib, bytes)
+        {
+            return self.deeper(&plain, "zlib", path);
         }
         tokens(bytes, |token| self.token(token, path));
     }

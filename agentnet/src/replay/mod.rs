@@ -135,16 +135,12 @@ fn see(flows: &mut Flows, waiting: &mut usize, judge: &mut Judge, packet: &Packe
     let direction = flow.direction(packet);
     flow.last = flow.last.max(time);
     let bytes = u64::from(packet.len);
-    match direction {
-        Direction::Egress => {
-            (flow.counters.bytes_out, flow.counters.packets_out) =
-                (flow.counters.bytes_out + bytes, flow.counters.packets_out + 1)
-        }
-        Direction::Ingress => {
-            (flow.counters.bytes_in, flow.counters.packets_in) =
-                (flow.counters.bytes_in + bytes, flow.counters.packets_in + 1)
-        }
-    }
+    let counters = &mut flow.counters;
+    let (sum, packets) = match direction {
+        Direction::Egress => (&mut counters.bytes_out, &mut counters.packets_out),
+        Direction::Ingress => (&mut counters.bytes_in, &mut counters.packets_in),
+    };
+    (*sum, *packets) = (*sum + bytes, *packets + 1);
     if is_new {
         judge.judge(flow, time, Body::Start);
     }

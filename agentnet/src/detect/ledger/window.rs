@@ -31,13 +31,13 @@ impl Span {
 
 /// Parts of a window. One more is kept, so that the sum covers the whole window at any moment and up to a
 /// quarter more: what is near the edge counts twice rather than never.
-const PARTS: usize = 4;
-const KEPT: usize = PARTS + 1;
+const PARTS: u32 = 4;
+const KEPT: u32 = PARTS + 1;
 
 /// A sum over one window.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 struct Sum {
-    parts: [u32; KEPT],
+    parts: [u32; KEPT as usize],
     /// Number of the newest part since 1970.
     newest: u32,
 }
@@ -47,19 +47,19 @@ impl Sum {
         // A clock set back must not empty the window.
         let part = part.max(self.newest);
         let passed = part - self.newest;
-        for step in 1..=passed.min(KEPT as u32) {
-            self.parts[(self.newest.wrapping_add(step)) as usize % KEPT] = 0;
+        for step in 1..=passed.min(KEPT) {
+            self.parts[(self.newest.wrapping_add(step)) as usize % KEPT as usize] = 0;
         }
         self.newest = part;
-        let now = &mut self.parts[part as usize % KEPT];
+        let now = &mut self.parts[part as usize % KEPT as usize];
         *now = now.saturating_add(amount);
     }
 
     fn total(&self, part: u32) -> u32 {
         let passed = part.saturating_sub(self.newest);
-        let live = (KEPT as u32).saturating_sub(passed);
-        (0..live.min(KEPT as u32))
-            .map(|back| self.parts[self.newest.wrapping_sub(back) as usize % KEPT])
+        let live = (KEPT).saturating_sub(passed);
+        (0..live.min(KEPT))
+            .map(|back| self.parts[self.newest.wrapping_sub(back) as usize % KEPT as usize])
             .fold(0, u32::saturating_add)
     }
 }
@@ -86,7 +86,7 @@ impl Sums {
 }
 
 fn part(span: Span, now: Time) -> u32 {
-    super::second(now) / (span.seconds() / PARTS as u32)
+    super::second(now) / (span.seconds() / PARTS)
 }
 
 #[cfg(test)]

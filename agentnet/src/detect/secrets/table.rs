@@ -22,6 +22,7 @@ const fn beside(id: &'static str, words: &'static [&'static str], pattern: &'sta
     Rule { id, words, pattern, tier: Tier::Context, check: Check::None, hosts: &[] }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "each rule is made for it")]
 const fn checked(rule: Rule, check: Check) -> Rule {
     Rule { check, ..rule }
 }
@@ -121,9 +122,7 @@ pub(super) static RULES: &[Rule] = &[
         beside(
             "aws_secret_key",
             &["aws", "secret_access_key", "secretaccesskey", "secret-access-key"],
-            concat!(
-                r#"(?i:aws|amazon|s3|secret[_\-]?access[_\-]?key)(?s:.{0,80}?)(?:["'`=:\s>])([A-Za-z0-9+/]{40})(?:[^A-Za-z0-9+/=]|$)"#
-            ),
+            r#"(?i:aws|amazon|s3|secret[_\-]?access[_\-]?key)(?s:.{0,80}?)(?:["'`=:\s>])([A-Za-z0-9+/]{40})(?:[^A-Za-z0-9+/=]|$)"#,
         ),
         Check::Mixed,
     ),
