@@ -18,6 +18,12 @@ use anyhow::{Context, Result};
 /// Costs are stored in this part of a bit.
 const UNIT: f64 = 16.0;
 
+/// What something of this probability costs.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to what fits")]
+fn cost(probability: f64) -> u8 {
+    (-probability.log2() * UNIT).round().clamp(0.0, 255.0) as u8
+}
+
 #[derive(Default)]
 struct Counts {
     three: HashMap<(usize, usize, usize), f64>,
@@ -67,16 +73,16 @@ impl Counts {
         };
         let mut table = Vec::with_capacity(SYMBOLS * SYMBOLS * SYMBOLS);
         for one in 0..SYMBOLS {
-            for two in 0..SYMBOLS {
+            for (two, context) in contexts2.iter().enumerate() {
                 let counts: Vec<f64> = (0..SYMBOLS)
                     .map(|three| self.three.get(&(one, two, three)).copied().unwrap_or(0.0))
                     .collect();
                 let (sum, kinds) =
                     (counts.iter().sum::<f64>(), counts.iter().filter(|&&count| count > 0.0).count() as f64);
                 for (three, count) in counts.iter().enumerate() {
-                    let backed = if contexts2[two].0 > 0.0 { p2(two, three) } else { p1(three) };
+                    let backed = if context.0 > 0.0 { p2(two, three) } else { p1(three) };
                     let p = if kinds > 0.0 { (count + kinds * backed) / (sum + kinds) } else { backed };
-                    table.push((-p.log2() * UNIT).round().clamp(0.0, 255.0) as u8);
+                    table.push(cost(p));
                 }
             }
         }
@@ -88,7 +94,7 @@ impl Counts {
         for [lower, upper] in self.case {
             let sum = lower + upper + 2.0;
             for count in [lower, upper] {
-                costs.push((-((count + 1.0) / sum).log2() * UNIT).round().clamp(0.0, 255.0) as u8);
+                costs.push(cost((count + 1.0) / sum));
             }
         }
         costs
