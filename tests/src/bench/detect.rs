@@ -83,11 +83,11 @@ fn bank() -> Bank {
     Bank::new(Config::default(), Keys::new(11, 13), Repeats::Counted)
 }
 
-/// Events a second, and nanoseconds of each.
+/// Events a second of processor time, and nanoseconds of each.
 fn dns(tunnel: bool) -> (f64, f64) {
     let names = names(tunnel);
     let mut bank = bank();
-    let (start, mut count) = (Instant::now(), 0_u64);
+    let (start, before, mut count) = (Instant::now(), cpu(), 0_u64);
     while start.elapsed() < LENGTH {
         for name in &names {
             let dns =
@@ -97,11 +97,11 @@ fn dns(tunnel: bool) -> (f64, f64) {
         }
     }
     #[expect(clippy::cast_precision_loss, reason = "a rate")]
-    let rate = count as f64 / start.elapsed().as_secs_f64();
+    let rate = count as f64 / cpu().saturating_sub(before).as_secs_f64();
     (rate, 1e9 / rate)
 }
 
-/// Bytes of payload a second.
+/// Bytes of payload a second of processor time.
 fn http(packed: bool) -> f64 {
     let text: String = (0..)
         .map(|number| format!("{{\"role\":\"user\",\"id\":{number},\"content\":\"please look at the function in main.rs and say what it does\"}},"))
@@ -122,7 +122,7 @@ fn http(packed: bool) -> f64 {
     );
     let request = [head.as_bytes(), &body].concat();
     let mut bank = bank();
-    let (start, mut bytes) = (Instant::now(), 0_u64);
+    let (start, before, mut bytes) = (Instant::now(), cpu(), 0_u64);
     while start.elapsed() < LENGTH {
         for chunk in request.chunks(4096) {
             let chunk = Chunk { direction: Direction::Egress, offset: bytes, gap: 0, bytes: chunk };
@@ -131,7 +131,7 @@ fn http(packed: bool) -> f64 {
         }
     }
     #[expect(clippy::cast_precision_loss, reason = "a rate")]
-    let rate = bytes as f64 / start.elapsed().as_secs_f64();
+    let rate = bytes as f64 / cpu().saturating_sub(before).as_secs_f64();
     rate
 }
 
