@@ -66,7 +66,7 @@ pub enum Kind {
     Table(&'static Table),
     /// Any number of tables.
     Tables(&'static Table),
-    /// The table that [`detect`] makes of the registry of detectors.
+    /// The table that `detect` makes of the registry of detectors.
     Detect,
     /// Part of the format, but not enforced by this version: an error, because a policy that promises
     /// what does not happen is worse than none.
