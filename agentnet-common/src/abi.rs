@@ -2,6 +2,7 @@
 
 use crate::{
     addr::{Addr, protocols},
+    event::VerdictEvent,
     verdict::{REASON_SLOTS, RuleId},
     wire,
 };
@@ -19,6 +20,20 @@ pub mod maps {
     pub const CFG: &str = "CFG";
     /// Array of LPM tries by policy slot: networks, value [`super::Ruleset`].
     pub const NETS: &str = "NETS";
+    /// Array of LPM tries by policy slot: reversed names, value [`super::NameNode`].
+    pub const NAMES: &str = "NAMES";
+    /// Array of LRU hashes by agent: addresses that names were resolved to, value [`super::Pins`].
+    pub const PINS: &str = "PINS";
+    /// Array of LRU hashes by agent: names that were asked for, by [`crate::name::NameHash`], value [`super::Named`].
+    pub const NAMED: &str = "NAMED";
+    /// Socket storage, value [`super::Queries`].
+    pub const QUERIES: &str = "QUERIES";
+    /// Socket storage, value [`super::Dialog`].
+    pub const DIALOG: &str = "DIALOG";
+    /// Hash of sockets whose messages are judged before they are sent, by socket cookie.
+    pub const GATE: &str = "GATE";
+    /// Per-CPU array, value [`super::Scratch`].
+    pub const SCRATCH: &str = "SCRATCH";
     /// Socket storage, value [`super::SockState`].
     pub const SOCK: &str = "SOCK";
     /// Socket storage, value [`super::UdpPeers`].
@@ -27,6 +42,14 @@ pub mod maps {
     pub const OWNERS: &str = "OWNERS";
     /// Per-CPU array by agent, value [`super::AgentCounters`].
     pub const COUNTERS: &str = "COUNTERS";
+    /// Per-CPU array by a hash of the flow, value [`super::Series`].
+    pub const SERIES: &str = "SERIES";
+    /// Array of programs that packets out are handed to, by `TAIL_*`.
+    pub const TAILS_OUT: &str = "TAILS_OUT";
+    /// The same for packets in.
+    pub const TAILS_IN: &str = "TAILS_IN";
+    /// Array by agent, value [`super::Budget`].
+    pub const BUDGETS: &str = "BUDGETS";
     /// Hash by socket cookie of TCP sockets that may hold refused data, value: the agent.
     pub const REFUSED: &str = "REFUSED";
     /// Hash by interface index of host sides of containers' interfaces, value: the agent.
@@ -38,6 +61,8 @@ pub mod maps {
     /// LRU hash by [`super::Visitor`] of who came to a container, value: when that ends, nanoseconds of
     /// `CLOCK_MONOTONIC`.
     pub const VISITORS: &str = "VISITORS";
+    /// Array of LPM tries by policy slot: names of Unix sockets, value [`super::Door`].
+    pub const DOORS: &str = "DOORS";
     /// Ring buffer of refusals.
     pub const ALERTS: &str = "ALERTS";
     /// Ring buffer of everything else.
@@ -69,6 +94,8 @@ pub const MODE_QUARANTINE: u8 = 2;
 
 /// The policy has a rule for ICMP: ping sockets may be made.
 pub const CFG_ICMP: u8 = 1;
+/// `[local] unix = "any"`: without it only Unix sockets in [`maps::DOORS`] may be connected and sent to.
+pub const CFG_UNIX_ANY: u8 = 0x20;
 
 wire! {
     /// Who is governed by a cgroup and how; the value of cgroup storage, written as a whole.
@@ -137,6 +164,10 @@ wire! {
 pub const RULESET_SPECIAL: u16 = 1;
 /// The node is an address of this host.
 pub const RULESET_LOCAL: u16 = 2;
+/// A search list makes this name of one that a rule allows: it may be asked for, and its answer opens nothing.
+pub const RULESET_SEARCH: u16 = 4;
+/// The node is the address of a resolver: whatever goes there has to be a plain query, whatever the port.
+pub const RULESET_RESOLVER: u16 = 8;
 
 wire! {
     /// What is allowed at one node of a trie: the union of the rules of the node and its ancestors, denied
@@ -163,6 +194,18 @@ impl Ruleset {
     #[inline(always)]
     pub const fn is_local(&self) -> bool {
         self.flags & RULESET_LOCAL != 0
+    }
+
+    /// Whether the node is an address of a resolver.
+    #[inline(always)]
+    pub const fn is_resolver(&self) -> bool {
+        self.flags & RULESET_RESOLVER != 0
+    }
+
+    /// Whether the name may be asked for and opens nothing.
+    #[inline(always)]
+    pub const fn is_search(&self) -> bool {
+        self.flags & RULESET_SEARCH != 0
     }
 
     /// The rule that allows `port` (host byte order) over `protocol` (an IANA number).
@@ -193,6 +236,14 @@ wire! {
         pub this: Ruleset,
         /// For every name below it.
         pub below: Ruleset,
+    }
+}
+
+impl NameNode {
+    /// The rules for a name whose key is `len` bytes long, and for which this is the node of the longest suffix.
+    #[inline(always)]
+    pub const fn rules(&self, len: usize) -> &Ruleset {
+        if self.len as usize == len { &self.this } else { &self.below }
     }
 }
 
@@ -266,6 +317,8 @@ pub const CACHED_JUDGE: u8 = 2;
 pub const ROLE_NONE: u8 = 0;
 /// A TCP socket that accept() made; `peer` may be answered.
 pub const ROLE_ACCEPTED: u8 = 1;
+/// A TCP socket that connects to a resolver: it may send queries.
+pub const ROLE_ASKS: u8 = 2;
 
 wire! {
     /// What is remembered with a socket.
@@ -290,16 +343,45 @@ wire! {
         pub role: u8,
         /// 1 if the socket is in [`maps::REFUSED`], else 0.
         pub refused: u8,
-        /// Zero.
-        pub pad: u8,
+        /// `SAMPLED_*` and [`ASKS_DNS`].
+        pub marks: u8,
         /// Whoever made it listen, or last connected it; of a UDP socket else the maker.
         pub process: Process,
         /// Bytes let out since this was made, IP headers included.
         pub tx_bytes: u64,
         /// Packets let out since this was made, before segmentation.
         pub tx_packets: u64,
+        /// Bytes that came in, IP headers included; of TCP those of segments with data.
+        pub rx_bytes: u64,
+        /// Packets that came in; of TCP those with data.
+        pub rx_packets: u64,
+        /// When this was made, nanoseconds of `CLOCK_MONOTONIC`.
+        pub began: u64,
+        /// TCP: hash of the name that has opened the peer's address, 0 if no name has.
+        pub name: u64,
+        /// TCP: sequence number of the first byte that was sampled, by way out and in.
+        pub base: [u32; 2],
+        /// TCP: offset behind the last byte that was seen with data, by way.
+        pub next: [u64; 2],
     }
 }
+
+/// `base` is set for the way out; for the way in the next bit.
+pub const SAMPLED_OUT: u8 = 1;
+/// `base` is set for the way in.
+pub const SAMPLED_IN: u8 = 2;
+/// The socket has sent a DNS query: what comes from a resolver is an answer to it, or nothing.
+pub const ASKS_DNS: u8 = 4;
+
+/// TCP: bytes of each flow that are sampled, each way.
+pub const SAMPLE_TCP_BYTES: u64 = 4096;
+/// UDP and ICMP: datagrams of each socket that are sampled, each way; later ones now and then.
+pub const SAMPLE_DATAGRAMS: u64 = 16;
+/// Of later datagrams one in so many is sampled, a power of two.
+pub const SAMPLE_EVERY: u64 = 64;
+/// Payload bytes that may be sampled of an agent's streams in a second. Heads of flows, datagrams and DNS have as
+/// much again, which streams cannot take from them.
+pub const SAMPLE_BUDGET: u64 = 8 << 20;
 
 wire! {
     /// Who connected a TCP socket lately, until its [`SockState`] is made. A later socket may take the place.
@@ -314,6 +396,191 @@ wire! {
 
 /// Sockets whose owner is remembered, a power of two.
 pub const OWNERS: u32 = 1 << 12;
+
+wire! {
+    /// Allowed flows that one process begins to one endpoint by one rule, one after the other. The first is written
+    /// to the ring, the rest only counted here, until another series takes the place: then a record tells the total.
+    pub struct Series {
+        /// The record of the first; its time and CPU name the series, its `total` counts.
+        pub first: VerdictEvent,
+        /// Generation of the agent's configuration.
+        pub generation: u32,
+        /// Zero.
+        pub pad: u32,
+    }
+}
+
+wire! {
+    /// What was sampled of an agent in a second.
+    #[derive(Default)]
+    pub struct Budget {
+        /// When the second began, nanoseconds of `CLOCK_MONOTONIC`.
+        pub since: u64,
+        /// Payload bytes sampled in it.
+        pub bytes: u64,
+    }
+}
+
+/// Bytes of the name of a Unix socket (`sun_path`, unix(7)).
+pub const SUN_PATH: usize = 108;
+
+wire! {
+    /// A name that an agent may connect to, or a directory whose sockets it may. The key is the name and a NUL, or the
+    /// path of the directory with its last slash; an abstract name is behind a NUL and ends anywhere.
+    #[derive(Default)]
+    pub struct Door {
+        /// Bytes of the name; 0 for a directory.
+        pub len: u32,
+    }
+}
+
+/// Index of the program that samples a packet which was let through.
+pub const TAIL_SAMPLE: u32 = 0;
+/// Index of the program that judges a DNS query, or learns from an answer.
+pub const TAIL_DNS: u32 = 1;
+/// Index of the program that reports on a packet, see [`TOLD_DENIED`].
+pub const TAIL_REPORT: u32 = 2;
+/// Index of the program that learns from answers over TCP.
+pub const TAIL_DNS_STREAM: u32 = 3;
+/// What the program that reports is told of a packet, in the first word of its control block: this and a reason.
+pub const TOLD_DENIED: u32 = 1 << 16;
+/// The same of one that was let through and begins a flow: this and a rule.
+pub const TOLD_ALLOWED: u32 = 2 << 16;
+/// Places for such programs.
+pub const TAILS: u32 = 8;
+
+/// Names that opened one address at the same time; one more takes the place of the one that ends first.
+pub const PIN_NAMES: usize = 8;
+/// Addresses that an agent may have open by name; of more, those that were used longest ago are closed.
+pub const PIN_ENTRIES: u32 = 1024;
+/// Names that an agent has asked for lately; of more, those that were used longest ago open nothing any more.
+pub const NAMED_ENTRIES: u32 = 512;
+/// How long an address stays open after it was resolved, however short its TTL; nanoseconds. Clients keep addresses
+/// for longer than they may.
+pub const PIN_LEAST: u64 = 300_000_000_000;
+/// The longest TTL that is believed, seconds.
+pub const PIN_MOST_SECONDS: u32 = 86_400;
+
+wire! {
+    /// A name that was resolved to an address.
+    #[derive(Default)]
+    pub struct Pin {
+        /// Hash of the name, see [`crate::name::NameHash`]; 0 is an empty place.
+        pub name: u64,
+        /// When it ends, nanoseconds of `CLOCK_MONOTONIC`.
+        pub expiry: u64,
+    }
+}
+
+wire! {
+    /// The names that were resolved to an address.
+    #[derive(Default)]
+    pub struct Pins {
+        /// In no order.
+        pub pins: [Pin; PIN_NAMES],
+    }
+}
+
+wire! {
+    /// A name that was asked for and that a rule allows.
+    pub struct Named {
+        /// Its bytes as a key; the length in bits comes first, as tries want it.
+        pub bits: u32,
+        /// See [`crate::name`].
+        pub key: [u8; crate::name::KEY_BYTES],
+    }
+}
+
+/// Queries of a socket that are waited for at the same time, a power of two.
+pub const QUERIES_OPEN: usize = 16;
+
+wire! {
+    /// A query that an answer is waited for.
+    #[derive(Default)]
+    pub struct Query {
+        /// Hash of the name, 0 for an empty place.
+        pub name: u64,
+        /// The resolver's address, see [`Addr`].
+        pub server: [u32; 4],
+        /// When it left, nanoseconds of `CLOCK_MONOTONIC`.
+        pub time: u64,
+        /// The message's identifier, in host byte order.
+        pub id: u16,
+        /// The type that was asked for.
+        pub kind: u16,
+        /// 1 if the answer opens nothing.
+        pub search: u16,
+        /// Zero.
+        pub pad: u16,
+    }
+}
+
+wire! {
+    /// The queries of one socket.
+    #[derive(Default)]
+    pub struct Queries {
+        /// In no order.
+        pub open: [Query; QUERIES_OPEN],
+    }
+}
+
+/// Bytes of a DNS message over TCP that can be read, a power of two.
+pub const DIALOG_BYTES: usize = 8192;
+
+wire! {
+    /// A connection to a resolver: what of it was judged.
+    pub struct Dialog {
+        /// Sequence number of the first byte out.
+        pub out: u32,
+        /// Bytes out, from the first on, that were judged to be queries that may leave.
+        pub approved: u32,
+        /// Sequence number of the first byte in.
+        pub in_: u32,
+        /// Bytes in, from the first on, that were read.
+        pub read: u32,
+        /// Bytes of `frame` that are there: the beginning of a message that came in, its length first.
+        pub have: u32,
+        /// Zero.
+        pub pad: u32,
+        /// See `have`.
+        pub frame: [u8; DIALOG_BYTES],
+    }
+}
+
+/// Connections whose messages are judged before they are sent.
+pub const GATE_ENTRIES: u32 = 1 << 14;
+
+/// Bytes of a DNS query that can be judged: a header, a name of 255 bytes, EDNS with the options that may pass.
+pub const QUERY_BYTES: usize = 512;
+/// Where the key of a name ends in [`Scratch::key`].
+pub const KEY_END: usize = 260;
+/// Places to work in on each CPU: a task, and what interrupts it, and one that it was preempted by.
+pub const SCRATCHES: u32 = 4;
+
+wire! {
+    /// Memory to work in, too large for a stack. Taken by one run at a time, see `busy`.
+    pub struct Scratch {
+        /// 1 while it is taken.
+        pub busy: u64,
+        /// Hash of the name.
+        pub hash: u64,
+        /// Bytes of the name's wire form without the root.
+        pub name_len: u32,
+        /// Bytes of the label that are still to come.
+        pub left: u32,
+        /// Where a loop is.
+        pub at: u32,
+        /// What a loop found.
+        pub found: u32,
+        /// The message, or its beginning.
+        pub message: [u8; QUERY_BYTES],
+        /// The name's key: written from the end towards the beginning, its length in bits before it.
+        pub key: [u8; 1024],
+    }
+}
+
+/// Series that are followed on each CPU, a power of two.
+pub const SERIES_PLACES: u32 = 64;
 
 wire! {
     /// Whom a UDP socket may answer. Storage of its own, made when somebody is let in: few sockets need it,
@@ -343,6 +610,10 @@ wire! {
         pub window_start: u64,
         /// Alert records in this second.
         pub window_count: u64,
+        /// Flows that were allowed and only counted, see [`Series`].
+        pub repeats: u64,
+        /// Payload bytes that should have been sampled and were not, because the agent's budget was used up.
+        pub unsampled: u64,
         /// Packets let through.
         pub allowed_packets: u64,
         /// Bytes let through, IP headers included.
@@ -364,7 +635,7 @@ pub const ALERTS_PER_SECOND: u64 = 500;
 /// Bytes of the alert ring, a power of two of pages.
 pub const ALERT_RING_BYTES: u32 = 1 << 20;
 /// Bytes of the sample ring, a power of two of pages.
-pub const SAMPLE_RING_BYTES: u32 = 1 << 21;
+pub const SAMPLE_RING_BYTES: u32 = 1 << 22;
 /// TCP sockets with refused data that are remembered.
 pub const REFUSED_ENTRIES: u32 = 1 << 16;
 /// Agents that one set of maps can govern; identifiers are smaller, and 0 is nobody.
@@ -383,10 +654,14 @@ const _: () = {
     assert!(size_of::<PortRule>() == 8);
     assert!(size_of::<Ruleset>() == 132);
     assert!(size_of::<NameNode>() == 268);
-    assert!(size_of::<SockState>() == 72);
+    assert!(size_of::<SockState>() == 128);
     assert!(size_of::<UdpPeers>() == 128);
     assert!(size_of::<Owner>() == 32);
     assert!(OWNERS.is_power_of_two());
+    assert!(size_of::<Series>() == 136);
+    assert!(SERIES_PLACES.is_power_of_two());
+    assert!(QUERIES_OPEN.is_power_of_two());
+    assert!(size_of::<Named>() == 260);
     assert!(size_of::<Visitor>() == 28);
-    assert!(size_of::<AgentCounters>() == 8 * (11 + REASON_SLOTS));
+    assert!(size_of::<AgentCounters>() == 8 * (13 + REASON_SLOTS));
 };

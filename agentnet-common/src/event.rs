@@ -1,7 +1,7 @@
 //! Records that the kernel programs write to the ring buffers.
 
 use crate::{
-    abi::Process,
+    abi::{Process, SUN_PATH},
     addr::{Addr, Endpoint},
     codes, wire,
 };
@@ -33,6 +33,14 @@ codes! {
     pub enum Kind: u8 {
         /// [`VerdictEvent`].
         Verdict = 1 => "verdict",
+        /// [`SampleHead`] and bytes.
+        Sample = 2 => "sample",
+        /// [`FlowEnd`].
+        FlowEnd = 3 => "flow_end",
+        /// [`QueryEvent`].
+        Query = 4 => "query",
+        /// [`DoorEvent`].
+        Door = 5 => "door",
     }
 }
 
@@ -57,6 +65,10 @@ codes! {
         TcxTo = 8 => "tcx_to",
         /// tcx on the host's interfaces, on frames of packet sockets.
         TcxFrame = 9 => "tcx_frame",
+        /// cgroup/connect_unix.
+        ConnectUnix = 10 => "connect_unix",
+        /// cgroup/sendmsg_unix.
+        SendmsgUnix = 11 => "sendmsg_unix",
     }
 }
 
@@ -98,16 +110,121 @@ wire! {
         /// Bytes of the packet, 0 for hooks that see none.
         pub bytes: u32,
         /// What the reason needs: `family << 16 | type << 8 | protocol` of a socket, `level << 16 | option` of a
-        /// socket option, else 0.
+        /// socket option, `type << 16 | bytes of the name` of a Unix socket, else 0.
         pub detail: u32,
-        /// Zero.
-        pub pad2: u32,
+        /// How many of the kind there were up to now, this one included; more than 1 only for [`Outcome::Allowed`],
+        /// where a record ends a series, see [`crate::abi::Series`].
+        pub total: u32,
         /// Bytes this socket had sent before, IP headers included; of TCP from its first data on.
         pub sent: u64,
     }
 }
 
+/// Bytes of a DNS message that a record holds: its header and the longest question (RFC 1035, 4.1).
+pub const QUESTION_BYTES: usize = 272;
+
+wire! {
+    /// A verdict on a DNS message that was refused.
+    pub struct QueryEvent {
+        /// The verdict; its header's kind is [`Kind::Query`].
+        pub verdict: VerdictEvent,
+        /// The message's beginning; behind its end, anything.
+        pub message: [u8; QUESTION_BYTES],
+    }
+}
+
+wire! {
+    /// A verdict on a Unix socket that was refused.
+    pub struct DoorEvent {
+        /// The verdict; its header's kind is [`Kind::Door`].
+        pub verdict: VerdictEvent,
+        /// The name as the process wrote it, zero behind its end; an abstract one begins with a zero.
+        pub name: [u8; SUN_PATH],
+        /// Zero.
+        pub pad: u32,
+    }
+}
+
+codes! {
+    /// Which way sampled bytes went.
+    pub enum Way: u8 {
+        /// Out of the agent.
+        Out = 1 => "out",
+        /// Into the agent.
+        In = 2 => "in",
+    }
+}
+
+/// [`SampleHead::flags`]: more of the stream follows as far as the budget reaches, so that a jump in `offset` is a gap.
+pub const SAMPLE_STREAM: u8 = 1;
+
+/// Most payload bytes in a record, by size of record: the kernel reserves room of constant size only.
+pub const SAMPLE_BYTES: [usize; 3] = [256, 1024, 4096];
+
+wire! {
+    /// Payload that was let through; `len` bytes of it follow, the rest of the record is unused.
+    pub struct SampleHead {
+        /// See [`Header`].
+        pub header: Header,
+        /// Who made or connected the socket.
+        pub process: Process,
+        /// The far end.
+        pub endpoint: Endpoint,
+        /// The local address.
+        pub local: Addr,
+        /// The local port.
+        pub local_port: u16,
+        /// [`Way`].
+        pub way: u8,
+        /// `SAMPLE_*`.
+        pub flags: u8,
+        /// TCP: where the bytes begin in what the connection carries this way. Else: how many datagrams went this way
+        /// before.
+        pub offset: u64,
+        /// Payload bytes of the packet from here on.
+        pub payload: u32,
+        /// Those that follow, at most [`SAMPLE_BYTES`].
+        pub len: u32,
+        /// [`crate::verdict::RuleId`] of the rule that allows the flow, where it is known.
+        pub rule: u16,
+        /// Zero.
+        pub pad: [u16; 3],
+    }
+}
+
+wire! {
+    /// A flow that has ended: a TCP connection that carried data, or a socket of UDP or ICMP that sent some.
+    pub struct FlowEnd {
+        /// See [`Header`].
+        pub header: Header,
+        /// Who made or connected the socket.
+        pub process: Process,
+        /// The far end; of a socket that talked to several, the last.
+        pub endpoint: Endpoint,
+        /// The local address, zero where it is not known.
+        pub local: Addr,
+        /// The local port.
+        pub local_port: u16,
+        /// [`crate::verdict::RuleId`] of the rule that allowed it.
+        pub rule: u16,
+        /// When its first data went, nanoseconds of `CLOCK_MONOTONIC`.
+        pub began: u64,
+        /// Bytes out, IP headers included.
+        pub tx_bytes: u64,
+        /// Packets out, before segmentation.
+        pub tx_packets: u64,
+        /// Bytes in, IP headers included; of TCP those of segments with data.
+        pub rx_bytes: u64,
+        /// Packets in.
+        pub rx_packets: u64,
+    }
+}
+
 const _: () = {
+    assert!(size_of::<SampleHead>() == 128);
+    assert!(size_of::<FlowEnd>() == 144);
+    assert!(size_of::<QueryEvent>() == 128 + QUESTION_BYTES);
     assert!(size_of::<Header>() == 40);
     assert!(size_of::<VerdictEvent>() == 128);
+    assert!(size_of::<DoorEvent>() == 240);
 };

@@ -7,6 +7,7 @@
 
 pub mod abi;
 pub mod addr;
+pub mod door;
 pub mod event;
 pub mod name;
 pub mod neighbour;

@@ -20,6 +20,30 @@ pub const fn label_length(end: u8) -> usize {
     (end & !LABEL_END) as usize
 }
 
+/// A hash of a name, over the bytes of its wire form with marked length bytes: FNV-1a (draft-eastlake-fnv), 64 bits.
+///
+/// Whoever owns a domain can make two names of one hash. That opens nothing: the name itself is kept with its hash
+/// ([`crate::abi::Named`]), and a second one is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NameHash(pub u64);
+
+impl NameHash {
+    /// Of no bytes.
+    pub const EMPTY: Self = Self(0xcbf2_9ce4_8422_2325);
+
+    /// With one byte more.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with(self, byte: u8) -> Self {
+        Self((self.0 ^ byte as u64).wrapping_mul(0x0000_0100_0000_01b3))
+    }
+
+    /// Of a whole name.
+    pub fn of(key: &NameKey) -> Self {
+        key.as_bytes().iter().rev().fold(Self::EMPTY, |hash, &byte| hash.with(byte))
+    }
+}
+
 /// A reversed wire name.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct NameKey {
@@ -81,6 +105,23 @@ impl NameKey {
         Ok(())
     }
 
+    /// The name in dotted form.
+    #[cfg(any(test, feature = "user"))]
+    pub fn dotted(&self) -> String {
+        let mut text = String::new();
+        let mut rest = self.as_bytes();
+        // From the first label, which the key has last, each followed by its length.
+        while let Some((end, before)) = rest.split_last() {
+            let Some(label) = before.get(before.len().saturating_sub(label_length(*end))..) else { break };
+            if !text.is_empty() {
+                text.push('.');
+            }
+            text.extend(label.iter().rev().map(|&byte| char::from(byte)));
+            rest = before.get(..before.len() - label.len()).unwrap_or_default();
+        }
+        text
+    }
+
     /// The bytes used.
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..self.len).unwrap_or_default()
@@ -95,7 +136,20 @@ impl core::fmt::Debug for NameKey {
 
 #[cfg(test)]
 mod tests {
-    use super::{NameError, NameKey};
+    use super::{NameError, NameHash, NameKey};
+
+    #[test]
+    fn a_key_reads_as_the_name_it_was_made_from() {
+        for name in ["com", "www.example.com", "a.b.c-d._e.f0"] {
+            assert_eq!(NameKey::from_dotted(name).unwrap().dotted(), name);
+        }
+    }
+
+    #[test]
+    fn the_hash_is_over_the_wire_form() {
+        let hash = b"\x83www\x87example\x83com".iter().fold(NameHash::EMPTY, |hash, &byte| hash.with(byte));
+        assert_eq!(NameHash::of(&NameKey::from_dotted("www.example.com").unwrap()), hash);
+    }
 
     #[test]
     fn a_key_is_the_reversed_wire_form() {

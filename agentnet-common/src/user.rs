@@ -3,8 +3,12 @@
 use zerocopy::FromBytes as _;
 
 use crate::{
-    abi::{ABI_VERSION, AgentCounters, COMM_BYTES, Process},
-    event::{Header, Hook, Kind, Outcome, VerdictEvent},
+    abi::{ABI_VERSION, AgentCounters, COMM_BYTES, Process, SUN_PATH},
+    door::DoorName,
+    event::{
+        DoorEvent, FlowEnd, Header, Hook, Kind, Outcome, QUESTION_BYTES, QueryEvent, SampleHead,
+        VerdictEvent, Way,
+    },
     verdict::{Reason, RuleId},
 };
 
@@ -14,6 +18,21 @@ use crate::{
 pub enum Record {
     /// A verdict.
     Verdict(VerdictRecord),
+    /// Payload.
+    Sample(SampleRecord),
+    /// The end of a flow.
+    FlowEnd(FlowEnd),
+}
+
+/// Payload that was sampled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SampleRecord {
+    /// What it is of.
+    pub head: SampleHead,
+    /// Which way it went.
+    pub way: Way,
+    /// The bytes.
+    pub bytes: Vec<u8>,
 }
 
 /// A [`VerdictEvent`] whose codes are known.
@@ -27,6 +46,10 @@ pub struct VerdictRecord {
     pub outcome: Outcome,
     /// The rule that allowed it, or the reason why none did.
     pub cause: Cause,
+    /// The beginning of the DNS message that was refused; behind its end, anything.
+    pub message: Option<Box<[u8; QUESTION_BYTES]>>,
+    /// The Unix socket that was refused.
+    pub door: Option<Box<DoorName>>,
 }
 
 /// Why a verdict is what it is.
@@ -92,6 +115,33 @@ impl Record {
                     VerdictEvent::read_from_prefix(bytes).map_err(|_| short(size_of::<VerdictEvent>()))?;
                 VerdictRecord::check(event).map(Self::Verdict)
             }
+            Kind::Query => {
+                let (query, _) =
+                    QueryEvent::read_from_prefix(bytes).map_err(|_| short(size_of::<QueryEvent>()))?;
+                let record = VerdictRecord::check(query.verdict)?;
+                Ok(Self::Verdict(VerdictRecord { message: Some(Box::new(query.message)), ..record }))
+            }
+            Kind::Door => {
+                let (door, _) =
+                    DoorEvent::read_from_prefix(bytes).map_err(|_| short(size_of::<DoorEvent>()))?;
+                let record = VerdictRecord::check(door.verdict)?;
+                let name = DoorName { bytes: door.name, len: door.verdict.detail & 0xffff };
+                Ok(Self::Verdict(VerdictRecord { door: Some(Box::new(name)), ..record }))
+            }
+            Kind::Sample => {
+                let (head, rest) =
+                    SampleHead::read_from_prefix(bytes).map_err(|_| short(size_of::<SampleHead>()))?;
+                let len = usize::try_from(head.len).unwrap_or(usize::MAX);
+                let taken =
+                    rest.get(..len).ok_or_else(|| short(size_of::<SampleHead>().saturating_add(len)))?;
+                let way =
+                    Way::from_code(head.way).ok_or(DecodeError::Code { field: "way", code: head.way })?;
+                Ok(Self::Sample(SampleRecord { head, way, bytes: taken.to_vec() }))
+            }
+            Kind::FlowEnd => {
+                let (end, _) = FlowEnd::read_from_prefix(bytes).map_err(|_| short(size_of::<FlowEnd>()))?;
+                Ok(Self::FlowEnd(end))
+            }
         }
     }
 
@@ -99,12 +149,18 @@ impl Record {
     pub const fn header(&self) -> &Header {
         match self {
             Self::Verdict(record) => &record.event.header,
+            Self::Sample(record) => &record.head.header,
+            Self::FlowEnd(end) => &end.header,
         }
     }
 }
 
 impl VerdictRecord {
-    fn check(event: VerdictEvent) -> Result<Self, DecodeError> {
+    /// Reads the codes of `event`.
+    ///
+    /// # Errors
+    /// [`DecodeError::Code`] for one that this build does not know.
+    pub fn check(event: VerdictEvent) -> Result<Self, DecodeError> {
         let outcome = Outcome::from_code(event.outcome)
             .ok_or(DecodeError::Code { field: "outcome", code: event.outcome })?;
         let cause = match outcome {
@@ -116,7 +172,19 @@ impl VerdictRecord {
         };
         let hook =
             Hook::from_code(event.hook).ok_or(DecodeError::Code { field: "hook", code: event.hook })?;
-        Ok(Self { event, hook, outcome, cause })
+        Ok(Self { event, hook, outcome, cause, message: None, door: None })
+    }
+}
+
+impl DoorName {
+    /// The name as policies write it: a path, or an abstract name behind an `@`. Bytes that are not UTF-8 are replaced.
+    pub fn text(&self) -> String {
+        let len = usize::try_from(self.len).unwrap_or(SUN_PATH).min(SUN_PATH);
+        let bytes = self.bytes.get(..len).unwrap_or_default();
+        match bytes.strip_prefix(b"\0") {
+            Some(name) => format!("@{}", String::from_utf8_lossy(name)),
+            None => String::from_utf8_lossy(bytes).into_owned(),
+        }
     }
 }
 
@@ -138,6 +206,8 @@ impl AgentCounters {
             (&mut self.alerts_lost, other.alerts_lost),
             (&mut self.samples_lost, other.samples_lost),
             (&mut self.suppressed, other.suppressed),
+            (&mut self.repeats, other.repeats),
+            (&mut self.unsampled, other.unsampled),
             (&mut self.allowed_packets, other.allowed_packets),
             (&mut self.allowed_bytes, other.allowed_bytes),
             (&mut self.refused_overflow, other.refused_overflow),

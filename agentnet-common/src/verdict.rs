@@ -6,7 +6,7 @@
 
 use crate::{
     abi::{AgentCfg, LOCAL_ANY, LOCAL_DENY, NameNode, Ruleset},
-    addr::{Addr, Endpoint},
+    addr::{Addr, Endpoint, protocol},
     codes,
     name::NameKey,
 };
@@ -27,6 +27,10 @@ impl RuleId {
     pub const REPLY: Self = Self(0xff03);
     /// No rule: the operation sends nothing (a UDP connect to port 0 only asks for a route).
     pub const NOTHING_SENT: Self = Self(0xff04);
+    /// `[dns] resolvers`: a resolver, to which only DNS queries for allowed names may be sent.
+    pub const RESOLVER: Self = Self(0xff05);
+    /// `[local] unix`, `unix_allow`: a Unix socket.
+    pub const UNIX: Self = Self(0xff07);
     /// No rule applies.
     pub const NONE: Self = Self(0xffff);
 
@@ -87,6 +91,20 @@ codes! {
         NameNotAllowed = 22 => "name_not_allowed",
         /// Something that came in and answers nothing the agent was allowed to send.
         Unsolicited = 23 => "unsolicited",
+        /// A DNS message that is no plain query: header, counts, labels, bytes behind its end.
+        DnsMalformed = 24 => "dns_malformed",
+        /// A DNS query of a type or class that no rule can allow.
+        DnsType = 25 => "dns_type",
+        /// A DNS query with EDNS options that carry data, or with padding that is not zero.
+        DnsOption = 26 => "dns_option",
+        /// A DNS query with upper-case letters, which carry a bit each.
+        DnsCase = 27 => "dns_case",
+        /// A DNS query whose bytes the process could still change.
+        DnsShared = 28 => "dns_shared",
+        /// There was no room to judge a DNS message in, or to remember what it is about.
+        DnsRoom = 29 => "dns_room",
+        /// A Unix socket that the policy does not name.
+        UnixSocket = 30 => "unix_socket",
     }
 }
 
@@ -102,6 +120,9 @@ pub enum Verdict {
     /// Refused, for this reason.
     Deny(Reason),
 }
+
+/// The port of DNS (RFC 1035, 4.2).
+pub const DNS_PORT: u16 = 53;
 
 /// Where an endpoint is, as far as only the place that decides can know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +140,13 @@ pub trait Tables {
     /// The node of the longest prefix that holds `addr`, among the networks of policy `slot`. The root
     /// (`::/0`) is always there; `None` means that the slot holds no policy.
     fn net(&self, slot: u32, addr: &Addr) -> Option<&Ruleset>;
+
+    /// The rule by which a name that the agent has resolved to this address allows the endpoint. `None` where nobody
+    /// keeps what was resolved.
+    #[inline(always)]
+    fn pinned(&self, _cfg: &AgentCfg, _endpoint: &Endpoint) -> Option<RuleId> {
+        None
+    }
 }
 
 /// The names of a policy as the verdict reads them.
@@ -147,17 +175,62 @@ pub fn decide<T: Tables>(tables: &T, cfg: &AgentCfg, endpoint: &Endpoint, scope:
         return Verdict::Deny(Reason::NoPolicy);
     };
     let local = scope != Scope::Remote;
+    let resolver = rules.is_resolver() && matches!(endpoint.protocol, protocol::TCP | protocol::UDP);
     // Rules open what is on this host only where the policy knows that the address is this host's: an
     // address that appeared later must not turn a rule for a network into one for the host itself.
-    if local && !rules.is_local() {
-        return Verdict::Deny(Reason::ForeignListener);
-    }
-    match rules.find(endpoint.protocol, endpoint.port) {
+    let found = if local && !rules.is_local() { None } else { rules.find(endpoint.protocol, endpoint.port) };
+    match found {
         Some(rule) => Verdict::Allow(rule),
+        None if resolver => Verdict::Allow(RuleId::RESOLVER),
         None if local => Verdict::Deny(Reason::ForeignListener),
+        // Wins over whatever a name was resolved to.
         None if rules.is_special() => Verdict::Deny(Reason::SpecialNetwork),
-        None if rules.len > 0 => Verdict::Deny(Reason::PortOrProtocol),
-        None => Verdict::Deny(Reason::NoRule),
+        None => match tables.pinned(cfg, endpoint) {
+            Some(rule) => Verdict::Allow(rule),
+            None if rules.len > 0 => Verdict::Deny(Reason::PortOrProtocol),
+            None => Verdict::Deny(Reason::NoRule),
+        },
+    }
+}
+
+/// What [`decide`] says, of a call that names `endpoint`. What is then sent is decided packet by packet: NAT may have
+/// rewritten where it goes, a resolver's port included, so that of a resolver only calls know the port.
+#[inline(always)]
+pub fn held_to_call(verdict: Verdict, endpoint: &Endpoint) -> Verdict {
+    match verdict {
+        Verdict::Allow(RuleId::RESOLVER) if endpoint.port != DNS_PORT => Verdict::Deny(Reason::NoRule),
+        verdict => verdict,
+    }
+}
+
+/// Whether what goes to `endpoint` by `rule` has to be a DNS query for an allowed name.
+#[inline(always)]
+pub const fn is_dns(rule: RuleId, endpoint: &Endpoint) -> bool {
+    let transport = matches!(endpoint.protocol, protocol::TCP | protocol::UDP);
+    // What an agent tells itself, or whoever came to it, is no query of its own.
+    let own = rule.0 == RuleId::OWN_LISTENER.0 || rule.0 == RuleId::REPLY.0;
+    transport && !own && (rule.0 == RuleId::RESOLVER.0 || endpoint.port == DNS_PORT)
+}
+
+/// What comes of a DNS query for a name.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// A rule is about the name: the answer opens addresses.
+    Opens,
+    /// It is a rule's name with a search suffix: the answer opens nothing.
+    Search,
+    /// No rule is about it.
+    Refused,
+}
+
+/// Decides whether a name may be asked for, given the rules about it.
+#[inline(always)]
+pub fn decide_question(rules: Option<&Ruleset>) -> Question {
+    match rules {
+        Some(rules) if rules.is_search() => Question::Search,
+        Some(rules) if rules.len > 0 => Question::Opens,
+        _ => Question::Refused,
     }
 }
 
@@ -167,7 +240,7 @@ pub fn decide_name<T: NameTables>(tables: &T, slot: u32, name: &NameKey, protoco
     let Some(node) = tables.name(slot, name) else {
         return Verdict::Deny(Reason::NameNotAllowed);
     };
-    let rules = if node.len as usize == name.len { &node.this } else { &node.below };
+    let rules = node.rules(name.len);
     match rules.find(protocol, port) {
         Some(rule) => Verdict::Allow(rule),
         None if rules.len > 0 => Verdict::Deny(Reason::PortOrProtocol),

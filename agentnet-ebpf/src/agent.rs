@@ -2,7 +2,9 @@
 
 use core::{ffi::c_void, mem::MaybeUninit, ptr};
 
-use agentnet_common::abi::{AgentCfg, COMM_BYTES, OWNERS as OWNER_PLACES, Process, SockState, UdpPeers};
+use agentnet_common::abi::{
+    AgentCfg, COMM_BYTES, Dialog, OWNERS as OWNER_PLACES, Process, Queries, SockState, UdpPeers,
+};
 use aya_ebpf::{
     bindings::BPF_SK_STORAGE_GET_F_CREATE,
     helpers::{
@@ -11,7 +13,7 @@ use aya_ebpf::{
     },
 };
 
-use crate::maps::{CFG, OWNERS, PEERS, SOCK};
+use crate::maps::{CFG, DIALOG, OWNERS, PEERS, QUERIES, SOCK};
 
 /// No process is known.
 pub const NOBODY: Process = Process { pid: 0, uid: 0, comm: [0; COMM_BYTES] };
@@ -45,6 +47,23 @@ pub fn udp_peers(sk: *mut c_void, create: bool) -> Option<&'static mut UdpPeers>
     let flags = if create { u64::from(BPF_SK_STORAGE_GET_F_CREATE) } else { 0 };
     // SAFETY: as for `sock_state`.
     unsafe { bpf_sk_storage_get(PEERS.as_ptr(), sk, ptr::null_mut(), flags).cast::<UdpPeers>().as_mut() }
+}
+
+/// The queries of the socket `sk`; made if `create` and not there yet. `sk` as for [`sock_state`].
+#[inline(always)]
+pub fn queries(sk: *mut c_void, create: bool) -> Option<&'static mut Queries> {
+    let flags = if create { u64::from(BPF_SK_STORAGE_GET_F_CREATE) } else { 0 };
+    // SAFETY: as for `sock_state`.
+    unsafe { bpf_sk_storage_get(QUERIES.as_ptr(), sk, ptr::null_mut(), flags).cast::<Queries>().as_mut() }
+}
+
+/// What was judged of the connection `sk` to a resolver; made if `create` and not there yet. `sk` as for
+/// [`sock_state`].
+#[inline(always)]
+pub fn dialog(sk: *mut c_void, create: bool) -> Option<&'static mut Dialog> {
+    let flags = if create { u64::from(BPF_SK_STORAGE_GET_F_CREATE) } else { 0 };
+    // SAFETY: as for `sock_state`.
+    unsafe { bpf_sk_storage_get(DIALOG.as_ptr(), sk, ptr::null_mut(), flags).cast::<Dialog>().as_mut() }
 }
 
 /// Remembers who connected the TCP socket `flow`.

@@ -6,24 +6,36 @@
 //! | cgroup/setsockopt | `hooks/setsockopt.rs` | refuses options that would let packets pass the other hooks by |
 //! | cgroup/connect4, connect6 | `hooks/connect.rs` | EPERM at once for the process |
 //! | cgroup/sendmsg4, sendmsg6 | `hooks/sendmsg.rs` | the same for unconnected UDP |
+//! | cgroup/sock_release | `hooks/sock_release.rs` | tells of datagram sockets that end |
+//! | cgroup/connect_unix, sendmsg_unix | `hooks/unix.rs` | Unix sockets of others |
 //! | sockops | `hooks/sockops.rs` | marks accepted sockets, forgets closed ones |
 //! | cgroup_skb/egress | `hooks/skb_egress.rs` | the last word on every packet out |
 //! | cgroup_skb/ingress | `hooks/skb_ingress.rs` | who may connect into the agent |
+//! | sk_msg | `hooks/sk_msg.rs` | judges DNS queries over TCP before TCP takes them |
+//! | (handed over) | `hooks/skb_query.rs`, `hooks/skb_answer.rs` | judges DNS queries, learns from answers |
+//! | (handed over) | `hooks/skb_report.rs` | reports on packets |
+//! | (handed over) | `hooks/skb_sample.rs` | samples payload that was let through |
 //! | tcx | `hooks/tcx.rs` | containers from outside, packet sockets |
 //!
 //! Every hook is a shim around one `try_*` function; what a failure means is written once, in [`emit`].
 #![no_std]
 #![no_main]
-#![feature(core_intrinsics)]
+#![feature(asm_experimental_arch, core_intrinsics)]
 #![allow(internal_features, reason = "core::sync::atomic has no read-modify-write on the BPF target")]
 
 mod agent;
+mod dns;
 mod emit;
 mod hooks;
 mod local;
 mod maps;
 mod neighbour;
+mod opaque;
 mod packet;
+mod pins;
+mod sample;
+mod scratch;
+mod series;
 mod tables;
 mod visitors;
 

@@ -2,15 +2,20 @@
 
 use agentnet_common::{
     abi::{
-        ALERT_RING_BYTES, AgentCfg, AgentCounters, IFACE_ENTRIES, MAX_AGENTS, OWNERS as OWNER_PLACES, Owner,
-        REFUSED_ENTRIES, Ruleset, SAMPLE_RING_BYTES, SLOTS, SockState, UdpPeers, VISITOR_ENTRIES, Visitor,
+        ALERT_RING_BYTES, AgentCfg, AgentCounters, Budget, Dialog, Door, GATE_ENTRIES, IFACE_ENTRIES,
+        MAX_AGENTS, NAMED_ENTRIES, NameNode, Named, OWNERS as OWNER_PLACES, Owner, PIN_ENTRIES, Pins, Queries,
+        REFUSED_ENTRIES, Ruleset, SAMPLE_RING_BYTES, SCRATCHES, SERIES_PLACES, SLOTS, SUN_PATH, Scratch,
+        Series, SockState, TAILS, UdpPeers, VISITOR_ENTRIES, Visitor,
     },
     addr::Addr,
     event::VerdictEvent,
+    name::KEY_BYTES,
 };
 use aya_ebpf::{
     bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, bpf_map_type},
-    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
+    btf_maps::{
+        Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf, SockHash,
+    },
     macros::btf_map,
 };
 
@@ -61,8 +66,33 @@ storage_map!(
     PeersMap, BPF_MAP_TYPE_SK_STORAGE, i32, UdpPeers, BPF_F_NO_PREALLOC
 );
 
+storage_map!(
+    /// Storage of sockets that ask a resolver.
+    QueriesMap, BPF_MAP_TYPE_SK_STORAGE, i32, Queries, BPF_F_NO_PREALLOC
+);
+
+storage_map!(
+    /// Storage of connections to resolvers.
+    DialogMap, BPF_MAP_TYPE_SK_STORAGE, i32, Dialog, BPF_F_NO_PREALLOC
+);
+
+/// The bytes of a key of names.
+pub type NameBytes = [u8; KEY_BYTES];
+
+/// Names of one policy, as [`NetTrie`].
+pub type NameTrie = LpmTrie<NameBytes, NameNode, 1>;
+
+/// Addresses of one agent that were resolved from names. The loader makes the real maps.
+pub type PinMap = LruHashMap<Addr, Pins, { PIN_ENTRIES as usize }>;
+
+/// Names of one agent that were asked for.
+pub type NamedMap = LruHashMap<u64, Named, { NAMED_ENTRIES as usize }>;
+
 /// Networks of one policy. The loader makes the real tries; this one only gives their shape.
 pub type NetTrie = LpmTrie<Addr, Ruleset, 1>;
+
+/// Unix sockets that one policy names. Made by the loader as well.
+pub type DoorTrie = LpmTrie<[u8; SUN_PATH], Door, 1>;
 
 #[btf_map]
 pub static CFG: CfgMap = CfgMap::new();
@@ -73,9 +103,31 @@ pub static PEERS: PeersMap = PeersMap::new();
 #[btf_map]
 pub static NETS: ArrayOfMaps<NetTrie, { SLOTS as usize }> = ArrayOfMaps::new();
 #[btf_map]
+pub static NAMES: ArrayOfMaps<NameTrie, { SLOTS as usize }> = ArrayOfMaps::new();
+#[btf_map]
+pub static PINS: ArrayOfMaps<PinMap, { MAX_AGENTS as usize }> = ArrayOfMaps::new();
+#[btf_map]
+pub static NAMED: ArrayOfMaps<NamedMap, { MAX_AGENTS as usize }> = ArrayOfMaps::new();
+#[btf_map]
+pub static QUERIES: QueriesMap = QueriesMap::new();
+#[btf_map]
+pub static DIALOG: DialogMap = DialogMap::new();
+#[btf_map]
+pub static GATE: SockHash<u64, { GATE_ENTRIES as usize }> = SockHash::new();
+#[btf_map]
+pub static SCRATCH: PerCpuArray<Scratch, { SCRATCHES as usize }> = PerCpuArray::new();
+#[btf_map]
 pub static OWNERS: Array<Owner, { OWNER_PLACES as usize }> = Array::new();
 #[btf_map]
 pub static COUNTERS: PerCpuArray<AgentCounters, { MAX_AGENTS as usize }> = PerCpuArray::new();
+#[btf_map]
+pub static SERIES: PerCpuArray<Series, { SERIES_PLACES as usize }> = PerCpuArray::new();
+#[btf_map]
+pub static TAILS_OUT: ProgramArray<{ TAILS as usize }> = ProgramArray::new();
+#[btf_map]
+pub static TAILS_IN: ProgramArray<{ TAILS as usize }> = ProgramArray::new();
+#[btf_map]
+pub static BUDGETS: Array<Budget, { MAX_AGENTS as usize }> = Array::new();
 #[btf_map]
 pub static REFUSED: HashMap<u64, u32, { REFUSED_ENTRIES as usize }> = HashMap::new();
 #[btf_map]
@@ -86,6 +138,8 @@ pub static HOSTCG: HashMap<u64, u32, { MAX_AGENTS as usize }> = HashMap::new();
 pub static AGENTS: Array<AgentCfg, { MAX_AGENTS as usize }> = Array::new();
 #[btf_map]
 pub static VISITORS: LruHashMap<Visitor, u64, { VISITOR_ENTRIES as usize }> = LruHashMap::new();
+#[btf_map]
+pub static DOORS: ArrayOfMaps<DoorTrie, { SLOTS as usize }> = ArrayOfMaps::new();
 #[btf_map]
 pub static ALERTS: RingBuf<VerdictEvent, { ALERT_RING_BYTES as usize }> = RingBuf::new();
 #[btf_map]

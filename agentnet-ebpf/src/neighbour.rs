@@ -8,11 +8,11 @@ use agentnet_common::{
         ARP_BYTES, Discovery, MLD_RECORDS, NEIGHBOUR_ADVERTISEMENT, NEIGHBOUR_SOLICITATION,
         ROUTER_SOLICITATION, Reach, Report, is_arp, is_plain_record,
     },
-    verdict::{Reason, Tables as _},
+    verdict::Reason,
 };
 use aya_ebpf::programs::SkBuffContext;
 
-use crate::{packet::load, tables::Maps, visitors};
+use crate::{packet::load, tables::look_up, visitors};
 
 /// Bytes of an Ethernet header (IEEE 802.3, 3.1), without tags.
 pub const ETHERNET: u32 = 14;
@@ -83,7 +83,7 @@ fn is_needed_discovery(
         None => false,
         Some(Reach::Link) => true,
         Some(Reach::Probe) => {
-            Maps.net(cfg.slot, &destination).is_some_and(|rules| rules.is_local() || rules.len > 0)
+            look_up(cfg.slot, &destination).is_some_and(|rules| rules.is_local() || rules.len > 0)
         }
         Some(Reach::Answer) => visitors::has_asked(cfg, destination),
     })

@@ -6,12 +6,12 @@ use agentnet_common::{
 };
 use aya_ebpf::{helpers::generated::bpf_skb_load_bytes, programs::SkBuffContext};
 
+use crate::opaque;
+
 /// SYN in the flags byte of a TCP header (RFC 9293, 3.1).
 const SYN: u8 = 0x02;
 /// ACK.
 const ACK: u8 = 0x10;
-/// As the headers of IP have it, widened to the words they are read in.
-const TCP: u32 = protocol::TCP as u32;
 
 /// `lo` has this interface index in every network namespace (`LOOPBACK_IFINDEX`, include/net/net_namespace.h).
 const LOOPBACK_IFINDEX: u32 = 1;
@@ -33,6 +33,10 @@ pub struct Packet {
     pub local: Endpoint,
     /// Flags of a TCP header, else 0.
     pub tcp_flags: u8,
+    /// Sequence number of a TCP segment, else 0.
+    pub sequence: u32,
+    /// Where the payload begins.
+    pub payload: u32,
     /// Carries something besides headers. Told of TCP only, whose segments often do not.
     pub has_data: bool,
     /// Leaves or came by `lo`: the far end is this host, whatever its address.
@@ -46,6 +50,8 @@ impl Packet {
         remote: Endpoint::new(Addr::UNSPECIFIED, 0, 0),
         local: Endpoint::new(Addr::UNSPECIFIED, 0, 0),
         tcp_flags: 0,
+        sequence: 0,
+        payload: 0,
         has_data: false,
         on_loopback: false,
     };
@@ -56,6 +62,12 @@ impl Packet {
         self.tcp_flags & (SYN | ACK) == SYN
     }
 
+    /// Goes on with a connection of TCP: what opens one, in either direction, does not.
+    #[inline(always)]
+    pub const fn is_later_segment(&self) -> bool {
+        self.remote.protocol == protocol::TCP && self.tcp_flags & SYN == 0
+    }
+
     /// Answers the opening of a TCP connection.
     #[inline(always)]
     pub const fn is_syn_ack(&self) -> bool {
@@ -63,10 +75,7 @@ impl Packet {
     }
 }
 
-/// Reads `T`, which is made of integers, at a byte offset.
-///
-/// By helper, whether the packet is linear there or not: each read that has two ways doubles the paths that the
-/// verifier walks. What comes often is a [`Segment`].
+/// Reads `T`, which is made of integers, at a byte offset, whether the packet is linear there or not.
 #[inline(always)]
 pub fn load<T: Copy>(ctx: &SkBuffContext, offset: u32) -> Result<T, Reason> {
     let mut value = core::mem::MaybeUninit::<T>::uninit();
@@ -76,6 +85,47 @@ pub fn load<T: Copy>(ctx: &SkBuffContext, offset: u32) -> Result<T, Reason> {
     };
     // SAFETY: as above.
     if result == 0 { Ok(unsafe { value.assume_init() }) } else { Err(Reason::Malformed) }
+}
+
+/// How the words of a header are read. One way each: two ways for a read double the paths that the verifier walks.
+trait Headers: Copy {
+    /// `N` words from byte `offset` on.
+    ///
+    /// # Errors
+    /// [`Reason::Malformed`] where the packet is shorter.
+    fn words<const N: usize>(self, offset: u32) -> Result<[u32; N], Reason>;
+}
+
+/// By helper, wherever the bytes are.
+#[derive(Clone, Copy)]
+struct Anywhere<'a>(&'a SkBuffContext);
+
+impl Headers for Anywhere<'_> {
+    #[inline(always)]
+    fn words<const N: usize>(self, offset: u32) -> Result<[u32; N], Reason> {
+        load(self.0, offset)
+    }
+}
+
+/// In place, in the linear part. What the kernel's own IP layers have made or taken apart, as cgroup_skb sees it,
+/// has its headers there (`pskb_may_pull` in ip_rcv, tcp_v4_rcv and their like).
+#[derive(Clone, Copy)]
+struct InPlace {
+    data: usize,
+    end: usize,
+}
+
+impl Headers for InPlace {
+    #[inline(always)]
+    fn words<const N: usize>(self, offset: u32) -> Result<[u32; N], Reason> {
+        let start = self.data + offset as usize;
+        if start + size_of::<[u32; N]>() > self.end {
+            return Err(Reason::Malformed);
+        }
+        // SAFETY: within the linear part, as the verifier checks; any bytes are words. The kernel aligns headers of IP to
+        // words (`NET_IP_ALIGN`) or runs where that does not matter; read byte by byte they cost three times as much.
+        Ok(core::array::from_fn(|index| unsafe { (start as *const u32).add(index).read() }))
+    }
 }
 
 /// Network header as far as it matters: protocol, source, destination, offset of the transport header.
@@ -112,8 +162,8 @@ fn ipv4(header: [u32; 5], start: u32) -> Result<Network, Reason> {
 
 /// An IPv6 header (RFC 8200, 3) directly followed by the transport header, given its first half.
 #[inline(always)]
-fn ipv6(ctx: &SkBuffContext, header: [u32; 5], start: u32) -> Result<Network, Reason> {
-    let rest: [u32; 5] = load(ctx, start + size_of_val(&header) as u32)?;
+fn ipv6(headers: impl Headers, header: [u32; 5], start: u32) -> Result<Network, Reason> {
+    let rest: [u32; 5] = headers.words(start + size_of_val(&header) as u32)?;
     let protocol = (u32::from_be(header[1]) >> 8) as u8;
     // Hop-by-hop, routing, fragment, ESP, AH, destination options, mobility, HIP, shim6 (IANA "IPv6
     // Extension Header Types").
@@ -132,7 +182,10 @@ fn ipv6(ctx: &SkBuffContext, header: [u32; 5], start: u32) -> Result<Network, Re
 /// reason to drop it.
 #[inline(always)]
 pub fn parse(ctx: &SkBuffContext, direction: Direction) -> (Packet, Option<Reason>) {
-    match parse_at(ctx, 0, direction) {
+    // SAFETY: the context is the kernel's.
+    let headers =
+        unsafe { InPlace { data: (*ctx.skb.skb).data as usize, end: (*ctx.skb.skb).data_end as usize } };
+    match walk(ctx, headers, 0, direction) {
         Ok(packet) => (packet, None),
         Err(reason) => (Packet::UNREADABLE, Some(reason)),
     }
@@ -144,30 +197,47 @@ pub fn parse(ctx: &SkBuffContext, direction: Direction) -> (Packet, Option<Reaso
 /// The reason to drop it.
 #[inline(always)]
 pub fn parse_at(ctx: &SkBuffContext, start: u32, direction: Direction) -> Result<Packet, Reason> {
+    walk(ctx, Anywhere(ctx), start, direction)
+}
+
+#[inline(always)]
+fn walk(
+    ctx: &SkBuffContext,
+    headers: impl Headers,
+    start: u32,
+    direction: Direction,
+) -> Result<Packet, Reason> {
     // As much as both families have.
-    let header: [u32; 5] = load(ctx, start)?;
+    let header: [u32; 5] = headers.words(start)?;
     let network = match u32::from_be(header[0]) >> 28 {
         4 => ipv4(header, start)?,
-        6 => ipv6(ctx, header, start)?,
+        6 => ipv6(headers, header, start)?,
         _ => return Err(Reason::Malformed),
     };
     let mut has_data = true;
+    let mut sequence = 0;
+    // UDP and echo messages have headers of eight bytes.
+    let mut payload = network.transport + 8;
     let (source_port, destination_port, tcp_flags) = match network.protocol {
         protocol::TCP => {
             // Source and destination port in the first word, data offset and flags in the fourth.
-            let header: [u32; 4] = load(ctx, network.transport)?;
+            let header: [u32; 4] = headers.words(network.transport)?;
             let (ports, fourth) = (u32::from_be(header[0]), u32::from_be(header[3]));
+            sequence = u32::from_be(header[1]);
             // The data offset counts words.
-            has_data = ctx.len() > network.transport + (fourth >> 28) * 4;
-            ((ports >> 16) as u16, ports as u16, (fourth >> 16) as u8)
+            payload = network.transport + (fourth >> 28) * 4;
+            has_data = ctx.len() > payload;
+            ((ports >> 16) as u16, ports as u16, fourth >> 16)
         }
         protocol::UDP => {
-            let ports = u32::from_be(load::<u32>(ctx, network.transport)?);
+            let [ports] = headers.words(network.transport)?;
+            let ports = u32::from_be(ports);
             ((ports >> 16) as u16, ports as u16, 0)
         }
         protocol::ICMP | protocol::ICMPV6 => {
             // Echo and echo reply (RFC 792; RFC 4443, 4.1 and 4.2) are what a ping socket may send.
-            let kind = u32::from_be(load(ctx, network.transport)?) >> 24;
+            let [first] = headers.words(network.transport)?;
+            let kind = u32::from_be(first) >> 24;
             match (network.protocol, kind) {
                 (protocol::ICMP, 0 | 8) | (protocol::ICMPV6, 128 | 129) => (0, 0, 0),
                 _ => return Err(Reason::IcmpType),
@@ -175,13 +245,16 @@ pub fn parse_at(ctx: &SkBuffContext, start: u32, direction: Direction) -> Result
         }
         _ => return Err(Reason::UnknownProtocol),
     };
-    let source = Endpoint::new(network.source, source_port, network.protocol);
-    let destination = Endpoint::new(network.destination, destination_port, network.protocol);
+    let protocol = opaque::word(network.protocol.into(), ctx.len()) as u8;
+    let source = Endpoint::new(opaque::family(network.source, ctx.len()), source_port, protocol);
+    let destination =
+        Endpoint::new(opaque::family(network.destination, ctx.len()), destination_port, protocol);
+    let tcp_flags = opaque::word(tcp_flags, ctx.len()) as u8;
     let (local, remote) = match direction {
         Direction::Egress => (source, destination),
         Direction::Ingress => (destination, source),
     };
-    Ok(Packet { remote, local, tcp_flags, has_data, on_loopback: on_loopback(ctx) })
+    Ok(Packet { remote, local, tcp_flags, sequence, payload, has_data, on_loopback: on_loopback(ctx) })
 }
 
 /// See [`Packet::on_loopback`].
@@ -189,43 +262,4 @@ pub fn parse_at(ctx: &SkBuffContext, start: u32, direction: Direction) -> Result
 pub fn on_loopback(ctx: &SkBuffContext) -> bool {
     // SAFETY: the context is the kernel's.
     unsafe { (*ctx.skb.skb).ifindex == LOOPBACK_IFINDEX }
-}
-
-/// The plainest segment of TCP, read at one go: linear, without options of IP, fragments and extension headers,
-/// and not the first of a connection in either direction. What is none may still be a packet that [`parse`] takes.
-pub struct Segment {
-    destination: Addr,
-    destination_port: u16,
-}
-
-impl Segment {
-    /// Whether it goes to this address and port (host byte order).
-    #[inline(always)]
-    pub fn goes_to(&self, addr: &[u32; 4], port: u16) -> bool {
-        self.destination_port == port && self.destination.words == *addr
-    }
-}
-
-/// Reads a [`Segment`].
-#[inline(always)]
-pub fn segment(ctx: &SkBuffContext) -> Option<Segment> {
-    // SAFETY: the context is the kernel's.
-    let (data, end) = unsafe { ((*ctx.skb.skb).data as usize, (*ctx.skb.skb).data_end as usize) };
-    if data + size_of::<[u32; 9]>() > end {
-        return None;
-    }
-    // SAFETY: within the linear part: 20 bytes of IPv4 and 16 of TCP, or less than a header of IPv6.
-    let word = |index: usize| u32::from_be(unsafe { (data as *const u32).add(index).read_unaligned() });
-    let (destination, ports, flags) = match word(0) >> 28 {
-        // Five words of header; neither more fragments nor an offset.
-        4 if word(0) >> 24 == 0x45 && word(1) & 0x3fff == 0 && word(2) >> 16 & 0xff == TCP => {
-            (Addr::from_v4_word(word(4).to_be()), word(5), word(8))
-        }
-        6 if word(1) >> 8 & 0xff == TCP && data + size_of::<[u32; 14]>() <= end => {
-            let address = [word(6).to_be(), word(7).to_be(), word(8).to_be(), word(9).to_be()];
-            (Addr { words: address }, word(10), word(13))
-        }
-        _ => return None,
-    };
-    ((flags >> 16) as u8 & SYN == 0).then_some(Segment { destination, destination_port: ports as u16 })
 }

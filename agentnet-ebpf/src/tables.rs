@@ -1,28 +1,33 @@
-//! The policy on maps.
+//! The policy on maps, and the verdict as the hooks ask for it.
 
-use agentnet_common::{abi::Ruleset, addr::Addr, verdict::Tables};
+use core::cell::Cell;
+
+use agentnet_common::{
+    abi::{AgentCfg, Ruleset},
+    addr::{Addr, Endpoint},
+    verdict::{self, Reason, RuleId, Scope, Tables, Verdict},
+};
 use aya_ebpf::btf_maps::lpm_trie::Key;
 
-use crate::maps::NETS;
+use crate::{maps::NETS, pins::pinned};
 
-/// What one lookup found, for a verdict on the address that was looked up: a lookup costs as much as the rest
-/// of a verdict.
-pub struct Found(pub Option<&'static Ruleset>);
-
-impl Tables for Found {
-    #[inline(always)]
-    fn net(&self, _slot: u32, _addr: &Addr) -> Option<&Ruleset> {
-        self.0
-    }
+/// What one lookup found, for a verdict on the address that was looked up; and the name that was found on the way.
+struct Found<'a> {
+    rules: Option<&'a Ruleset>,
+    named: Cell<u64>,
 }
 
-/// The tables that the loader filled.
-pub struct Maps;
-
-impl Tables for Maps {
+impl Tables for Found<'_> {
     #[inline(always)]
-    fn net(&self, slot: u32, addr: &Addr) -> Option<&Ruleset> {
-        look_up(slot, addr)
+    fn net(&self, _slot: u32, _addr: &Addr) -> Option<&Ruleset> {
+        self.rules
+    }
+
+    #[inline(always)]
+    fn pinned(&self, cfg: &AgentCfg, endpoint: &Endpoint) -> Option<RuleId> {
+        let (rule, name) = pinned(cfg, endpoint)?;
+        self.named.set(name);
+        Some(rule)
     }
 }
 
@@ -33,4 +38,67 @@ pub fn look_up(slot: u32, addr: &Addr) -> Option<&'static Ruleset> {
     // SAFETY: a trie of a slot in use is never written to; a reload fills another one.
     let trie = NETS.get(slot)?;
     trie.get(&key)
+}
+
+/// Set in the word of a verdict that allows; the rest is the rule, or else the reason.
+const ALLOWS: u64 = 1 << 16;
+
+/// [`verdict::decide`], given what was looked up for the endpoint's address. Writes the name that has opened the
+/// address, or 0, to `name`.
+///
+/// A function of its own to the kernel as well, which verifies it once, whatever its callers know: followed from each
+/// of their states it would be walked a hundred times.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn an_decide(
+    cfg: *const AgentCfg,
+    rules: *const Ruleset,
+    endpoint: *const Endpoint,
+    scope: u32,
+    name: *mut u64,
+) -> u64 {
+    let nothing = Reason::NoPolicy as u64;
+    // SAFETY: null, or what the caller has.
+    let (Some(cfg), Some(endpoint), Some(name)) =
+        (unsafe { (cfg.as_ref(), endpoint.as_ref(), name.as_mut()) })
+    else {
+        return nothing;
+    };
+    // SAFETY: as above.
+    let found = Found { rules: unsafe { rules.as_ref() }, named: Cell::new(0) };
+    let scope = match scope {
+        0 => Scope::Remote,
+        1 => Scope::OwnListener,
+        _ => Scope::ForeignListener,
+    };
+    let verdict = verdict::decide(&found, cfg, endpoint, scope);
+    *name = found.named.get();
+    match verdict {
+        Verdict::Allow(rule) => ALLOWS | u64::from(rule.0),
+        Verdict::Deny(reason) => reason as u64,
+    }
+}
+
+/// The verdict on `endpoint`, for whose address the policy has `rules`, and the name by which it is allowed, if by one.
+#[inline(always)]
+pub fn decide(cfg: &AgentCfg, rules: Option<&Ruleset>, endpoint: &Endpoint, scope: Scope) -> (Verdict, u64) {
+    let scope = match scope {
+        Scope::Remote => 0,
+        Scope::OwnListener => 1,
+        Scope::ForeignListener => 2,
+    };
+    let rules = rules.map_or(core::ptr::null(), core::ptr::from_ref);
+    let mut name = 0;
+    let code = an_decide(cfg, rules, endpoint, scope, &raw mut name);
+    if code & ALLOWS != 0 {
+        return (Verdict::Allow(RuleId(code as u16)), name);
+    }
+    // SAFETY: the code of a reason, which has two bytes.
+    (Verdict::Deny(unsafe { core::mem::transmute::<u16, Reason>(code as u16) }), 0)
+}
+
+/// The verdict on what is not on this host.
+#[inline(always)]
+pub fn decide_remote(cfg: &AgentCfg, endpoint: &Endpoint) -> Verdict {
+    decide(cfg, look_up(cfg.slot, &endpoint.addr), endpoint, Scope::Remote).0
 }

@@ -61,6 +61,7 @@ fn a_recent_kernel_has_all_that_is_needed() {
         "hook_sendmsg4",
         "hook_sendmsg6",
         "hook_sock_create",
+        "hook_sock_release",
         "hook_setsockopt",
         "hook_sock_ops",
         "privilege",

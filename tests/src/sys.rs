@@ -41,6 +41,12 @@ impl RawAddr {
         Self { bytes: [0; _], len: 16 }
     }
 
+    /// An address of `AF_UNIX` with this `sun_path`, cut to its room.
+    pub fn unix(name: &[u8]) -> Self {
+        let family = u16::try_from(libc::AF_UNIX).unwrap_or_default().to_ne_bytes();
+        Self::from_bytes(&[family.as_slice(), name].concat())
+    }
+
     /// The address as its bytes in memory.
     pub fn from_bytes(bytes: &[u8]) -> Self {
         let mut raw = Self { bytes: [0; _], len: len_of(bytes.len()) };

@@ -137,3 +137,32 @@ fn an_invalid_policy_changes_nothing() -> Result<()> {
     }
     daemon.ensure_no_agents()
 }
+
+/// What a policy extends is read anew with it, and alerts name the rule there.
+#[test]
+fn a_policy_changes_with_what_it_extends() -> Result<()> {
+    let Served { lab, daemon } = Served::new()?;
+    daemon.write_policy("base", &Policy::standard().text())?;
+    daemon.write_policy("child", "version = 1\nname = \"child\"\nextends = \"base\"\n")?;
+    let found = Found::new(&lab)?;
+    attach(&daemon, &found, "child")?;
+    let (family, to) = (Family::V4, Family::V4.allowed_endpoint());
+    found.expect(&Expected::new().case("tcp-send", to, Said::Ok))?;
+    daemon.write_policy("base", &Policy::standard().deny(&family.allowed().to_string()).text())?;
+    reload(&daemon, By::Writing, &found)?;
+    let other = Family::V6.allowed_endpoint();
+    found.expect(&Expected::new().case("tcp-connect", to, EPERM).case("tcp-send", other, Said::Ok))?;
+    let file = daemon.directory("policies").join("base.toml");
+    eventually(DEADLINE, "the alert names the rule of the base", || {
+        let log = daemon.log_of(&found.name).map_err(|error| error.to_string())?;
+        let named = |line: &serde_json::Value| line["policy"]["file"].as_str() == file.to_str();
+        let blocked = log.iter().filter(|line| line["action"] == "blocked");
+        if blocked.clone().any(named) { Ok(()) } else { Err(format!("{:?}", blocked.collect::<Vec<_>>())) }
+    })?;
+    fs::write(&file, "version = 1\nname = \"base\"\nmoed = 1\n")?;
+    let reloaded = daemon.ask(&["reload"])?;
+    ensure!(reloaded.status.code() == Some(1) && reloaded.stderr.contains("base.toml:3:"), "{reloaded:?}");
+    found.expect(&Expected::new().case("tcp-connect", to, EPERM).case("tcp-send", other, Said::Ok))?;
+    daemon.tell(&["detach", &found.name])?;
+    daemon.ensure_no_agents()
+}

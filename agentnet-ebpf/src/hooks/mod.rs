@@ -3,13 +3,20 @@
 mod connect;
 mod sendmsg;
 mod setsockopt;
+mod sk_msg;
 mod skb;
+mod skb_answer;
 mod skb_egress;
 mod skb_ingress;
+mod skb_query;
+mod skb_report;
+mod skb_sample;
 mod sock_addr;
 mod sock_create;
+mod sock_release;
 mod sockops;
 mod tcx;
+mod unix;
 
 /// Let the operation through.
 const ALLOW: i32 = 1;

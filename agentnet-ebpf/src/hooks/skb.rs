@@ -2,14 +2,29 @@
 
 use core::ffi::c_void;
 
-use agentnet_common::{abi::SockState, event::Hook};
+use agentnet_common::{
+    abi::{ASKS_DNS, AgentCfg, SockState, TAIL_DNS, TAIL_DNS_STREAM},
+    addr::protocol,
+    event::{Hook, Way},
+    verdict::{DNS_PORT, RuleId, is_dns},
+};
 use aya_ebpf::{
     EbpfContext as _,
-    helpers::generated::{bpf_get_socket_cookie, bpf_sk_fullsock},
+    helpers::{
+        bpf_ktime_get_ns,
+        generated::{bpf_get_socket_cookie, bpf_sk_fullsock},
+    },
     programs::SkBuffContext,
 };
 
-use crate::{agent::owner, emit::Facts, packet::Packet};
+use crate::{
+    agent::owner,
+    emit::{Facts, count_allowed},
+    maps::{TAILS_IN, TAILS_OUT},
+    packet::Packet,
+    sample,
+    tables::look_up,
+};
 
 /// The packet's socket, not null; a listener stands for its half-open children.
 #[inline(always)]
@@ -45,4 +60,72 @@ pub fn facts(ctx: &SkBuffContext, hook: Hook, packet: &Packet, state: Option<&So
         detail: 0,
         sent: state.map_or(0, |state| state.tx_bytes),
     }
+}
+
+/// What is remembered with a TCP socket begins.
+#[inline(always)]
+pub fn begin(ctx: &SkBuffContext, state: &mut SockState) {
+    state.process = owner(cookie(ctx));
+    // SAFETY: no arguments.
+    state.began = unsafe { bpf_ktime_get_ns() };
+}
+
+/// Lets out a packet that `rule` allows: as a DNS query if it has to be one, by way of the program that judges those;
+/// and by way of the one that samples, if it is to be sampled.
+#[inline(always)]
+pub fn let_out(
+    ctx: &SkBuffContext,
+    cfg: &AgentCfg,
+    state: Option<&mut SockState>,
+    packet: &Packet,
+    rule: RuleId,
+) -> bool {
+    if is_dns(rule, &packet.remote) && packet.has_data {
+        // SAFETY: nothing is to be dropped. Returns only if the program is not there: then nobody can tell.
+        unsafe { TAILS_OUT.tail_call(ctx, TAIL_DNS) };
+        return false;
+    }
+    count_allowed(cfg, ctx.len());
+    if let Some(state) = state {
+        state.tx_bytes = state.tx_bytes.wrapping_add(u64::from(ctx.len()));
+        state.tx_packets = state.tx_packets.wrapping_add(1);
+        if sample::is_wanted(state, packet, Way::Out) {
+            sample::hand_over(ctx, Way::Out);
+        }
+    }
+    true
+}
+
+/// Lets in a packet: as an answer to a DNS query if its socket asks the resolver that it comes from.
+#[inline(always)]
+pub fn let_in(ctx: &SkBuffContext, cfg: &AgentCfg, state: Option<&mut SockState>, packet: &Packet) -> bool {
+    if !packet.has_data {
+        return true;
+    }
+    if state.as_ref().is_some_and(|state| state.marks & ASKS_DNS != 0) && is_from_resolver(cfg, packet) {
+        // SAFETY: nothing is to be dropped. Returns only if the program is not there: then nothing is learned.
+        unsafe {
+            if packet.remote.protocol == protocol::TCP {
+                TAILS_IN.tail_call(ctx, TAIL_DNS_STREAM);
+            } else {
+                TAILS_IN.tail_call(ctx, TAIL_DNS);
+            }
+        }
+        return false;
+    }
+    if let Some(state) = state {
+        state.rx_bytes = state.rx_bytes.wrapping_add(u64::from(ctx.len()));
+        state.rx_packets = state.rx_packets.wrapping_add(1);
+        if sample::is_wanted(state, packet, Way::In) {
+            sample::hand_over(ctx, Way::In);
+        }
+    }
+    true
+}
+
+/// Whether a packet comes from where queries go.
+#[inline(always)]
+fn is_from_resolver(cfg: &AgentCfg, packet: &Packet) -> bool {
+    packet.remote.port == DNS_PORT
+        || look_up(cfg.slot, &packet.remote.addr).is_some_and(|rules| rules.is_resolver())
 }

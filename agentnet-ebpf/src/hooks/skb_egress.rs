@@ -3,24 +3,28 @@
 use core::ffi::c_void;
 
 use agentnet_common::{
-    abi::{AgentCfg, CACHED_ALLOW, CACHED_NONE, ROLE_ACCEPTED, ROLE_NONE, SockState},
+    abi::{
+        AgentCfg, CACHED_ALLOW, CACHED_NONE, ROLE_ACCEPTED, ROLE_ASKS, ROLE_NONE, SockState, TOLD_ALLOWED,
+    },
     addr::protocol,
-    event::Hook,
-    verdict::{Reason, RuleId, Scope, Verdict, decide},
+    event::Way,
+    verdict::{Reason, RuleId, Scope, Verdict, is_dns},
 };
 use aya_ebpf::{EbpfContext as _, bindings::bpf_sock, macros::cgroup_skb, programs::SkBuffContext};
 
 use super::{
     TCP_LISTEN, code,
-    skb::{cookie, facts, socket},
+    skb::{begin, let_out, socket},
+    skb_report::{report, told},
     sock_addr::{is_reply, is_reported, remember},
 };
 use crate::{
-    agent::{config, owner, sock_state},
-    emit::{conclude, count_allowed, remember_refused},
+    agent::{config, sock_state},
     local::scope_on_host,
-    packet::{Direction, Packet, on_loopback, parse, segment},
-    tables::Maps,
+    opaque,
+    packet::{Direction, Packet, parse},
+    pins::still_named,
+    tables::{decide, look_up},
 };
 
 #[cgroup_skb(egress)]
@@ -33,46 +37,37 @@ fn try_egress(ctx: &SkBuffContext) -> bool {
     let Some(cfg) = config() else { return false };
     let sk = socket(ctx);
     let mut state = sk.and_then(|sk| sock_state(sk, false));
-    if let Some(state) = &mut state
-        && goes_on(ctx, cfg, state)
-    {
-        account(cfg, Some(state), ctx.len());
-        return true;
-    }
     let (packet, unreadable) = parse(ctx, Direction::Egress);
+    if let Some(state) = &mut state
+        && goes_on(cfg, state, &packet)
+    {
+        let rule = RuleId(state.rule);
+        return let_out(ctx, cfg, Some(state), &packet, rule);
+    }
     let (verdict, fresh) = match (sk, unreadable) {
         (None, _) => (Verdict::Deny(Reason::NoSocket), false),
         (_, Some(reason)) => (Verdict::Deny(reason), false),
         (Some(sk), None) => judge(ctx, cfg, sk, &packet, &mut state),
     };
-    if matches!(verdict, Verdict::Allow(_)) {
-        account(cfg, state.as_deref_mut(), ctx.len());
-        if !fresh {
-            return true;
-        }
+    let told = told(ctx, verdict);
+    if told & TOLD_ALLOWED != 0 && !opaque::flag(fresh, ctx.len()) {
+        let_out(ctx, cfg, state, &packet, RuleId(told as u16))
+    } else {
+        report(ctx, Way::Out, told)
     }
-    let facts = facts(ctx, Hook::Egress, &packet, state.as_deref());
-    // Whatever protocol an unreadable packet has: destroying asks TCP sockets only.
-    if let (Verdict::Deny(_), Some(sk)) = (verdict, sk)
-        && (unreadable.is_some() || facts.remote.protocol == protocol::TCP)
-    {
-        remember_refused(cfg, facts.flow);
-        if let Some(state) = sock_state(sk, true) {
-            state.refused = 1;
-        }
-    }
-    conclude(cfg, &facts, verdict, fresh)
 }
 
 /// Whether the packet belongs to a TCP connection that is under way and was allowed, or accepted. What opens
 /// one is never among them: on this host another listener may have taken the port.
 #[inline(always)]
-fn goes_on(ctx: &SkBuffContext, cfg: &AgentCfg, state: &SockState) -> bool {
+fn goes_on(cfg: &AgentCfg, state: &SockState, packet: &Packet) -> bool {
     let cached = state.cached == CACHED_ALLOW && state.generation == cfg.generation && !cfg.is_quarantined();
-    let known = cached || state.role == ROLE_ACCEPTED && cfg.may_come_in(on_loopback(ctx));
+    let known = cached || state.role == ROLE_ACCEPTED && cfg.may_come_in(packet.on_loopback);
     known
         && state.agent == cfg.agent
-        && segment(ctx).is_some_and(|segment| segment.goes_to(&state.peer, state.peer_port))
+        && packet.is_later_segment()
+        && state.peer_port == packet.remote.port
+        && state.peer == packet.remote.addr.words
 }
 
 /// The verdict on a packet, and whether it begins a flow that nobody has reported.
@@ -90,7 +85,7 @@ fn judge(
     if state.is_none() && (!tcp || packet.has_data || packet.on_loopback) {
         *state = sock_state(sk, true);
         match state {
-            Some(state) => state.process = owner(cookie(ctx)),
+            Some(state) => begin(ctx, state),
             None => return (Verdict::Deny(Reason::StorageFull), false),
         }
     }
@@ -101,19 +96,45 @@ fn judge(
     } else {
         Scope::Remote
     };
+    let scope = opaque::scope(scope, ctx.len());
     let half_open = listening && packet.is_syn_ack() && cfg.may_come_in(packet.on_loopback);
-    let verdict = if half_open
-        || is_accepted(state.as_deref(), cfg, packet)
-        || is_reply(sk, cfg, &packet.remote, scope)
-    {
+    let mut named = 0;
+    let answers =
+        half_open || is_accepted(state.as_deref(), cfg, packet) || is_reply(sk, cfg, &packet.remote, scope);
+    let mut verdict = if opaque::flag(answers, ctx.len()) {
         Verdict::Allow(RuleId::REPLY)
     } else {
-        decide(&Maps, cfg, &packet.remote, scope)
+        let verdict;
+        (verdict, named) = decide(cfg, look_up(cfg.slot, &packet.remote.addr), &packet.remote, scope);
+        verdict
     };
+    // A connection to a resolver: what it sends is judged before TCP takes it, see `sk_msg`.
+    let asks =
+        tcp && packet.is_syn() && matches!(verdict, Verdict::Allow(rule) if is_dns(rule, &packet.remote));
+    if asks && state.is_none() {
+        *state = sock_state(sk, true);
+        match state {
+            Some(state) => begin(ctx, state),
+            None => return (Verdict::Deny(Reason::StorageFull), false),
+        }
+    }
     let Some(state) = state else { return (verdict, false) };
+    // A connection that a name has opened is open as long as the name is allowed, however old the answer.
+    let goes_on = tcp && state.peer_port == packet.remote.port && state.peer == packet.remote.addr.words;
+    if goes_on
+        && !packet.is_syn()
+        && matches!(verdict, Verdict::Deny(Reason::NoRule | Reason::PortOrProtocol))
+        && let Some(rule) = still_named(cfg, state.name, &packet.remote)
+    {
+        verdict = Verdict::Allow(rule);
+        named = state.name;
+    }
+    state.name = named;
     state.agent = cfg.agent;
     if tcp && packet.is_syn() {
-        state.role = ROLE_NONE;
+        state.role = if asks { ROLE_ASKS } else { ROLE_NONE };
+        state.marks = 0;
+        state.next = [0; 2];
     }
     // What connect and sendmsg let through they have reported. TCP connects always, so that it is news only
     // where the policy has changed since.
@@ -125,16 +146,6 @@ fn judge(
     }
     // A reply is the other side's flow.
     (verdict, !reported && !matches!(verdict, Verdict::Allow(RuleId::REPLY)))
-}
-
-/// Counts what is let through, for the socket and for the agent.
-#[inline(always)]
-fn account(cfg: &AgentCfg, state: Option<&mut SockState>, bytes: u32) {
-    if let Some(state) = state {
-        state.tx_bytes = state.tx_bytes.wrapping_add(u64::from(bytes));
-        state.tx_packets = state.tx_packets.wrapping_add(1);
-    }
-    count_allowed(cfg, bytes);
 }
 
 /// Whether the packet goes back to the peer whose connection this socket accepted.

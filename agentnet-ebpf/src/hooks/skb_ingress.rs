@@ -3,24 +3,24 @@
 use core::ffi::c_void;
 
 use agentnet_common::{
-    abi::{AgentCfg, SockState, UDP_PEERS},
+    abi::{AgentCfg, SockState, TOLD_ALLOWED, UDP_PEERS},
     addr::protocol,
-    event::Hook,
-    verdict::{Reason, RuleId, Scope, Verdict, decide},
+    event::Way,
+    verdict::{Reason, RuleId, Scope, Verdict},
 };
 use aya_ebpf::{EbpfContext as _, helpers::bpf_ktime_get_ns, macros::cgroup_skb, programs::SkBuffContext};
 
 use super::{
     code,
-    skb::{facts, socket},
+    skb::{begin, let_in, socket},
+    skb_report::{report, told},
     sock_addr::is_reported,
 };
 use crate::{
     agent::{config, sock_state, udp_peers},
-    emit::conclude,
     local::scope_on_host,
-    packet::{Direction, Packet, parse, segment},
-    tables::Maps,
+    packet::{Direction, Packet, parse},
+    tables::decide_remote,
 };
 
 /// How long a UDP peer that was let in may be answered after its last datagram, nanoseconds. As long as
@@ -37,22 +37,31 @@ fn try_ingress(ctx: &SkBuffContext) -> bool {
     let Some(cfg) = config() else { return false };
     // Only what opens a connection is a question; the rest belongs to one that was answered.
     let sk = socket(ctx);
-    if sk.is_some() && segment(ctx).is_some() {
-        return true;
-    }
-    let state = sk.and_then(|sk| sock_state(sk, false));
     let (packet, unreadable) = parse(ctx, Direction::Ingress);
-    let verdict = match (sk, unreadable) {
-        (None, _) => Verdict::Deny(Reason::NoSocket),
-        // What cannot be read cannot be a reply to something that was allowed.
-        (_, Some(reason)) => Verdict::Deny(reason),
-        (Some(sk), None) => judge(ctx, cfg, sk, state.as_deref(), &packet),
-    };
-    if matches!(verdict, Verdict::Allow(_)) {
-        return true;
+    let mut state = sk.and_then(|sk| sock_state(sk, false));
+    let later = sk.is_some() && unreadable.is_none() && packet.is_later_segment();
+    if later {
+        // A connection on which only the other side has talked until now.
+        if let (Some(sk), None, true) = (sk, &state, packet.has_data) {
+            state = sock_state(sk, true);
+            if let Some(state) = &mut state {
+                state.agent = cfg.agent;
+                begin(ctx, state);
+            }
+        }
+    } else {
+        let verdict = match (sk, unreadable) {
+            (None, _) => Verdict::Deny(Reason::NoSocket),
+            // What cannot be read cannot be a reply to something that was allowed.
+            (_, Some(reason)) => Verdict::Deny(reason),
+            (Some(sk), None) => judge(ctx, cfg, sk, state.as_deref(), &packet),
+        };
+        let told = told(ctx, verdict);
+        if told & TOLD_ALLOWED == 0 {
+            return report(ctx, Way::In, told);
+        }
     }
-    let facts = facts(ctx, Hook::Ingress, &packet, state.as_deref());
-    conclude(cfg, &facts, verdict, false)
+    let_in(ctx, cfg, state, &packet)
 }
 
 #[inline(always)]
@@ -84,7 +93,7 @@ fn judge(
         return reply;
     }
     if packet.remote.protocol != protocol::TCP
-        && matches!(decide(&Maps, cfg, &packet.remote, Scope::Remote), Verdict::Allow(_))
+        && matches!(decide_remote(cfg, &packet.remote), Verdict::Allow(_))
     {
         return reply;
     }

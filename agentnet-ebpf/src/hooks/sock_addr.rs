@@ -3,10 +3,10 @@
 use core::ffi::c_void;
 
 use agentnet_common::{
-    abi::{AgentCfg, CACHED_ALLOW, CACHED_JUDGE, CACHED_NONE, ROLE_NONE, SockState},
+    abi::{AgentCfg, CACHED_ALLOW, CACHED_JUDGE, CACHED_NONE, ROLE_NONE, SockState, UdpPeers},
     addr::{Addr, Endpoint, protocol},
     event::Hook,
-    verdict::{Reason, RuleId, Scope, Verdict, decide},
+    verdict::{Reason, RuleId, Scope, Verdict, held_to_call},
 };
 use aya_ebpf::{EbpfContext as _, helpers::generated::bpf_get_socket_cookie, programs::SockAddrContext};
 
@@ -14,7 +14,8 @@ use crate::{
     agent::{config, current_process, note_owner, sock_state, udp_peers},
     emit::{Facts, conclude},
     local::scope_of_address,
-    tables::{Found, look_up},
+    opaque,
+    tables::{decide, look_up},
 };
 
 /// The address in the call's own family.
@@ -66,18 +67,22 @@ pub fn decide_call(ctx: &SockAddrContext, family: Family, hook: Hook) -> bool {
         reported = matches!(hook, Hook::Sendmsg) && is_reported(state, cfg, &remote);
     }
     let rules = look_up(cfg.slot, &remote.addr);
-    let scope = scope_of_address(ctx.as_ptr(), cfg, &remote, rules);
+    // The cookie is as good as any.
+    let unknown = flow as u32;
+    let scope = opaque::scope(scope_of_address(ctx.as_ptr(), cfg, &remote, rules), unknown);
+    let answers = opaque::flag(is_reply(sk.cast(), cfg, &remote, scope), unknown);
     let verdict = if !tcp && state.is_none() {
         Verdict::Deny(Reason::StorageFull)
-    } else if is_reply(sk.cast(), cfg, &remote, scope) {
+    } else if answers {
         Verdict::Allow(RuleId::REPLY)
     } else if remote.protocol == protocol::UDP && remote.port == 0 && matches!(hook, Hook::Connect) {
         // Asks for a route and a source address (RFC 6724 sorting in libc). The kernel would send to port 0 on
         // such a socket: that packet is judged on its own, so this verdict is not remembered.
         Verdict::Allow(RuleId::NOTHING_SENT)
     } else {
-        decide(&Found(rules), cfg, &remote, scope)
+        held_to_call(decide(cfg, rules, &remote, scope).0, &remote)
     };
+    let reported = opaque::flag(reported, unknown);
     if let Some(state) = state {
         if matches!(hook, Hook::Connect) {
             // A socket that accept() made can be disconnected and connected elsewhere.
@@ -136,17 +141,27 @@ pub fn is_reply(sk: *mut c_void, cfg: &AgentCfg, remote: &Endpoint, scope: Scope
         return false;
     }
     let Some(known) = udp_peers(sk, false) else { return false };
+    an_awaits(known, remote, on_this_host.into()) != 0
+}
+
+/// Whether `remote` is among the peers and is still waited for: 1, else 0. A function of its own to the kernel as well,
+/// see [`crate::tables::an_decide`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn an_awaits(known: *const UdpPeers, remote: *const Endpoint, on_this_host: u32) -> u64 {
+    // SAFETY: null, or what the caller has.
+    let (Some(known), Some(remote)) = (unsafe { (known.as_ref(), remote.as_ref()) }) else { return 0 };
     // SAFETY: no arguments.
     let now = unsafe { aya_ebpf::helpers::bpf_ktime_get_ns() };
     for peer in &known.peers {
         // Who came by `lo` is answered by `lo`: a forged source must not open the way to its owner.
         if peer.port == remote.port
-            && peer.on_this_host == u16::from(on_this_host)
+            && u32::from(peer.on_this_host) == on_this_host
             && peer.expiry > now
             && peer.addr == remote.addr.words
         {
-            return true;
+            return 1;
         }
     }
-    false
+    0
 }

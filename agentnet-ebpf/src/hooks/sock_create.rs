@@ -10,7 +10,10 @@ use agentnet_common::{
 };
 use aya_ebpf::{
     EbpfContext as _,
-    helpers::generated::{bpf_get_socket_cookie, bpf_set_retval},
+    helpers::{
+        bpf_ktime_get_ns,
+        generated::{bpf_get_socket_cookie, bpf_set_retval},
+    },
     macros::cgroup_sock,
     programs::SockContext,
 };
@@ -47,6 +50,8 @@ fn try_sock_create(ctx: &SockContext) -> bool {
         Some(state) => {
             state.agent = cfg.agent;
             state.process = process;
+            // SAFETY: no arguments.
+            state.began = unsafe { bpf_ktime_get_ns() };
         }
         None => verdict = Verdict::Deny(Reason::StorageFull),
     }

@@ -10,7 +10,7 @@ use agentnet_common::{
     addr::{Addr, Endpoint, protocol},
     event::Hook,
     neighbour::is_link_local,
-    verdict::{Reason, RuleId, Scope, Verdict, decide},
+    verdict::{Reason, RuleId, Verdict},
 };
 use aya_ebpf::{
     EbpfContext as _,
@@ -25,7 +25,7 @@ use crate::{
     maps::{AGENTS, HOSTCG, IFACE},
     neighbour::{ETHERNET, asker, is_needed_arp, is_needed_ipv6},
     packet::{Direction, Packet, parse_at},
-    tables::Maps,
+    tables::decide_remote,
     visitors,
 };
 
@@ -134,7 +134,7 @@ fn judge_packet(cfg: &AgentCfg, packet: &Packet) -> Verdict {
         return Verdict::Deny(Reason::ForeignListener);
     }
     // The host's own addresses are no other place either: a rule that opens them is as good here.
-    let verdict = decide(&Maps, cfg, &packet.remote, Scope::Remote);
+    let verdict = decide_remote(cfg, &packet.remote);
     if matches!(verdict, Verdict::Deny(_)) && cfg.may_come_in(false) && visitors::is_answer(cfg, packet) {
         return Verdict::Allow(RuleId::REPLY);
     }
@@ -169,7 +169,7 @@ fn try_to(ctx: &SkBuffContext) -> bool {
         Reason::ListenDenied
     } else {
         // The answer to what the agent may send.
-        if matches!(decide(&Maps, cfg, &packet.remote, Scope::Remote), Verdict::Allow(_)) {
+        if matches!(decide_remote(cfg, &packet.remote), Verdict::Allow(_)) {
             return true;
         }
         Reason::Unsolicited

@@ -7,6 +7,7 @@ pub mod launch;
 pub mod name;
 pub mod process;
 pub mod registry;
+pub mod resolv;
 pub mod selector;
 pub mod target;
 pub mod tool;

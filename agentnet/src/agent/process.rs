@@ -121,8 +121,12 @@ fn read(pid: u32) -> Option<(u64, String)> {
 
 /// How long the machine was suspended since boot: `CLOCK_MONOTONIC` stood still.
 fn suspended() -> u64 {
-    nanoseconds(clock_gettime(ClockId::Boottime))
-        .saturating_sub(nanoseconds(clock_gettime(ClockId::Monotonic)))
+    nanoseconds(clock_gettime(ClockId::Boottime)).saturating_sub(monotonic())
+}
+
+/// The time as the kernel's records have it, nanoseconds of `CLOCK_MONOTONIC`.
+pub fn monotonic() -> u64 {
+    nanoseconds(clock_gettime(ClockId::Monotonic))
 }
 
 fn nanoseconds(time: Timespec) -> u64 {
@@ -138,17 +142,11 @@ mod tests {
         time::{Duration, Instant},
     };
 
-    use rustix::time::{ClockId, clock_gettime};
-
     use super::{
         CAPACITY, Executables as _,
         Freshness::{Now, Recent},
-        MEMORY, ProcessTable, nanoseconds, read,
+        MEMORY, ProcessTable, monotonic as now, read,
     };
-
-    fn now() -> u64 {
-        nanoseconds(clock_gettime(ClockId::Monotonic))
-    }
 
     /// A process that waits for its input to end, after its exec.
     fn start(program: &std::path::Path) -> Child {

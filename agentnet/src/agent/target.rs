@@ -185,6 +185,12 @@ impl Target {
         Ok(())
     }
 
+    /// A process of it, the one that was named if one was.
+    pub fn any_process(&self) -> Option<i32> {
+        let named = self.process.as_ref().map(|(pid, _)| *pid);
+        named.or_else(|| self.processes.first().map(|member| member.pid))
+    }
+
     /// Whether it is still what was resolved: to be asked once it is governed, because the process may have
     /// been moved, or the cgroup made anew, in between.
     ///

@@ -41,6 +41,8 @@ pub enum Remedy {
     Add(&'static str),
     /// Let the peer in by `[local] listen`.
     Listen,
+    /// Name the Unix socket by `[local] unix_allow`.
+    Door,
     /// Nothing in a policy can allow it; do this instead.
     Instead(&'static str),
     /// It is agentnet or the host that needs looking after.
@@ -62,11 +64,11 @@ impl Class {
     /// The class of a refusal for `reason`.
     #[rustfmt::skip] // A table: one reason, one block, the columns always in the same order.
     pub const fn of(reason: Reason) -> Self {
-        use Kind::{EgressDenied, Enforcement, EscapeAttempt, RawSocket};
-        use Remedy::{Add, Instead, Listen, Operator, Rule};
+        use Kind::{DnsAnomaly, DnsDenied, EgressDenied, Enforcement, EscapeAttempt, RawSocket};
+        use Remedy::{Add, Door, Instead, Listen, Operator, Rule};
         use Severity::{High, Low, Medium};
         // T1071 Application Layer Protocol, T1095 Non-Application Layer Protocol, T1571 Non-Standard Port,
-        // T1562 Impair Defenses.
+        // T1559 Inter-Process Communication, T1562 Impair Defenses.
         match reason {
             Reason::NoRule => Self::new(EgressDenied, Medium, Some("T1071"),
                 "no rule allows it", "no rule allows that address", Rule),
@@ -76,12 +78,14 @@ impl Class {
                 "not the agent's own listener", "it is on this host and not a listener of the agent's own", Rule),
             Reason::PortOrProtocol => Self::new(EgressDenied, Medium, Some("T1571"),
                 "port or protocol not allowed", "the rules for that address allow other ports or protocols only", Rule),
-            Reason::NameNotAllowed => Self::new(EgressDenied, Medium, Some("T1071"),
+            Reason::NameNotAllowed => Self::new(DnsDenied, Medium, Some("T1071.004"),
                 "name not allowed", "no rule allows that name", Rule),
             Reason::ListenDenied => Self::new(EgressDenied, Low, None,
                 "may not connect into the agent", "the policy lets no such peer connect into the agent", Listen),
             Reason::Unsolicited => Self::new(EgressDenied, Low, None,
                 "unsolicited", "it answers nothing that the agent was allowed to send", Listen),
+            Reason::UnixSocket => Self::new(EgressDenied, Medium, Some("T1559"),
+                "Unix socket not named", "the policy does not name that Unix socket", Door),
             Reason::UnknownProtocol => Self::new(EgressDenied, Medium, Some("T1095"),
                 "protocol without rules", "rules know TCP, UDP and ICMP only",
                 Instead("use TCP or UDP")),
@@ -123,6 +127,26 @@ impl Class {
             Reason::Malformed => Self::new(EscapeAttempt, Medium, Some("T1562"),
                 "malformed packet", "the packet cannot be parsed",
                 Instead("send well-formed packets")),
+
+            Reason::DnsMalformed => Self::new(DnsAnomaly, High, Some("T1071.004"),
+                "not a plain DNS query", "a query that is not of the plainest form carries data to whoever reads it",
+                Instead("ask one question at a time, for a name of lower-case letters, digits, hyphens and underscores")),
+            Reason::DnsType => Self::new(DnsAnomaly, Low, Some("T1071.004"),
+                "type of DNS query is refused",
+                "answers to that type of query bring what the policy cannot hold to names, or are of use to tunnels only",
+                Instead("ask for addresses")),
+            Reason::DnsOption => Self::new(DnsAnomaly, Medium, Some("T1071.004"),
+                "EDNS option is refused", "an EDNS option carries data to the resolver and beyond",
+                Instead("ask without EDNS options, or with a cookie alone")),
+            Reason::DnsCase => Self::new(DnsAnomaly, Medium, Some("T1071.004"),
+                "upper-case letters in a DNS query", "the case of letters in a name carries a bit each",
+                Instead("write the name in lower case")),
+            Reason::DnsShared => Self::new(EscapeAttempt, High, Some("T1562"),
+                "DNS query that could still change", "its bytes could be changed after they were judged",
+                Instead("send queries from ordinary memory, as every resolver library does")),
+            Reason::DnsRoom => Self::new(Enforcement, Medium, None,
+                "no room to judge a DNS message", "the kernel had no room to judge it, or to keep what it is about",
+                Operator("look at how many names and addresses the agent asks for")),
 
             Reason::NoPolicy => Self::new(Enforcement, High, None,
                 "policy is missing", "the kernel holds no policy for the agent",

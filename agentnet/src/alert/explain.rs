@@ -55,6 +55,10 @@ pub trait Explain: Send + Sync {
 
     /// Why `endpoint` was refused for `reason`, as far as the policy can tell.
     fn explain(&self, endpoint: &Endpoint, reason: Reason) -> Option<Explained>;
+
+    /// Why `name` may not be asked for. Its suggestion is about the name that was meant, where a resolver has put a
+    /// search domain behind it.
+    fn explain_name(&self, name: &str) -> Option<Explained>;
 }
 
 /// What a reserved rule identifier stands for; `None` for a rule of the policy file.
@@ -63,6 +67,7 @@ pub const fn reserved_rule(id: RuleId) -> Option<&'static str> {
         RuleId::OWN_LISTENER => Some("[local] loopback: a listener of the same agent"),
         RuleId::ANY_LISTENER => Some("[local] loopback = \"any\""),
         RuleId::REPLY => Some("[local] listen: a reply to a peer that was let in"),
+        RuleId::RESOLVER => Some("[dns] resolvers: queries for allowed names"),
         RuleId::NOTHING_SENT => Some("nothing is sent: only a route is asked for"),
         _ => None,
     }

@@ -12,10 +12,16 @@ pub const WINDOW: SignedDuration = SignedDuration::from_secs(10);
 /// Keys that are remembered. The agent chooses what it is refused, so the table must not grow with it.
 pub const CAPACITY: usize = 4096;
 
+/// What can stand for several of its kind.
+pub trait Merge {
+    /// Takes a later one in, which has the last word on what only one can say.
+    fn merge(&mut self, later: Self);
+}
+
 /// Repeats that were gathered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Repeats<V> {
-    /// The last of them.
+    /// All of them, see [`Merge`].
     pub last: V,
     /// How many.
     pub count: u64,
@@ -45,7 +51,7 @@ pub struct Fold<K, V> {
     order: VecDeque<K>,
 }
 
-impl<K: Clone + Eq + Hash, V> Fold<K, V> {
+impl<K: Clone + Eq + Hash, V: Merge> Fold<K, V> {
     /// A table of at most `capacity` windows (at least one) of this `length`.
     pub fn new(length: SignedDuration, capacity: usize) -> Self {
         Self { length, capacity: capacity.max(1), open: HashMap::new(), order: VecDeque::new() }
@@ -55,8 +61,13 @@ impl<K: Clone + Eq + Hash, V> Fold<K, V> {
     pub fn add(&mut self, key: K, value: V, count: u64, now: Timestamp) -> Added<V> {
         let mut ended = self.expired(now);
         if let Some(window) = self.open.get_mut(&key) {
-            let before = window.repeats.as_ref().map_or(0, |repeats| repeats.count);
-            window.repeats = Some(Repeats { last: value, count: before.saturating_add(count) });
+            match &mut window.repeats {
+                Some(repeats) => {
+                    repeats.last.merge(value);
+                    repeats.count = repeats.count.saturating_add(count);
+                }
+                None => window.repeats = Some(Repeats { last: value, count }),
+            }
             return Added { ended, first: None };
         }
         while self.order.len() >= self.capacity {
@@ -114,7 +125,13 @@ impl<K: Clone + Eq + Hash, V> Fold<K, V> {
 mod tests {
     use jiff::{SignedDuration, Timestamp};
 
-    use super::{Fold, Repeats};
+    use super::{Fold, Merge, Repeats};
+
+    impl Merge for u32 {
+        fn merge(&mut self, later: Self) {
+            *self = later;
+        }
+    }
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + seconds).unwrap()

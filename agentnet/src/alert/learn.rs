@@ -38,7 +38,35 @@ pub fn policy(summary: &Summary) -> String {
             let _ = note(&mut seen, &row.destination, &BTreeSet::new(), row.count);
         }
     }
+    let mut names = BTreeMap::<String, u64>::new();
+    let mut sockets: BTreeSet<String> = BTreeSet::new();
     for row in &summary.refused {
+        if let Some(name) = &row.name {
+            match (&row.denied_by, &row.suggestion) {
+                (Some(rule), _) => {
+                    left_out.insert(format!("{name}: the rule {rule} denies it"));
+                }
+                (None, Some(rule)) => {
+                    // Resolvers ask for one name with several search domains: one rule.
+                    let rule =
+                        rule.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join("\n");
+                    let times = names.entry(rule).or_default();
+                    *times = times.saturating_add(row.count);
+                }
+                (None, None) => {
+                    left_out.insert(format!("{name}: no rule can allow it ({})", row.reason));
+                }
+            }
+            continue;
+        }
+        if let Some(socket) = &row.unix {
+            if socket.is_harmless() {
+                sockets.insert(socket.quoted());
+            } else {
+                left_out.insert(format!("{socket}: whoever listens there acts outside of any policy"));
+            }
+            continue;
+        }
         let remedy = reason_from_label(&row.reason).map(|reason| Class::of(reason).remedy);
         match (&row.destination, remedy) {
             (Some(peer), Some(Remedy::Listen)) => {
@@ -77,11 +105,22 @@ pub fn policy(summary: &Summary) -> String {
         let _ = writeln!(toml, "# Left out: {}", clean(&what, MAX_SENTENCE));
     }
     let _ = writeln!(toml, "version = 1\nname = {name}\nmode = \"enforce\"");
+    for (rule, count) in &names {
+        let times = if *count == 1 { "once".to_owned() } else { format!("{count} times") };
+        let _ = writeln!(toml, "\n# asked for {times}\n{rule}");
+    }
     for (ip, seen) in &seen {
         write_rules(&mut toml, *ip, seen);
     }
+    if listen.is_some() || !sockets.is_empty() {
+        let _ = writeln!(toml, "\n[local]");
+    }
     if let Some(listen) = listen {
-        let _ = writeln!(toml, "\n[local]\nlisten = \"{listen}\"");
+        let _ = writeln!(toml, "listen = \"{listen}\"");
+    }
+    if !sockets.is_empty() {
+        let names: Vec<String> = sockets.into_iter().collect();
+        let _ = writeln!(toml, "# Unix sockets of others.\nunix_allow = [{}]", names.join(", "));
     }
     toml
 }
@@ -169,7 +208,7 @@ fn name(agent: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
+    use std::{collections::BTreeSet, net::IpAddr};
 
     use agentnet_common::{
         addr::{Addr, Endpoint, protocol},
@@ -178,7 +217,10 @@ mod tests {
     };
 
     use super::{
-        super::tests::{event, pipeline, record, start},
+        super::{
+            summary::{Refused, Summary},
+            tests::{event, pipeline, record, start},
+        },
         policy,
     };
 
@@ -220,5 +262,36 @@ mod tests {
         let learned = policy(&summary);
         assert!(learned.parse::<toml::Table>().is_ok(), "{learned}");
         insta::assert_snapshot!(learned);
+    }
+
+    /// Names become rules for names, once each, whatever a resolver has put behind them.
+    #[test]
+    fn names_that_were_asked_for_become_rules() {
+        let row = |name: &str, denied_by: Option<&str>, suggestion: Option<&str>| Refused {
+            name: Some(name.to_owned()),
+            destination: None,
+            reason: Reason::NameNotAllowed.label().to_owned(),
+            audited: true,
+            processes: BTreeSet::new(),
+            count: 2,
+            socket: None,
+            option: None,
+            unix: None,
+            denied_by: denied_by.map(str::to_owned),
+            suggestion: suggestion.map(str::to_owned),
+        };
+        let rule = "[[egress.allow]]\ndomain = \"api.example.com\"\n";
+        let behind = format!("# asked for as api.example.com.corp.example\n{rule}");
+        let summary = Summary {
+            agent: "demo".to_owned(),
+            refused: vec![
+                row("api.example.com", None, Some(rule)),
+                row("api.example.com.corp.example", None, Some(&behind)),
+                row("denied.example", Some("`deny denied.example`"), None),
+                row("a\\.b.example", None, None),
+            ],
+            ..Summary::default()
+        };
+        insta::assert_snapshot!("learned_names", policy(&summary));
     }
 }

@@ -20,6 +20,8 @@ pub enum Cause {
     AlertRing,
     /// The ring of everything else was full.
     SampleRing,
+    /// The agent's budget of samples was used up.
+    Unsampled,
     /// The agent was refused too often in a second.
     Suppressed,
     /// A record could not be read.
@@ -34,9 +36,10 @@ pub enum Cause {
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::AlertRing,
         Self::SampleRing,
+        Self::Unsampled,
         Self::Suppressed,
         Self::Decode,
         Self::Sequence,
@@ -49,6 +52,7 @@ impl Cause {
         match self {
             Self::AlertRing => "alert_ring_full",
             Self::SampleRing => "sample_ring_full",
+            Self::Unsampled => "sample_budget",
             Self::Suppressed => "suppressed",
             Self::Decode => "decode_error",
             Self::Sequence => "sequence_gap",
@@ -61,7 +65,7 @@ impl Cause {
     pub const fn severity(self) -> Severity {
         match self {
             Self::SampleRing => Severity::Low,
-            Self::Suppressed => Severity::Medium,
+            Self::Unsampled | Self::Suppressed => Severity::Medium,
             Self::AlertRing | Self::Decode | Self::Sequence | Self::Refused | Self::Log => Severity::High,
         }
     }
@@ -69,7 +73,9 @@ impl Cause {
     /// The MITRE ATT&CK technique, where one fits: who floods a sensor blocks its indicators (T1562.006).
     pub const fn technique(self) -> Option<&'static str> {
         match self {
-            Self::AlertRing | Self::SampleRing | Self::Suppressed | Self::Refused => Some("T1562.006"),
+            Self::AlertRing | Self::SampleRing | Self::Unsampled | Self::Suppressed | Self::Refused => {
+                Some("T1562.006")
+            }
             Self::Decode | Self::Sequence | Self::Log => None,
         }
     }
@@ -78,7 +84,10 @@ impl Cause {
     pub const fn what(self) -> &'static str {
         match self {
             Self::AlertRing => "refusals that did not fit into the alert ring",
-            Self::SampleRing => "allowed flows that did not fit into the sample ring",
+            Self::SampleRing => "allowed flows and samples that did not fit into the sample ring",
+            Self::Unsampled => {
+                "bytes of payload that were let through unseen, because the budget of samples was used up"
+            }
             Self::Suppressed => "refusals counted but not recorded one by one",
             Self::Decode => "kernel records that could not be read",
             Self::Sequence => "kernel records that never arrived",
@@ -100,7 +109,12 @@ impl Cause {
             Self::SampleRing => format!(
                 "Not recorded: {} of agent {agent}, because the sample ring was full; \
                  verdicts do not depend on it.",
-                lost_of("allowed flow")
+                lost_of("allowed flow or sample")
+            ),
+            Self::Unsampled => format!(
+                "Let through but not looked at: {} of payload of agent {agent}, because it sends more than is \
+                 sampled in a second; look at what it sends so much of.",
+                lost_of("byte")
             ),
             Self::Suppressed => format!(
                 "Enforced and counted but not recorded one by one: {} of agent {agent}, because it made too many a \
@@ -193,6 +207,7 @@ impl Losses {
         for (cause, total) in [
             (Cause::AlertRing, counters.alerts_lost),
             (Cause::SampleRing, counters.samples_lost),
+            (Cause::Unsampled, counters.unsampled),
             (Cause::Suppressed, counters.suppressed),
             (Cause::Refused, counters.refused_overflow),
         ] {

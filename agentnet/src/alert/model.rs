@@ -11,7 +11,10 @@ use std::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::names::{Socket, SocketOption};
+use super::{
+    door::UnixSocket,
+    names::{Socket, SocketOption},
+};
 use crate::detect::evidence::Thousandths;
 
 /// Text that is a constant when made and owned when read back.
@@ -53,10 +56,10 @@ pub struct Alert {
     pub count: u64,
 }
 
-/// A connection or datagram flow that was let through, at its start.
+/// A connection or datagram flow that was let through: a line at its start, and one at its end if it carried data.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flow {
-    /// When it started.
+    /// When it started, or ended.
     #[serde(with = "rfc3339")]
     pub time: Timestamp,
     /// UUID of version 7; text order is the order of writing.
@@ -67,7 +70,7 @@ pub struct Flow {
     pub agent: String,
     /// `flow`, which no alert has.
     pub kind: FlowKind,
-    /// `allowed`, which no alert has.
+    /// `allowed` or `ended`, which no alert has.
     pub action: FlowAction,
     /// Who started it, if known.
     pub process: Option<Process>,
@@ -100,6 +103,8 @@ pub enum Output {
 pub enum Kind {
     /// A connection, datagram or packet that the policy refuses, in either direction.
     EgressDenied,
+    /// A DNS query for a name that the policy does not allow.
+    DnsDenied,
     /// A socket of a kind that sends what rules cannot name: raw, ping, MPTCP, SCTP, ...
     RawSocket,
     /// An attempt to slip past the hooks: socket options and packet headers that would hide a destination.
@@ -129,6 +134,7 @@ impl Kind {
     pub const fn label(self) -> &'static str {
         match self {
             Self::EgressDenied => "egress_denied",
+            Self::DnsDenied => "dns_denied",
             Self::RawSocket => "raw_socket",
             Self::EscapeAttempt => "escape_attempt",
             Self::VisibilityLost => "visibility_lost",
@@ -202,13 +208,15 @@ pub enum FlowKind {
     Flow,
 }
 
-/// The action of every [`Flow`].
+/// What became of a [`Flow`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FlowAction {
-    /// `allowed`.
+    /// It began.
     #[default]
     Allowed,
+    /// It is over.
+    Ended,
 }
 
 /// A process. Its texts are the agent's choice; they come cleaned, see [`super::text::clean`].
@@ -262,9 +270,12 @@ pub struct PolicyRef {
 /// What was measured.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant, reason = "nearly every one is a verdict")]
 pub enum Evidence {
     /// A verdict of the kernel.
     Verdict(VerdictEvidence),
+    /// What a flow carried.
+    Flow(FlowEvidence),
     /// Something that was not recorded.
     Loss(LossEvidence),
     /// The state of enforcement.
@@ -322,6 +333,46 @@ pub struct VerdictEvidence {
     /// The socket option that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub option: Option<SocketOption>,
+    /// What a DNS message asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query: Option<Query>,
+    /// The Unix socket that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unix: Option<Box<UnixSocket>>,
+    /// Socket cookie (`SO_COOKIE`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket_cookie: Option<u64>,
+    /// There were so many different ones that process and destination are those of the last one only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub various: bool,
+}
+
+/// The question of a DNS message.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Query {
+    /// The name, bytes that no host name has as `\\DDD` (RFC 1035, 5.1).
+    pub name: String,
+    /// Mnemonic of the type, or `TYPE` and its number (RFC 3597, 5).
+    #[serde(rename = "type")]
+    pub kind: String,
+}
+
+/// What a flow carried from its first data on; of several folded together, the sum.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowEvidence {
+    /// Bytes out, IP headers included.
+    pub bytes_out: u64,
+    /// Packets out, before segmentation.
+    pub packets_out: u64,
+    /// Bytes in, IP headers included; of TCP those of segments with data.
+    pub bytes_in: u64,
+    /// Packets in.
+    pub packets_in: u64,
+    /// How long it lasted, milliseconds; of several the longest.
+    pub duration_ms: u64,
+    /// The local end, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local: Option<SocketAddr>,
     /// Socket cookie (`SO_COOKIE`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub socket_cookie: Option<u64>,

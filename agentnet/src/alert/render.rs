@@ -3,14 +3,18 @@
 //! Everything an agent can choose is cleaned here once more, because alerts are also rendered from files
 //! and streams.
 
-use std::{fmt::Write as _, path::Path};
+use std::{collections::BTreeSet, fmt::Write as _, path::Path};
 
 use jiff::tz::TimeZone;
 use owo_colors::{OwoColorize as _, Style};
 
 use super::{
     class::{Class, reason_from_label},
-    model::{Action, Alert, Destination, Direction, Evidence, Flow, Output, PolicyRef, Process, Severity},
+    door::UnixSocket,
+    model::{
+        Action, Alert, Destination, Direction, Evidence, Flow, FlowAction, FlowEvidence, Output, PolicyRef,
+        Process, Query, Severity,
+    },
     names::{Socket, SocketOption},
     summary::{Refused, Summary},
     text::{MAX_COMM, MAX_SENTENCE, clean, plural},
@@ -70,7 +74,10 @@ impl Renderer {
             Evidence::Enforcement(_) if alert.severity >= Severity::High => {
                 return self.message(&time, "! warning", Look::Bad, &alert.reason);
             }
-            Evidence::Enforcement(_) => return self.message(&time, "· notice", Look::Dim, &alert.reason),
+            // No alert has a flow as evidence.
+            Evidence::Enforcement(_) | Evidence::Flow(_) => {
+                return self.message(&time, "· notice", Look::Dim, &alert.reason);
+            }
             Evidence::Detection(_) => {
                 let (verb, look) = match alert.action {
                     Action::Blocked | Action::Quarantined => ("✗ blocked", Look::Bad),
@@ -95,23 +102,39 @@ impl Renderer {
             VARIOUS.to_owned()
         } else {
             let from = evidence.direction == Direction::Ingress;
-            what(alert.destination.as_ref(), evidence.socket.as_ref(), evidence.option.as_ref(), from)
+            if let Some(Query { name, kind }) = &evidence.query {
+                clean(&format!("dns {kind} {name}"), MAX_SENTENCE)
+            } else if let Some(socket) = &evidence.unix {
+                clean(&socket.to_string(), MAX_SENTENCE)
+            } else {
+                what(alert.destination.as_ref(), evidence.socket.as_ref(), evidence.option.as_ref(), from)
+            }
         };
         self.columns(&time, (verb, look), alert.process.as_ref(), &what, &why, &place)
     }
 
     fn flow(&self, flow: &Flow) -> String {
         let time = self.time(flow.time);
-        let various = matches!(&flow.evidence, Evidence::Verdict(evidence) if evidence.various);
+        let (various, carried) = match &flow.evidence {
+            Evidence::Verdict(evidence) => (evidence.various, None),
+            Evidence::Flow(carried) => (carried.various, Some(carried)),
+            Evidence::Loss(_) | Evidence::Enforcement(_) | Evidence::Detection(_) => (false, None),
+        };
         let what = if various && flow.count > 1 {
             VARIOUS.to_owned()
         } else {
             what(flow.destination.as_ref(), None, None, false)
         };
-        let why = clean(flow.policy.rule.as_deref().unwrap_or("allowed"), MAX_SENTENCE) + &times(flow.count);
+        let why = match carried {
+            Some(carried) => carried_in_words(carried),
+            None => clean(flow.policy.rule.as_deref().unwrap_or("allowed"), MAX_SENTENCE),
+        } + &times(flow.count);
         self.columns(
             &time,
-            ("✓ allowed", Look::Good),
+            match flow.action {
+                FlowAction::Allowed => ("✓ allowed", Look::Good),
+                FlowAction::Ended => ("· ended", Look::Dim),
+            },
             flow.process.as_ref(),
             &what,
             &why,
@@ -230,7 +253,13 @@ impl Renderer {
         let end = if audited { ", let through because the policy only audits" } else { "" };
         let _ = writeln!(text, "  {verb}  {}{end}", plural(total, "attempt"));
         for row in rows.iter().take(ROWS) {
-            let what = what(row.destination.as_ref(), row.socket.as_ref(), row.option.as_ref(), false);
+            let what = match (&row.name, &row.unix) {
+                (Some(name), _) => format!("dns {}", clean(name, MAX_SENTENCE)),
+                (None, Some(socket)) => clean(&socket.to_string(), MAX_SENTENCE),
+                (None, None) => {
+                    what(row.destination.as_ref(), row.socket.as_ref(), row.option.as_ref(), false)
+                }
+            };
             let why = match &row.denied_by {
                 Some(rule) => clean(rule, MAX_SENTENCE),
                 None => short(&row.reason, row.destination.as_ref()),
@@ -318,7 +347,8 @@ fn suggestions(text: &mut String, summary: &Summary) {
     let mut distinct: Vec<&str> = Vec::new();
     for row in &summary.refused {
         // To open the service that hands out the machine's credentials is not a thing to be pasted.
-        let harmless = row.destination.as_ref().is_some_and(|destination| !is_metadata(destination.ip));
+        let harmless = row.name.is_some()
+            || row.destination.as_ref().is_some_and(|destination| !is_metadata(destination.ip));
         if let Some(suggestion) = row.suggestion.as_deref().map(str::trim)
             && harmless
             && !distinct.contains(&suggestion)
@@ -326,6 +356,17 @@ fn suggestions(text: &mut String, summary: &Summary) {
             distinct.push(suggestion);
         }
     }
+    let sockets: BTreeSet<String> = summary
+        .refused
+        .iter()
+        .filter_map(|row| row.unix.as_ref())
+        .filter(|socket| socket.is_harmless())
+        .map(UnixSocket::quoted)
+        .take(SUGGESTIONS)
+        .collect();
+    let sockets = (!sockets.is_empty())
+        .then(|| format!("[local]\nunix_allow = [{}]", sockets.into_iter().collect::<Vec<_>>().join(", ")));
+    distinct.extend(sockets.as_deref());
     if distinct.is_empty() {
         return;
     }
@@ -357,4 +398,16 @@ fn bytes(count: u64) -> String {
         }
         None => plural(count, "byte"),
     }
+}
+
+/// How much a flow carried and how long it lasted.
+fn carried_in_words(carried: &FlowEvidence) -> String {
+    let seconds = carried.duration_ms / 1000;
+    let duration = match carried.duration_ms {
+        milliseconds @ 0..1000 => format!("{milliseconds} ms"),
+        milliseconds @ 1000..60_000 => format!("{seconds}.{} s", milliseconds % 1000 / 100),
+        _ if seconds < 3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+    };
+    format!("{} out, {} in, {duration}", bytes(carried.bytes_out), bytes(carried.bytes_in))
 }

@@ -4,8 +4,9 @@ use agentnet_common::event::{Hook, Outcome};
 
 use super::{
     class::{Class, Remedy},
+    door::UnixSocket,
     explain::Explained,
-    model::{Destination, Process},
+    model::{Destination, Process, Query},
     names::{Socket, SocketOption},
     text::one_line,
 };
@@ -33,6 +34,10 @@ pub struct Facts<'a> {
     pub socket: Option<&'a Socket>,
     /// The option asked for.
     pub option: Option<&'a SocketOption>,
+    /// What a DNS message asked for.
+    pub query: Option<&'a Query>,
+    /// The Unix socket asked for.
+    pub unix: Option<&'a UnixSocket>,
     /// What the policy knows.
     pub explained: Option<&'a Explained>,
     /// How many like it.
@@ -72,6 +77,12 @@ fn attempt(facts: &Facts<'_>) -> String {
             Some(option) => format!("{who} tried to set the socket option {option}"),
             None => format!("{who} tried to set a socket option"),
         },
+        Hook::Egress if facts.query.is_some() => {
+            let Some(Query { name, kind }) = facts.query else { return who };
+            format!("{who} tried to ask {far} for {kind} of {name}")
+        }
+        Hook::ConnectUnix => format!("{who} tried to connect to {}", unix(facts.unix)),
+        Hook::SendmsgUnix => format!("{who} tried to send to {}", unix(facts.unix)),
         Hook::Egress | Hook::TcxFrom => {
             format!("{who} tried to send a packet of {} bytes to {far}", facts.bytes)
         }
@@ -103,6 +114,14 @@ fn far_end(destination: Option<&Destination>) -> String {
             format!("{ip} over {}", protocol.to_uppercase())
         }
         None => "an address that is not known".to_owned(),
+    }
+}
+
+fn unix(socket: Option<&UnixSocket>) -> String {
+    match socket {
+        Some(UnixSocket { name, what: Some(what), .. }) => format!("{what} by the Unix socket {name}"),
+        Some(UnixSocket { name, .. }) if !name.is_empty() => format!("the Unix socket {name}"),
+        _ => "a Unix socket without a name".to_owned(),
     }
 }
 
@@ -139,6 +158,10 @@ fn remedy(facts: &Facts<'_>) -> String {
             format!("to allow it, set in policy {}: [local] listen = \"{listen}\"", facts.policy)
         }
         (Remedy::Add(rule), _) => format!("to allow it, add to policy {}: {rule}", facts.policy),
+        (Remedy::Door, _) => match facts.unix {
+            Some(socket) => socket.remedy(facts.policy),
+            None => format!("to allow it, set in policy {}: [local] unix = \"any\"", facts.policy),
+        },
         (Remedy::Instead(advice), _) => format!("no rule can allow it: {advice}"),
         (Remedy::Operator(advice), _) => advice.to_owned(),
     }

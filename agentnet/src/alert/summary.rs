@@ -13,9 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     class::{Class, Remedy},
+    door::UnixSocket,
     explain::Explain,
     loss::{Cause, Losses},
-    model::{Destination, PolicyRef},
+    model::{Destination, PolicyRef, Query},
     names::{Socket, SocketOption},
     verdict::{destination, option, socket},
 };
@@ -72,23 +73,33 @@ pub struct Refused {
     pub processes: BTreeSet<String>,
     /// Times.
     pub count: u64,
+    /// The name that was asked for, if that was refused.
+    #[serde(default)]
+    pub name: Option<String>,
     /// The socket that was asked for, if that was refused.
     pub socket: Option<Socket>,
     /// The socket option that was asked for, if that was refused.
     pub option: Option<SocketOption>,
+    /// The Unix socket that was asked for.
+    #[serde(default)]
+    pub unix: Option<UnixSocket>,
     /// The rule that denies it, with its place.
     pub denied_by: Option<String>,
     /// TOML that would allow it.
     pub suggestion: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct RefusedKey {
     endpoint: Endpoint,
     reason: Reason,
     outcome: Outcome,
     /// What was asked for, where that has no endpoint.
     detail: u32,
+    /// The name that was asked for. Types, which resolvers ask for in pairs, are not told apart.
+    name: Option<String>,
+    /// The same of a Unix socket.
+    unix: Option<UnixSocket>,
 }
 
 #[derive(Clone, Debug)]
@@ -108,18 +119,23 @@ struct RefusedRow {
 }
 
 impl RefusedRow {
-    fn finish(self, key: &RefusedKey, policy: &dyn Explain) -> Refused {
-        let ruled = self.destination.is_some() && Class::of(key.reason).remedy == Remedy::Rule;
-        let explained =
-            ruled.then(|| policy.explain(&key.endpoint, key.reason)).flatten().unwrap_or_default();
+    fn finish(self, key: RefusedKey, policy: &dyn Explain) -> Refused {
+        let explained = match (Class::of(key.reason).remedy, &key.name) {
+            (Remedy::Rule, Some(name)) => policy.explain_name(name),
+            (Remedy::Rule, None) if self.destination.is_some() => policy.explain(&key.endpoint, key.reason),
+            _ => None,
+        };
+        let explained = explained.unwrap_or_default();
         Refused {
             destination: self.destination,
             reason: key.reason.label().to_owned(),
             audited: key.outcome == Outcome::Audited,
             processes: self.processes,
             count: self.count,
+            name: key.name,
             socket: self.socket,
             option: self.option,
+            unix: key.unix,
             denied_by: explained.rule.map(|rule| rule.to_string()),
             suggestion: explained.suggestion,
         }
@@ -182,10 +198,19 @@ impl Tally {
         }
     }
 
-    pub(super) fn refused(&mut self, verdict: &VerdictRecord, reason: Reason, comm: &str, count: u64) {
+    pub(super) fn refused(
+        &mut self,
+        verdict: &VerdictRecord,
+        reason: Reason,
+        query: Option<&Query>,
+        comm: &str,
+        count: u64,
+    ) {
         let event = &verdict.event;
-        let key =
-            RefusedKey { endpoint: event.endpoint, reason, outcome: verdict.outcome, detail: event.detail };
+        let name = query.map(|query| query.name.clone());
+        let (endpoint, outcome) = (event.endpoint, verdict.outcome);
+        let unix = UnixSocket::of(verdict);
+        let key = RefusedKey { endpoint, reason, outcome, detail: event.detail, name, unix };
         let full = self.refused.len() >= MAX_ROWS;
         let row = match self.refused.entry(key) {
             Entry::Occupied(entry) => entry.into_mut(),
@@ -217,7 +242,7 @@ impl Tally {
         // Stable sorts: rows of one count stay in the order of their endpoints.
         allowed.sort_by_key(|row| std::cmp::Reverse(row.count));
         let mut refused: Vec<_> =
-            self.refused.into_iter().map(|(key, row)| row.finish(&key, policy)).collect();
+            self.refused.into_iter().map(|(key, row)| row.finish(key, policy)).collect();
         refused.sort_by_key(|row| std::cmp::Reverse(row.count));
         Summary {
             agent: agent.to_owned(),

@@ -3,7 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use agentnet_common::{
-    addr::{Addr, protocol},
+    abi,
+    addr::{Addr, Endpoint, protocol},
     event::{Hook, Outcome},
     user::VerdictRecord,
     verdict::Reason,
@@ -11,14 +12,20 @@ use agentnet_common::{
 
 use super::{
     community::community_id,
+    door::UnixSocket,
     model::{Destination, Direction, Process, VerdictEvidence},
     names::{Socket, SocketOption, protocol_name},
+    query,
     text::{MAX_COMM, clean},
 };
 
 /// Who did it, if the kernel knew.
 pub(super) fn process(verdict: &VerdictRecord, executable: Option<&str>) -> Option<Process> {
-    let process = &verdict.event.process;
+    who(&verdict.event.process, executable)
+}
+
+/// A process of the kernel's, if it knew one.
+pub(super) fn who(process: &abi::Process, executable: Option<&str>) -> Option<Process> {
     (process.pid != 0).then(|| Process {
         pid: process.pid,
         comm: clean(&process.comm_text(), MAX_COMM),
@@ -29,7 +36,11 @@ pub(super) fn process(verdict: &VerdictRecord, executable: Option<&str>) -> Opti
 
 /// The far end; `None` where the hook knows of none.
 pub(super) fn destination(verdict: &VerdictRecord) -> Option<Destination> {
-    let endpoint = verdict.event.endpoint;
+    far_end(&verdict.event.endpoint)
+}
+
+/// An endpoint of the kernel's, if it knew one.
+pub(super) fn far_end(endpoint: &Endpoint) -> Option<Destination> {
     let unknown = endpoint.addr == Addr::UNSPECIFIED && endpoint.port == 0;
     (!unknown).then(|| Destination {
         ip: endpoint.addr.into(),
@@ -58,9 +69,12 @@ fn local(verdict: &VerdictRecord) -> Option<SocketAddr> {
 
 /// The Community ID, where both ends are known.
 pub(super) fn community(verdict: &VerdictRecord) -> Option<String> {
-    let endpoint = verdict.event.endpoint;
-    let far = SocketAddr::new(destination(verdict)?.ip, endpoint.port);
-    community_id(endpoint.protocol, local(verdict)?, far)
+    community_of(&verdict.event.endpoint, local(verdict)?)
+}
+
+/// The Community ID of a flow between `local` and `endpoint`.
+pub(super) fn community_of(endpoint: &Endpoint, local: SocketAddr) -> Option<String> {
+    community_id(endpoint.protocol, local, SocketAddr::new(far_end(endpoint)?.ip, endpoint.port))
 }
 
 /// What was measured; `reason` if it was refused.
@@ -77,7 +91,9 @@ pub(super) fn evidence(verdict: &VerdictRecord, reason: Option<Reason>) -> Verdi
             | Hook::Setsockopt
             | Hook::Egress
             | Hook::TcxFrom
-            | Hook::TcxFrame => Direction::Egress,
+            | Hook::TcxFrame
+            | Hook::ConnectUnix
+            | Hook::SendmsgUnix => Direction::Egress,
         },
         bytes: event.bytes,
         // What this socket had sent to whomever, when it was stopped.
@@ -93,6 +109,8 @@ pub(super) fn evidence(verdict: &VerdictRecord, reason: Option<Reason>) -> Verdi
         special: None,
         socket: socket(verdict),
         option: option(verdict),
+        query: verdict.message.as_deref().and_then(|message| query::read(message)),
+        unix: UnixSocket::of(verdict).map(Box::new),
         socket_cookie: (event.header.flow != 0).then_some(event.header.flow),
         various: false,
     }

@@ -10,10 +10,10 @@ use agentnet_common::abi::MODE_AUDIT;
 use anyhow::Context as _;
 
 use crate::{
+    agent::resolv,
     alert::text::plural,
     config::check::Check,
     exit::WRONG_USAGE,
-    kernel::addrs,
     policy::{Policy, diagnostic::Diagnostics},
 };
 
@@ -23,8 +23,8 @@ use crate::{
 /// # Errors
 /// If the addresses of this host cannot be listed or the result not be written.
 pub fn run(config: Option<&Path>) -> anyhow::Result<ExitCode> {
-    let local = addrs::local_addresses().context("cannot list the addresses of this host")?;
-    let check = Check::new(config, &local);
+    let (host, _) = resolv::this_host().context("cannot list the addresses of this host")?;
+    let check = Check::new(config, &host);
     let told = tell(&check, &mut anstream::stdout().lock(), &mut anstream::stderr().lock());
     match told {
         // Whoever reads has seen enough.
@@ -80,6 +80,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::policy::host::Host;
 
     fn told(files: &[(&str, &str)], config: &str) -> (bool, String, String) {
         let home = tempfile::tempdir().unwrap();
@@ -91,7 +92,7 @@ mod tests {
         let file = home.path().join("config.toml");
         let place = home.path().to_str().unwrap();
         fs::write(&file, config.replace("HOME", place)).unwrap();
-        let check = Check::new(Some(&file), &[]);
+        let check = Check::new(Some(&file), &Host::default());
         let (mut out, mut err) = (Vec::new(), Vec::new());
         tell(&check, &mut out, &mut err).unwrap();
         let plain = |bytes: &[u8]| {

@@ -3,9 +3,9 @@
 use std::io::Write as _;
 
 use crate::{
+    agent::resolv,
     control::protocol::PolicySource,
     exit::{OWN_FAILURE, WRONG_USAGE},
-    kernel::addrs,
     policy::{Policy, diagnostic::Diagnostics, is_path},
 };
 
@@ -15,7 +15,7 @@ use crate::{
 /// # Errors
 /// With the exit code, when the user knows why.
 pub(super) fn source(policy: &str, json: bool) -> Result<PolicySource, u8> {
-    let local = addrs::local_addresses().map_err(|error| {
+    let (host, _) = resolv::this_host().map_err(|error| {
         super::complain(&format!("cannot list the addresses of this host: {error}"));
         OWN_FAILURE
     })?;
@@ -24,7 +24,7 @@ pub(super) fn source(policy: &str, json: bool) -> Result<PolicySource, u8> {
         // Without a standard error there is nobody to tell; anstream takes colours away where they do not fit.
         let _ = anstream::stderr().write_all(text.as_bytes());
     };
-    let loaded = Policy::load(policy, &local).map_err(|problems| {
+    let loaded = Policy::load(policy, &host).map_err(|problems| {
         show(&problems);
         WRONG_USAGE
     })?;

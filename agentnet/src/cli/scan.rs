@@ -18,7 +18,7 @@ use crate::{
         bank::Config,
         secrets::{HostSecrets, host::SHORTEST},
     },
-    policy::Policy,
+    policy::{Policy, host::Host},
     replay::{
         lines::{self, LineError},
         scan::{List, Scanner},
@@ -136,7 +136,7 @@ fn scan(
 pub(super) fn policy(name: Option<&str>) -> anyhow::Result<(String, Actions)> {
     let Some(name) = name else { return Ok(("none".to_owned(), Actions::default())) };
     // Addresses of this host have nothing to do with what is recorded.
-    match Policy::load(name, &[]) {
+    match Policy::load(name, &Host::default()) {
         Ok(policy) => Ok((policy.compiled.name, policy.compiled.detect)),
         Err(problems) => {
             writeln!(anstream::stderr(), "{}\n", problems.render(true)).context("cannot write")?;

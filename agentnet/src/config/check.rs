@@ -2,12 +2,11 @@
 
 use std::{
     fs, io,
-    net::IpAddr,
     path::{Path, PathBuf},
 };
 
 use super::DaemonConfig;
-use crate::policy::{Policy, diagnostic::Diagnostics};
+use crate::policy::{Policy, diagnostic::Diagnostics, host::Host};
 
 /// What was found.
 #[derive(Debug)]
@@ -23,9 +22,9 @@ pub struct Check {
 }
 
 impl Check {
-    /// Looks at the configuration at `path`, or at the usual place, and at what it names, on a host with the
-    /// addresses `local`. Changes nothing.
-    pub fn new(path: Option<&Path>, local: &[IpAddr]) -> Self {
+    /// Looks at the configuration at `path`, or at the usual place, and at what it names, on `host`. Changes
+    /// nothing.
+    pub fn new(path: Option<&Path>, host: &Host) -> Self {
         let mut check = Self {
             config: DaemonConfig::load(path),
             missing_groups: Vec::new(),
@@ -39,7 +38,7 @@ impl Check {
         match policy_files(&config.policies) {
             Ok(files) => {
                 let load = |file: PathBuf| {
-                    let policy = Policy::load(&file.to_string_lossy(), local);
+                    let policy = Policy::load_from(&config.policies, &file.to_string_lossy(), host);
                     (file, policy)
                 };
                 check.policies = files.into_iter().map(load).collect();

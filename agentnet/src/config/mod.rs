@@ -13,7 +13,6 @@ mod tests;
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use crate::{
@@ -81,7 +80,7 @@ impl DaemonConfig {
             .map(|root| Self::read(Walker::new(&schema::CONFIG, 0..0, root, &mut problems)));
         match config {
             Some(config) if problems.is_empty() => Ok(config),
-            _ => Err(Diagnostics::new(Arc::new(Source::new(file, text)), problems)),
+            _ => Err(Diagnostics::new(Source::new(file, text), problems)),
         }
     }
 

@@ -186,7 +186,7 @@ impl Engine {
         let unknown = |origin: Origin, audit: bool, why: String| {
             let policy = Arc::new(Policy::unknown(&meta.policy));
             let problem = format!("its policy cannot be read, so the one of before stays in force: {why}");
-            (Selection { policy, origin, audit }, Some(problem))
+            (Selection { policy, origin, audit, own: None, note: None }, Some(problem))
         };
         let kept = match Kept::read(&self.settings.state, name) {
             Ok(kept) => kept,
@@ -194,9 +194,12 @@ impl Engine {
                 return unknown(Origin::Text(meta.policy.clone()), meta.audit, error.to_string());
             }
         };
-        match self.reread(&kept.origin, kept.text.as_deref()) {
-            Ok(selection) => (Selection { audit: kept.audit, ..selection }, None),
-            Err(why) => unknown(kept.origin, kept.audit, why),
+        match self.reread(&kept.origin, kept.text.as_deref(), kept.own.as_ref()) {
+            Ok(selection) => (Selection { audit: kept.audit, own: kept.own, ..selection }, None),
+            Err(why) => {
+                let (unknown, problem) = unknown(kept.origin, kept.audit, why);
+                (Selection { own: kept.own, ..unknown }, problem)
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use agentnet_common::{
-    abi::{AgentCfg, AgentCounters, MODE_AUDIT},
+    abi::{AgentCfg, AgentCounters, CFG_UNIX_ANY, MODE_AUDIT},
     user::{DecodeError, Record},
 };
 use jiff::Timestamp;
@@ -18,7 +18,7 @@ use super::{
     selectors::{Selected, id_of},
 };
 use crate::{
-    agent::{AgentName, cgroup::Cgroup, registry::Meta},
+    agent::{AgentName, cgroup::Cgroup, process::monotonic, registry::Meta},
     alert::{
         class::{Enforcement, LATE},
         clock::Clock,
@@ -30,8 +30,8 @@ use crate::{
         outbox::Outbox,
         protocol::{Ready, Reply, Status},
     },
-    kernel::{Kernel, links},
-    policy::Policy,
+    kernel::Kernel,
+    policy::{Policy, resolvers::Resolution},
     store::{archive::Log, trouble::Trouble},
 };
 
@@ -66,6 +66,8 @@ pub(super) struct Agent {
     pub(super) origin: Origin,
     /// Whether it was asked only to report, whatever the policy says.
     pub(super) only_audit: bool,
+    /// Whom it asks for names, where that is not what this host does: read once, when it came under its policy.
+    pub(super) own: Option<Resolution>,
     pub(super) cgroup: Cgroup,
     /// The cgroup's id: another one that is made at the same place later has another. `None` if it was gone.
     pub(super) place: Option<u64>,
@@ -91,6 +93,10 @@ pub(super) struct Agent {
     warnings: Vec<String>,
     /// Whether it was told that the policy is not in force.
     inactive: bool,
+    /// Flows that the kernel had only counted when its series were looked at.
+    repeats: u64,
+    /// When that began to be its number, nanoseconds of `CLOCK_MONOTONIC`; 0 if before this engine.
+    began: u64,
 }
 
 /// What an agent begins with.
@@ -107,7 +113,7 @@ impl Agent {
     /// An agent that is about to begin.
     pub(super) fn new(beginning: Beginning, clock: Clock) -> Self {
         let Beginning { name, cfg, selection, footprint, phase, mut log } = beginning;
-        let Selection { policy, origin, audit } = selection;
+        let Selection { policy, origin, audit, own, note } = selection;
         // A disk that is full or read-only is no reason to leave an agent ungoverned.
         let unwritable = log.prepare().err();
         let logged = unwritable.is_none();
@@ -125,11 +131,12 @@ impl Agent {
             place: id_of(cgroup.path()),
             selected: None,
             only_audit: audit,
+            own,
             cgroup,
             footprint,
             phase,
             session: None,
-            notes: Vec::new(),
+            notes: note.into_iter().collect(),
             outdated: None,
             stuck: None,
             waited: 0,
@@ -139,12 +146,15 @@ impl Agent {
             logged,
             warnings: warnings.into_iter().collect(),
             inactive: false,
+            repeats: 0,
+            began: monotonic(),
         }
     }
 
     /// For an agent that another engine has watched until now, and whose counters stand there.
     pub(super) fn resumed(mut self, counters: &AgentCounters) -> Self {
         self.pipeline = self.pipeline.resumed(counters);
+        self.began = 0;
         self
     }
 
@@ -171,7 +181,7 @@ impl Agent {
     }
 
     /// What was set up, for the client that asked for it.
-    pub(super) fn ready(&mut self) -> Ready {
+    pub(super) fn ready(&mut self, kernel: &Kernel) -> Ready {
         let meta = self.meta();
         Ready {
             agent: self.name.clone(),
@@ -179,8 +189,8 @@ impl Agent {
             policy: meta.policy.clone(),
             audit: self.is_audit(),
             log: self.logged.then(|| self.log.directory().display().to_string()),
-            hooks: links::doors(),
-            warnings: std::mem::take(&mut self.warnings),
+            hooks: kernel.doors(),
+            warnings: std::mem::take(&mut self.warnings).into_iter().chain(self.open_doors(kernel)).collect(),
         }
     }
 
@@ -200,10 +210,10 @@ impl Agent {
             attached: !meta.made,
             uid: meta.uid,
             started: meta.started,
-            hooks: links::doors(),
+            hooks: kernel.doors(),
             interfaces: line.doors(&self.name, self.id()),
             problems,
-            notes: self.notes(),
+            notes: self.notes().into_iter().chain(self.open_doors(kernel)).collect(),
             selector: self.selected.as_ref().map(|selected| selected.selector.clone()),
             late: self.selected.as_ref().is_some_and(|selected| selected.late),
             processes: self.cgroup.processes().unwrap_or(0),
@@ -212,6 +222,12 @@ impl Agent {
             denied: counters.denied.iter().sum(),
             lost: counters.alerts_lost + counters.samples_lost,
         }
+    }
+
+    /// Why it may talk to every Unix socket, if its policy does not mean that.
+    fn open_doors(&self, kernel: &Kernel) -> Option<String> {
+        let why = kernel.unguarded_unix().filter(|_| self.cfg.flags & CFG_UNIX_ANY == 0)?;
+        Some(format!("Unix sockets are not guarded: {why}"))
     }
 
     fn notes(&self) -> Vec<String> {
@@ -248,7 +264,16 @@ impl Agent {
     pub(super) fn count(&mut self, kernel: &Kernel, now: Timestamp, followers: &mut Followers) {
         match kernel.counters(self.id()) {
             Ok(counters) => {
-                let outputs = self.pipeline.on_counters(&counters, now);
+                let mut outputs = self.pipeline.on_counters(&counters, now);
+                if self.repeats != counters.repeats {
+                    match kernel.series(self.id(), self.began) {
+                        Ok(series) => {
+                            self.repeats = counters.repeats;
+                            outputs.extend(self.pipeline.on_series(&series, now));
+                        }
+                        Err(error) => tracing::warn!(agent = %self.name, %error, "cannot read the series"),
+                    }
+                }
                 self.publish(outputs, now, followers);
             }
             Err(error) => tracing::warn!(agent = %self.name, %error, "cannot read the counters"),

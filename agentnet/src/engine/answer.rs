@@ -146,7 +146,13 @@ impl Engine {
             engine: std::process::id(),
             daemon: self.kind == EngineKind::Daemon,
             started: self.started,
-            problems: self.problems.iter().chain(self.selecting.problems()).cloned().collect(),
+            problems: self
+                .problems
+                .iter()
+                .chain(&self.unknown_resolvers)
+                .chain(self.selecting.problems())
+                .cloned()
+                .collect(),
             agents,
         })
     }

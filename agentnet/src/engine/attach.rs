@@ -78,7 +78,7 @@ impl Engine {
         }
         let target = Target::resolve(&self.hierarchy, &attach.target, attach.whole_cgroup)?;
         let cgroup = target.cgroup.clone();
-        let selection = self.select(attach.policy.as_ref(), attach.audit)?;
+        let selection = self.select(attach.policy.as_ref(), attach.audit, target.any_process())?;
         let asked = Asked {
             name: &attach.agent,
             client: client.pid,
@@ -95,7 +95,7 @@ impl Engine {
             1 => done.push_str("; 1 connection that it does not allow was closed"),
             more => done.push_str(&format!("; {more} connections that it does not allow were closed")),
         }
-        for notice in target.notices.iter().chain(&open) {
+        for notice in target.notices.iter().chain(&agent.notes).chain(&open) {
             done.push_str("; ");
             done.push_str(notice);
         }

@@ -21,10 +21,13 @@ use super::{
     state::{Engine, Settings},
 };
 use crate::{
-    agent::registry::{EngineKind, Registry, RegistryError},
+    agent::{
+        registry::{EngineKind, Registry, RegistryError},
+        resolv,
+    },
     config::DaemonConfig,
     control::caller::Groups,
-    kernel::{Kernel, KernelError, addrs, interfaces::Follow, mounts, pins},
+    kernel::{Kernel, KernelError, interfaces::Follow, mounts, pins},
 };
 
 /// Why the daemon did not start. What it found governed stays so.
@@ -89,7 +92,7 @@ pub fn run(config: &DaemonConfig) -> Result<(), DaemonError> {
     let place = Registry::system().daemon()?;
     let state = Path::new(STATE_DIRECTORY);
     make_directory(state, 0o755).map_err(|error| DaemonError::State { path: state.to_owned(), error })?;
-    let local = addrs::local_addresses().map_err(StartError::Addresses)?;
+    let (host, unknown) = resolv::this_host().map_err(StartError::Addresses)?;
     let pins = host::daemon_pins(&mounts::ensure_bpffs().map_err(StartError::from)?);
     let kernel = open_kernel(&pins)?;
     let settings = Settings {
@@ -101,7 +104,8 @@ pub fn run(config: &DaemonConfig) -> Result<(), DaemonError> {
     let runtime = super::runtime()?;
     let _entered = runtime.enter();
     let (mut engine, watched) =
-        Engine::new(EngineKind::Daemon, kernel, settings, local).map_err(StartError::from)?;
+        Engine::new(EngineKind::Daemon, kernel, settings, host).map_err(StartError::from)?;
+    engine.unknown_resolvers = unknown;
     let mut rings = Rings::of(&mut engine.kernel)?;
     engine.line = SecondLine::load(&mut engine.kernel);
     // Before they are listed: what comes in between is seen twice, and not never.

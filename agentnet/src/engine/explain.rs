@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use agentnet_common::{
-    addr::Endpoint,
+    addr::{Endpoint, protocol},
     verdict::{Reason, RuleId, Scope},
 };
 
@@ -11,6 +11,9 @@ use crate::{
     alert::explain::{Explain, Explained, RuleRef},
     policy::{Policy, compile::RuleInfo, explain::Lacks},
 };
+
+/// The port that rules with names are about unless they say otherwise.
+const HTTPS: u16 = 443;
 
 /// A policy that explains itself.
 #[derive(Clone, Debug)]
@@ -41,6 +44,21 @@ impl Explain for Explainer {
             special: explanation.special.map(str::to_owned),
             suggestion: explanation.suggestion,
         })
+    }
+
+    fn explain_name(&self, name: &str) -> Option<Explained> {
+        let search = &self.0.compiled.resolution.search;
+        let meant = search
+            .iter()
+            .filter_map(|suffix| name.strip_suffix(suffix.as_str())?.strip_suffix('.'))
+            // Of a name of one label nobody knows whether it was meant.
+            .find(|meant| meant.contains('.'));
+        let explanation = self.0.explain_name(meant.unwrap_or(name), protocol::TCP, HTTPS).ok()?;
+        let mut suggestion = explanation.suggestion;
+        if let (Some(suggestion), Some(_)) = (&mut suggestion, meant) {
+            suggestion.insert_str(0, &format!("# asked for as {name}\n"));
+        }
+        Some(Explained { rule: explanation.deny_rule.map(reference), near: None, special: None, suggestion })
     }
 }
 

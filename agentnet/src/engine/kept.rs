@@ -16,7 +16,10 @@ use super::{
     selectors::Selected,
     state::{Engine, state_file},
 };
-use crate::agent::{AgentName, registry::EngineKind};
+use crate::{
+    agent::{AgentName, registry::EngineKind},
+    policy::resolvers::Resolution,
+};
 
 /// What is kept.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -29,6 +32,9 @@ pub(super) struct Kept {
     /// How it was selected, unless somebody asked for it.
     #[serde(default)]
     pub(super) selected: Option<Selected>,
+    /// Whom it asks for names, where that is not what the host does.
+    #[serde(default)]
+    pub(super) own: Option<Resolution>,
     /// The id of its cgroup.
     #[serde(default)]
     pub(super) place: Option<u64>,
@@ -92,6 +98,7 @@ impl Engine {
             origin: agent.origin.clone(),
             audit: agent.only_audit,
             selected: agent.selected.clone(),
+            own: agent.own.clone(),
             place: agent.place,
             text,
         };

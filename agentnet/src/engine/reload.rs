@@ -9,8 +9,19 @@ use std::{path::Path, sync::Arc};
 use agentnet_common::abi::{AgentCfg, MODE_AUDIT};
 use jiff::Timestamp;
 
-use super::{existing::Occasion, selection::Selection, serve::Rings, start::StartError, state::Engine};
-use crate::{alert::class::Enforcement, control::protocol::Failure, kernel::addrs, policy::Policy};
+use super::{
+    existing::Occasion,
+    selection::{Selection, host_of},
+    serve::Rings,
+    start::StartError,
+    state::Engine,
+};
+use crate::{
+    agent::resolv,
+    alert::class::Enforcement,
+    control::protocol::Failure,
+    policy::{DIRECTORY, Policy, resolvers::Resolution},
+};
 
 impl Engine {
     /// Reads every policy anew, governs what is selected by now, and says what came of it.
@@ -19,8 +30,11 @@ impl Engine {
     /// With everything that is wrong; agents of invalid policies keep what they have.
     pub(super) fn reload(&mut self, rings: &mut Rings) -> Result<String, Failure> {
         let mut wrong = Vec::new();
-        match addrs::local_addresses() {
-            Ok(local) => self.local = local,
+        match resolv::this_host() {
+            Ok((host, unknown)) => {
+                self.host = host;
+                self.unknown_resolvers = unknown;
+            }
             Err(error) => wrong.push(format!("the addresses of this host are those of before: {error}")),
         }
         let (mut changed, mut closed) = (0, 0);
@@ -66,7 +80,7 @@ impl Engine {
         // Of a text that came with the request there is no newer one, but this host's addresses may be others.
         let text = (!agent.policy.is_unknown()).then(|| agent.policy.text().to_owned());
         let text = text.or_else(|| super::kept::Kept::read(&self.settings.state, &agent.name).ok()?.text);
-        let read = self.reread(&agent.origin.clone(), text.as_deref());
+        let read = self.reread(&agent.origin.clone(), text.as_deref(), agent.own.as_ref());
         let selection = match read {
             Ok(selection) => selection,
             Err(why) => {
@@ -102,14 +116,15 @@ impl Engine {
         }
     }
 
-    /// The policy that an agent has from `origin`, read anew.
+    /// The policy that an agent has from `origin`, read anew; `own` is whom it asks for names.
     pub(super) fn reread(
         &self,
         origin: &super::selection::Origin,
         text: Option<&str>,
+        own: Option<&Resolution>,
     ) -> Result<Selection, String> {
-        let directory = self.settings.policies.as_deref().unwrap_or(Path::new(""));
-        Selection::again(origin, text, directory, &self.local, &self.slots)
+        let directory = self.settings.policies.as_deref().unwrap_or(Path::new(DIRECTORY));
+        Selection::again(origin, text, directory, &host_of(&self.host, own), &self.slots)
     }
 
     /// Puts another policy in force on an agent, by one write.

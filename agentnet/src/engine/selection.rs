@@ -1,14 +1,15 @@
 //! Which policy an agent gets.
 
-use std::{net::IpAddr, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use agentnet_common::abi::{AgentCfg, MODE_AUDIT};
 use serde::{Deserialize, Serialize};
 
 use super::slots::Slots;
 use crate::{
+    agent::resolv,
     control::protocol::PolicySource,
-    policy::{Policy, is_path},
+    policy::{DIRECTORY, Policy, host::Host, is_path, resolvers::Resolution},
 };
 
 /// Where an agent's policy comes from, and with it what a reload reads.
@@ -30,6 +31,10 @@ pub(super) struct Selection {
     pub(super) origin: Origin,
     /// Whether it is only to report, whatever the policy says.
     pub(super) audit: bool,
+    /// Whom the agent asks for names, where that is not what this host does.
+    pub(super) own: Option<Resolution>,
+    /// What is not as it should be with that.
+    pub(super) note: Option<String>,
 }
 
 impl Selection {
@@ -48,7 +53,8 @@ impl Selection {
     }
 
     /// The policy that is asked for, read and parsed anew: what a client made of it is not believed. With a
-    /// `directory`, a policy that is asked for by its name comes from there.
+    /// `directory`, a policy that is asked for by its name comes from there. It is for an agent on `host` to which
+    /// the process `pid` belongs.
     ///
     /// # Errors
     /// Everything that is wrong with it, as people read it.
@@ -56,24 +62,32 @@ impl Selection {
         source: Option<&PolicySource>,
         audit: bool,
         directory: Option<&Path>,
-        local: &[IpAddr],
+        host: &Host,
         slots: &Slots,
+        pid: Option<i32>,
     ) -> Result<Self, String> {
-        let nowhere = Path::new("");
+        let found = pid.and_then(|pid| resolv::of_process(pid, host));
+        let own = found.as_ref().map(|found| found.resolution.clone());
+        let host = &host_of(host, own.as_ref());
+        // What a policy extends is not the client's: it comes from the directory whatever the client sends.
+        let extended = directory.unwrap_or(Path::new(DIRECTORY));
         let policy = match (source, directory) {
-            (None, _) => Self::again(&Origin::Nothing, None, nowhere, local, slots),
+            (None, _) => Self::again(&Origin::Nothing, None, extended, host, slots),
             // A path that calls itself a name would be a file that the daemon opens for somebody else.
             (Some(PolicySource { name: Some(name), .. }), Some(directory)) if !is_path(name) => {
-                Self::again(&Origin::Named(name.clone()), None, directory, local, slots)
+                Self::again(&Origin::Named(name.clone()), None, directory, host, slots)
             }
             (Some(PolicySource { file, text, .. }), _) => {
-                Self::again(&Origin::Text(file.clone()), Some(text), nowhere, local, slots)
+                Self::again(&Origin::Text(file.clone()), Some(text), extended, host, slots)
             }
         };
-        Ok(Self { audit, ..policy? })
+        let selection = policy?;
+        let note = found.and_then(|found| found.note(&selection.policy.compiled.resolution));
+        Ok(Self { audit, own, note, ..selection })
     }
 
-    /// The policy of an agent that has one from `origin`; `text` is what was kept of it.
+    /// The policy of an agent that has one from `origin`; `text` is what was kept of it, `directory` has what is
+    /// named.
     ///
     /// # Errors
     /// Everything that is wrong with it, as people read it.
@@ -81,7 +95,7 @@ impl Selection {
         origin: &Origin,
         text: Option<&str>,
         directory: &Path,
-        local: &[IpAddr],
+        host: &Host,
         slots: &Slots,
     ) -> Result<Self, String> {
         let told = |problems: crate::policy::diagnostic::Diagnostics| problems.render(false);
@@ -93,14 +107,18 @@ impl Selection {
                 (file.clone(), text.to_owned())
             }
         };
-        // Without rules, addresses make no difference.
-        let local = if *origin == Origin::Nothing { &[] } else { local };
         // One of them is enough, in the kernel and here.
-        let policy = match (slots.known(&file, &text, local), origin) {
+        let policy = match (slots.known(directory, &file, &text, host), origin) {
             (Some(known), _) => known,
-            (None, Origin::Nothing) => Arc::new(Policy::audit()),
-            (None, _) => Arc::new(Policy::from_text(&file, &text, local).map_err(told)?),
+            (None, Origin::Nothing) => Arc::new(Policy::audit(host)),
+            (None, _) => Arc::new(Policy::read_from(directory, &file, &text, host).map_err(told)?),
         };
-        Ok(Self { policy, origin: origin.clone(), audit: false })
+        Ok(Self { policy, origin: origin.clone(), audit: false, own: None, note: None })
     }
+}
+
+/// What a policy has to know where the agent asks others for names than `host` does.
+pub(super) fn host_of(host: &Host, own: Option<&Resolution>) -> Host {
+    let resolution = own.unwrap_or(&host.resolution).clone();
+    Host { local: host.local.clone(), resolution }
 }

@@ -112,7 +112,7 @@ impl Engine {
             return Reselected::default();
         }
         let directory = self.settings.policies.clone().unwrap_or_default();
-        self.selecting.rules.read(&directory, &self.local, &self.slots);
+        self.selecting.rules.read(&directory, &self.host, &self.slots);
         self.selecting.selectors = Arc::new(self.selecting.rules.selectors());
         self.selecting.released.clear();
         self.selecting.sight.refocus();
@@ -322,7 +322,8 @@ impl Engine {
         let told = |error: AttachError| error.to_string();
         let source =
             PolicySource { name: Some(found.policy.clone()), file: String::new(), text: String::new() };
-        let selection = self.select(Some(&source), false).map_err(|error| error.to_string())?;
+        let selection =
+            self.select(Some(&source), false, target.any_process()).map_err(|error| error.to_string())?;
         let name = self.name_for(&found.name, target.id).map_err(|error| error.to_string())?;
         let asked =
             Asked { name: &name, client: std::process::id().cast_signed(), uid: 0, keep_established: false };
@@ -340,7 +341,8 @@ impl Engine {
 
     /// Gives an agent that its policy selects no more to another policy, by one write.
     fn hand_over(&mut self, id: u32, to: &Match<String>) -> Result<(), String> {
-        let selection = self.reread(&Origin::Named(to.policy.clone()), None)?;
+        let own = self.agents.get(&id).and_then(|agent| agent.own.clone());
+        let selection = self.reread(&Origin::Named(to.policy.clone()), None, own.as_ref())?;
         self.switch(id, &selection.policy).map_err(|error| error.to_string())?;
         let Self { agents, followers, .. } = self;
         if let Some(agent) = agents.get_mut(&id) {

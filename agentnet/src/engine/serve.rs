@@ -29,7 +29,7 @@ use super::{
     state::{Engine, Settings},
 };
 use crate::{
-    agent::{AgentName, cgroup::Hierarchy, registry::EngineKind},
+    agent::{AgentName, cgroup::Hierarchy, registry::EngineKind, resolv},
     config::DaemonConfig,
     control::{
         caller::Groups,
@@ -40,7 +40,7 @@ use crate::{
     },
     exit,
     kernel::{
-        Kernel, KernelError, addrs,
+        Kernel, KernelError,
         interfaces::{Event, Follow, InterfaceError},
         mounts,
     },
@@ -174,8 +174,9 @@ pub fn serve(agent: &AgentName, client: &StdStream) -> Result<(), EngineError> {
 
 /// Puts a child under a policy with an engine that is there for it alone.
 fn start_alone(run: &Run, child: Child<'_>) -> Result<(Engine, mpsc::Receiver<u32>, u32), StartError> {
-    let local = addrs::local_addresses().map_err(StartError::Addresses)?;
-    let selection = Selection::of(run.policy.as_ref(), run.audit, None, &local, &Slots::default());
+    let (host, unknown) = resolv::this_host().map_err(StartError::Addresses)?;
+    let (policy, slots) = (run.policy.as_ref(), Slots::default());
+    let selection = Selection::of(policy, run.audit, None, &host, &slots, Some(child.pid));
     let selection = selection.map_err(StartError::Policy)?;
     let hierarchy = Hierarchy::find()?;
     let pins = host::run_pins(&mounts::ensure_bpffs()?, &run.agent);
@@ -195,7 +196,8 @@ fn start_alone(run: &Run, child: Child<'_>) -> Result<(Engine, mpsc::Receiver<u3
         groups: Groups::default(),
         store: store_options(),
     };
-    let (mut engine, watched) = Engine::new(EngineKind::Run, kernel, settings, local)?;
+    let (mut engine, watched) = Engine::new(EngineKind::Run, kernel, settings, host)?;
+    engine.unknown_resolvers = unknown;
     let id = engine.place(&run.agent, footprint, selection, child)?;
     Ok((engine, watched, id))
 }

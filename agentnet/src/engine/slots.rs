@@ -1,12 +1,12 @@
 //! Policy slots in the kernel: agents whose policies are the same share one.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use agentnet_common::abi::SLOTS;
 
 use crate::{
     kernel::{Kernel, KernelError},
-    policy::Policy,
+    policy::{Policy, host::Host},
 };
 
 /// Which slots hold what.
@@ -36,10 +36,10 @@ pub enum SlotError {
 }
 
 impl Slots {
-    /// The policy that is written in `file` as `text`, if an agent has it.
-    pub(super) fn known(&self, file: &str, text: &str, local: &[IpAddr]) -> Option<Arc<Policy>> {
+    /// The policy that is written in `file` as `text`, if an agent has it; what it extends is in `directory`.
+    pub(super) fn known(&self, directory: &Path, file: &str, text: &str, host: &Host) -> Option<Arc<Policy>> {
         let mut policies = self.filled.values().map(|slot| &slot.policy);
-        policies.find(|policy| policy.is_of(file, text, local)).cloned()
+        policies.find(|policy| policy.is_of(directory, file, text, host)).cloned()
     }
 
     /// A slot that holds `policy`, for one more agent.

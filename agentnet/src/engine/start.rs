@@ -242,7 +242,7 @@ impl Engine {
     /// # Errors
     /// See [`StartError`]; everything is then as it was.
     pub(super) fn run(&mut self, run: &Run, child: Child<'_>) -> Result<u32> {
-        let selection = self.select(run.policy.as_ref(), run.audit)?;
+        let selection = self.select(run.policy.as_ref(), run.audit, Some(child.pid))?;
         let claim = Claim::of(&run.agent)?;
         let pins = self.kernel.pins().to_owned();
         let meta = match meta(run, child, &self.hierarchy, &claim, (self.kind, &pins), &selection) {
@@ -256,10 +256,15 @@ impl Engine {
         self.place(&run.agent, footprint, selection, child)
     }
 
-    /// The policy that a client asks for.
-    pub(super) fn select(&self, source: Option<&PolicySource>, audit: bool) -> Result<Selection> {
-        Selection::of(source, audit, self.settings.policies.as_deref(), &self.local, &self.slots)
-            .map_err(StartError::Policy)
+    /// The policy that a client asks for, for an agent to which the process `pid` belongs.
+    pub(super) fn select(
+        &self,
+        source: Option<&PolicySource>,
+        audit: bool,
+        pid: Option<i32>,
+    ) -> Result<Selection> {
+        let directory = self.settings.policies.as_deref();
+        Selection::of(source, audit, directory, &self.host, &self.slots, pid).map_err(StartError::Policy)
     }
 
     /// Makes the agent's cgroup, governs it and moves the child there.
@@ -343,13 +348,13 @@ impl Engine {
     pub(super) fn begin(&mut self, id: u32, session: Option<Session>) {
         self.watch(id);
         self.keep(id);
-        let Self { agents, followers, .. } = self;
+        let Self { agents, followers, kernel, .. } = self;
         let Some(agent) = agents.get_mut(&id) else { return };
         agent.footprint.keep();
         agent.session = session;
         let (meta, audit) = (agent.meta(), agent.is_audit());
         tracing::info!(agent = %agent.name, policy = meta.policy, audit, uid = meta.uid, "governed");
-        let ready = agent.ready();
+        let ready = agent.ready(kernel);
         if let Some(session) = &mut agent.session {
             session.outbox.send(Reply::Ready(ready));
         }

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    net::IpAddr,
     path::{Path, PathBuf},
 };
 
@@ -28,6 +27,7 @@ use crate::{
     alert::clock::Clock,
     control::caller::Groups,
     kernel::Kernel,
+    policy::host::Host,
     store::{
         self, Readers,
         archive::{Archive, Log},
@@ -70,8 +70,10 @@ pub struct Engine {
     pub(super) settings: Settings,
     pub(super) archive: Archive,
     pub(super) hierarchy: Hierarchy,
-    /// The addresses of this host.
-    pub(super) local: Vec<IpAddr>,
+    /// What policies have to know of this host.
+    pub(super) host: Host,
+    /// Why it is not known whom this host asks for names.
+    pub(super) unknown_resolvers: Option<String>,
     pub(super) clock: Clock,
     pub(super) started: Timestamp,
     /// What is not as it should be with the engine itself.
@@ -96,7 +98,7 @@ impl Engine {
         kind: EngineKind,
         kernel: Kernel,
         settings: Settings,
-        local: Vec<IpAddr>,
+        host: Host,
     ) -> Result<(Self, mpsc::Receiver<u32>), CgroupError> {
         let (watches, watched) = mpsc::channel(64);
         let engine = Self {
@@ -109,7 +111,8 @@ impl Engine {
             archive: Archive::new(settings.store.clone()),
             settings,
             hierarchy: Hierarchy::find()?,
-            local,
+            host,
+            unknown_resolvers: None,
             clock: Clock::measure(),
             started: Timestamp::now(),
             problems: Vec::new(),

@@ -17,6 +17,7 @@ pub mod ring;
 pub mod sockdiag;
 mod sys;
 pub mod tcx;
+pub mod unix;
 pub mod verify;
 
 pub use error::KernelError;

@@ -4,31 +4,36 @@ use std::{
     collections::HashMap,
     fs, io,
     os::{
-        fd::{AsFd as _, BorrowedFd},
+        fd::{AsFd as _, AsRawFd as _, BorrowedFd},
         unix::fs::MetadataExt as _,
     },
     path::{Path, PathBuf},
 };
 
 use agentnet_common::{
-    abi::{AgentCfg, AgentCounters, Ruleset, maps},
+    abi::{
+        AgentCfg, AgentCounters, NAMED_ENTRIES, NameNode, Named, PIN_ENTRIES, Pins, Ruleset, SERIES_PLACES,
+        Series, maps,
+    },
     addr::Addr,
+    event::VerdictEvent,
+    name::KEY_BYTES,
 };
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
     maps::{ArrayOfMaps, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf, lpm_trie::Key},
-    programs::ProgramInfo,
+    programs::{ProgramInfo, loaded_programs},
 };
-use aya_obj::Object;
+use aya_obj::{Object, generated::bpf_map_type};
 
-use super::{KernelError, links, pins, ring::Ring, sys};
+use super::{KernelError, links, pins, ring::Ring, sys, unix};
 use crate::{agent::AgentName, policy::compile::Compiled};
 
 /// The object as built, or nothing in builds without an eBPF toolchain.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/agentnet.bpf.o"));
 
 /// Flag of LPM tries, which have no other way of allocation (kernel/bpf/lpm_trie.c).
-const BPF_F_NO_PREALLOC: u32 = 1;
+pub(super) const BPF_F_NO_PREALLOC: u32 = 1;
 
 /// The loaded object: programs for any number of agents, and the maps they share.
 ///
@@ -37,6 +42,7 @@ const BPF_F_NO_PREALLOC: u32 = 1;
 #[derive(Debug)]
 pub struct Kernel {
     object: Ebpf,
+    unix: unix::Programs,
     pins: PathBuf,
 }
 
@@ -79,18 +85,29 @@ impl Kernel {
         // Nothing in the object is relocated against the kernel's types.
         loader.btf(None).verifier_log_level(VerifierLogLevel::DISABLE);
         // Every map: whoever comes next finds all that the programs know.
-        let names: Vec<String> = parse()?.maps.into_keys().filter(|name| !name.starts_with('.')).collect();
-        for name in &names {
+        let parsed = parse()?;
+        for name in parsed.maps.keys().filter(|name| !name.starts_with('.')) {
             loader.map_pin_path(name, pins::map_path(pins, name));
         }
         let mut object = loader.load(bytes()?).map_err(|error| KernelError::Object(Box::new(error)))?;
         links::load_programs(&mut object)?;
-        Ok(Self { object, pins: pins.to_owned() })
+        let unix = unix::Programs::load(parsed, pins);
+        Ok(Self { object, unix, pins: pins.to_owned() })
+    }
+
+    /// The programs at Unix sockets.
+    pub(super) const fn unix(&self) -> &unix::Programs {
+        &self.unix
     }
 
     /// The directory of its pins.
     pub fn pins(&self) -> &Path {
         &self.pins
+    }
+
+    /// What is guarded when an agent is attached, in words.
+    pub fn doors(&self) -> Vec<String> {
+        links::doors(&self.unix)
     }
 
     /// The object, for programs that not every engine loads.
@@ -102,7 +119,7 @@ impl Kernel {
         self.object.map(name).ok_or_else(|| missing(name))
     }
 
-    fn map_mut(&mut self, name: &'static str) -> Result<&mut Map, KernelError> {
+    pub(super) fn map_mut(&mut self, name: &'static str) -> Result<&mut Map, KernelError> {
         self.object.map_mut(name).ok_or_else(|| missing(name))
     }
 
@@ -112,6 +129,7 @@ impl Kernel {
     /// # Errors
     /// When a map cannot be made or filled; the slot then holds what it held before.
     pub fn install(&mut self, slot: u32, policy: &Compiled) -> Result<(), KernelError> {
+        self.install_doors(slot, &policy.doors)?;
         let failed = |source| KernelError::Map { map: maps::NETS, source };
         let capacity = u32::try_from(policy.nets.len()).unwrap_or(u32::MAX).max(1);
         let mut trie =
@@ -119,10 +137,63 @@ impl Kernel {
         for entry in &policy.nets {
             trie.insert(&Key::new(u32::from(entry.prefix), entry.addr), entry.rules, 0).map_err(failed)?;
         }
+        self.install_names(slot, policy)?;
         let mut slots =
             ArrayOfMaps::<_, LpmTrie<MapData, Addr, Ruleset>>::try_from(self.map_mut(maps::NETS)?)
                 .map_err(failed)?;
         slots.set(slot, &trie, 0).map_err(failed)
+    }
+
+    fn install_names(&mut self, slot: u32, policy: &Compiled) -> Result<(), KernelError> {
+        let failed = |source| KernelError::Map { map: maps::NAMES, source };
+        let capacity = u32::try_from(policy.names.len()).unwrap_or(u32::MAX).max(1);
+        let mut trie = LpmTrie::<MapData, [u8; KEY_BYTES], NameNode>::create(capacity, BPF_F_NO_PREALLOC)
+            .map_err(failed)?;
+        for (key, node) in &policy.names {
+            let bits = u32::try_from(key.len * 8).unwrap_or(u32::MAX);
+            trie.insert(&Key::new(bits, key.bytes), node, 0).map_err(failed)?;
+        }
+        let mut slots = ArrayOfMaps::<_, LpmTrie<MapData, [u8; KEY_BYTES], NameNode>>::try_from(
+            self.map_mut(maps::NAMES)?,
+        )
+        .map_err(failed)?;
+        slots.set(slot, &trie, 0).map_err(failed)
+    }
+
+    /// Gives the agent room for the names that it asks for and the addresses that these open. It begins with none.
+    fn make_room(&self, agent: u32) -> Result<(), KernelError> {
+        for (outer, key, value, entries) in [
+            (maps::PINS, size_of::<Addr>(), size_of::<Pins>(), PIN_ENTRIES),
+            (maps::NAMED, size_of::<u64>(), size_of::<Named>(), NAMED_ENTRIES),
+        ] {
+            let failed = |error| KernelError::Map { map: outer, source: MapError::IoError(error) };
+            let inner =
+                sys::map_create(bpf_map_type::BPF_MAP_TYPE_LRU_HASH, key, value, entries).map_err(failed)?;
+            let data = map_data(self.map(outer)?).ok_or_else(|| missing(outer))?;
+            sys::map_update(data.fd().as_fd(), &agent, &inner.as_raw_fd()).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Frees the room that an agent had, see [`Kernel::attach`]; what it has resolved is closed.
+    ///
+    /// # Errors
+    /// When a map cannot be written.
+    pub fn close_room(&self, agent: u32) -> Result<(), KernelError> {
+        for outer in [maps::PINS, maps::NAMED] {
+            self.delete(outer, &agent)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn delete(&self, map: &'static str, index: &u32) -> Result<(), KernelError> {
+        let data = map_data(self.map(map)?).ok_or_else(|| missing(map))?;
+        match sys::map_delete(data.fd().as_fd(), index) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(KernelError::Map { map, source: MapError::IoError(error) })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Frees policy slot `slot`. An agent that is still in it may send nothing.
@@ -130,13 +201,7 @@ impl Kernel {
     /// # Errors
     /// When the map cannot be written.
     pub fn uninstall(&mut self, slot: u32) -> Result<(), KernelError> {
-        let data = map_data(self.map(maps::NETS)?).ok_or_else(|| missing(maps::NETS))?;
-        match sys::map_delete(data.fd().as_fd(), &slot) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(KernelError::Map { map: maps::NETS, source: MapError::IoError(error) })
-            }
-            _ => Ok(()),
-        }
+        [maps::NETS, maps::NAMES, maps::DOORS].into_iter().try_for_each(|map| self.delete(map, &slot))
     }
 
     /// Puts a cgroup under a policy: attaches and pins every program, then writes the configuration and
@@ -146,8 +211,9 @@ impl Kernel {
     /// When anything fails; then nothing is attached.
     pub fn attach(&mut self, agent: &AgentName, cgroup: &Path, cfg: AgentCfg) -> Result<(), KernelError> {
         self.register(cfg.agent)?;
+        self.make_room(cfg.agent)?;
         self.disarm(cgroup_id(cgroup)?)?;
-        links::attach_all(&self.object, &self.pins, agent, cgroup)?;
+        links::attach_all(&self.object, &self.unix, &self.pins, agent, cgroup)?;
         self.configure(cgroup, cfg).inspect_err(|_| {
             let _ = links::detach_all(&self.pins, agent);
         })
@@ -158,7 +224,7 @@ impl Kernel {
     /// # Errors
     /// When a link stays with its old program, which goes on judging.
     pub fn relink(&self, agent: &AgentName, cgroup: &Path) -> Result<(), KernelError> {
-        links::update_all(&self.object, &self.pins, agent, cgroup)
+        links::update_all(&self.object, &self.unix, &self.pins, agent, cgroup)
     }
 
     /// Ends the enforcement of one agent whose cgroup is or was `cgroup`: nothing judges it when this returns.
@@ -203,8 +269,17 @@ impl Kernel {
     pub fn configure(&mut self, cgroup: &Path, cfg: AgentCfg) -> Result<(), KernelError> {
         let id = cgroup_id(cgroup)?;
         let data = map_data(self.map(maps::CFG)?).ok_or_else(|| missing(maps::CFG))?;
+        // What has no cgroup to go by first: a program that finds both differs for a moment only.
+        self.tell_by_number(&cfg)?;
         sys::map_update(data.fd().as_fd(), &id, &cfg).map_err(KernelError::Configure)?;
         if self.held(id)? == cfg { Ok(()) } else { Err(KernelError::NotInForce) }
+    }
+
+    /// Writes the configuration where programs look that know an agent's number alone.
+    fn tell_by_number(&self, cfg: &AgentCfg) -> Result<(), KernelError> {
+        let failed = |error| KernelError::Map { map: maps::AGENTS, source: MapError::IoError(error) };
+        let data = map_data(self.map(maps::AGENTS)?).ok_or_else(|| missing(maps::AGENTS))?;
+        sys::map_update(data.fd().as_fd(), &cfg.agent, cfg).map_err(failed)
     }
 
     /// The configuration that the kernel holds for `cgroup`.
@@ -253,6 +328,23 @@ impl Kernel {
         Ok(values.iter().fold(AgentCounters::default(), AgentCounters::plus))
     }
 
+    /// The series of allowed flows that the kernel follows for `agent` and that began at `since` or later,
+    /// nanoseconds of `CLOCK_MONOTONIC`: an earlier agent may have had the number.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn series(&self, agent: u32, since: u64) -> Result<Vec<VerdictEvent>, KernelError> {
+        let failed = |source| KernelError::Map { map: maps::SERIES, source };
+        let map = PerCpuArray::<_, Series>::try_from(self.map(maps::SERIES)?).map_err(failed)?;
+        let mut found = Vec::new();
+        for place in 0..SERIES_PLACES {
+            let values = map.get(&place, 0).map_err(failed)?;
+            let first = values.iter().map(|series| series.first);
+            found.extend(first.filter(|first| first.header.agent == agent && first.header.time >= since));
+        }
+        Ok(found)
+    }
+
     /// Cookies of the TCP sockets that may hold refused data, with the number of the agent. Destroy an agent's
     /// before [`Kernel::detach`]: the kernel would deliver it.
     ///
@@ -296,11 +388,21 @@ impl Kernel {
     /// # Errors
     /// When there is no such program.
     pub(super) fn program_info(&self, program: &'static str) -> Result<ProgramInfo, KernelError> {
-        self.object
-            .program(program)
-            .ok_or(KernelError::NoProgram { program })?
-            .info()
-            .map_err(|source| KernelError::Load { program, source: Box::new(source) })
+        let failed = |source| KernelError::Load { program, source: Box::new(source) };
+        if let Some(program) = self.object.program(program).filter(|program| program.fd().is_ok()) {
+            return program.info().map_err(failed);
+        }
+        // Those at Unix sockets are not the library's.
+        let (_, loaded) = self
+            .unix
+            .each()
+            .find(|(hook, _)| hook.program == program)
+            .ok_or(KernelError::NoProgram { program })?;
+        let id = sys::program_id(loaded.as_fd()).map_err(|error| failed(error.into()))?;
+        loaded_programs()
+            .filter_map(Result::ok)
+            .find(|info| info.id() == id)
+            .ok_or(KernelError::NoProgram { program })
     }
 
     /// A loaded program.
@@ -319,13 +421,13 @@ impl Kernel {
     /// # Errors
     /// When a pin cannot be removed; then enforcement may go on.
     pub fn close(self) -> Result<(), KernelError> {
-        let Self { object, pins } = self;
+        let Self { object, unix, pins } = self;
         for agent in pins::agents(&pins).unwrap_or_default() {
             links::detach_all(&pins, &agent)
                 .map_err(|source| KernelError::Unpin { path: pins.clone(), source })?;
         }
         pins::clear_pins(&pins).map_err(|source| KernelError::Unpin { path: pins, source })?;
-        drop(object);
+        drop((object, unix));
         Ok(())
     }
 }
@@ -341,7 +443,7 @@ const fn missing(map: &'static str) -> KernelError {
 }
 
 /// The map's descriptor, for the kinds that are pinned or written by hand.
-const fn map_data(map: &Map) -> Option<&MapData> {
+pub(super) const fn map_data(map: &Map) -> Option<&MapData> {
     match map {
         Map::CgroupStorage(data)
         | Map::HashMap(data)
@@ -349,7 +451,8 @@ const fn map_data(map: &Map) -> Option<&MapData> {
         | Map::Array(data)
         | Map::PerCpuArray(data)
         | Map::ArrayOfMaps(data)
-        | Map::SkStorage(data) => Some(data),
+        | Map::SkStorage(data)
+        | Map::SockHash(data) => Some(data),
         _ => None,
     }
 }

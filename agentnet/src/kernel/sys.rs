@@ -11,7 +11,7 @@ use std::{
     path::Path,
 };
 
-use aya_obj::generated::bpf_cmd;
+use aya_obj::generated::{bpf_cmd, bpf_map_type};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Runs one command with its attributes (`union bpf_attr`, include/uapi/linux/bpf.h).
@@ -40,6 +40,51 @@ pub(super) fn address_mut(bytes: &mut [u8]) -> u64 {
     bytes.as_mut_ptr().expose_provenance() as u64
 }
 
+#[derive(Default, IntoBytes, Immutable)]
+#[repr(C)]
+struct ProgLoad {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+    kern_version: u32,
+    prog_flags: u32,
+    name: [u8; 16],
+    ifindex: u32,
+    expected_attach_type: u32,
+}
+
+/// Loads a program of `BPF_PROG_TYPE_*` for `BPF_*` attachment; 15 bytes of its name are kept. With a `log`, the verifier
+/// writes there what it thinks, and fails if it finds no room for it.
+pub(super) fn prog_load(
+    prog_type: u32,
+    attach_type: u32,
+    instructions: &[u8],
+    name: &str,
+    log: Option<&mut [u8]>,
+) -> io::Result<OwnedFd> {
+    let mut attributes = ProgLoad {
+        prog_type,
+        insn_cnt: u32::try_from(instructions.len() / 8).map_err(io::Error::other)?,
+        insns: address(instructions),
+        license: address(b"GPL\0"),
+        expected_attach_type: attach_type,
+        ..ProgLoad::default()
+    };
+    for (to, from) in attributes.name.iter_mut().take(15).zip(name.bytes()) {
+        *to = from;
+    }
+    if let Some(log) = log {
+        attributes.log_level = 1;
+        attributes.log_size = u32::try_from(log.len()).unwrap_or(u32::MAX);
+        attributes.log_buf = address_mut(log);
+    }
+    bpf_fd(bpf_cmd::BPF_PROG_LOAD, &attributes)
+}
+
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
 struct LinkCreate {
@@ -57,6 +102,27 @@ pub(super) fn link_create(program: BorrowedFd<'_>, target: i32, attach_type: u32
 }
 
 /// The beginning of the list of programs of an interface (`BPF_F_BEFORE` of nothing).
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+struct ProgAttach {
+    target: i32,
+    program: i32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// Attaches a program without a link, to a map of sockets: it stays as long as the map does, and takes the place of the
+/// one before.
+pub(super) fn prog_attach(
+    program: BorrowedFd<'_>,
+    target: BorrowedFd<'_>,
+    attach_type: u32,
+) -> io::Result<()> {
+    let (target, program) = (target.as_raw_fd(), program.as_raw_fd());
+    bpf(bpf_cmd::BPF_PROG_ATTACH, &ProgAttach { target, program, attach_type, flags: 0 })?;
+    Ok(())
+}
+
 const BPF_F_BEFORE: u32 = 1 << 3;
 
 #[derive(IntoBytes, Immutable)]
@@ -211,6 +277,24 @@ struct Element {
     key: u64,
     value: u64,
     flags: u64,
+}
+
+/// The attributes of a new map up to its flags: `union bpf_attr`, include/uapi/linux/bpf.h.
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+struct NewMap {
+    kind: u32,
+    key: u32,
+    value: u32,
+    entries: u32,
+    flags: u32,
+}
+
+/// Makes a map of `entries` elements.
+pub(super) fn map_create(kind: bpf_map_type, key: usize, value: usize, entries: u32) -> io::Result<OwnedFd> {
+    let size = |bytes: usize| u32::try_from(bytes).map_err(io::Error::other);
+    let attributes = NewMap { kind: kind as u32, key: size(key)?, value: size(value)?, entries, flags: 0 };
+    bpf_fd(bpf_cmd::BPF_MAP_CREATE, &attributes)
 }
 
 /// Writes one element.

@@ -11,16 +11,20 @@ use agentnet_common::{
     abi::{AgentCfg, CFG_ICMP, NameNode, RULESET_ENTRIES, Ruleset},
     addr::{Addr, protocols},
     name::NameKey,
-    verdict::RuleId,
+    verdict::{DNS_PORT, RuleId},
 };
 
 use self::grants::Findings;
 use super::{
-    diagnostic::{Code, Diagnostic, Source},
+    diagnostic::{Code, Diagnostic},
+    host::Host,
+    net::Net,
+    resolvers::Resolution,
     selector::Selector,
+    source::{Place, Sources},
     validate::{Effect, Rule, Valid},
 };
-use crate::detect::action::Actions;
+use crate::{detect::action::Actions, kernel::unix::DoorEntry};
 
 /// A policy as the kernel reads it, and what people are told about its rules.
 #[derive(Clone, Debug)]
@@ -38,13 +42,18 @@ pub struct Compiled {
     /// Nodes of the network trie; the prefix length counts bits of the 128-bit (mapped) address. Holds
     /// `::/0` always. Sorted by prefix length, then address.
     pub nets: Vec<NetEntry>,
-    /// Nodes of the name trie, sorted by the bytes of their keys.
+    /// Nodes of the name trie, sorted by the bytes of their keys; at most [`MOST_NAMES`].
     pub names: Vec<(NameKey, NameNode)>,
+    /// Unix sockets that are open by name.
+    pub doors: Vec<DoorEntry>,
+    /// Who is asked for names, and what is tried behind them.
+    pub resolution: Resolution,
     /// Which agents the daemon puts under this policy by itself, `[[agents]]`.
     pub agents: Vec<AgentsInfo>,
     /// What is done about findings of detectors, `[detect]`.
     pub detect: Actions,
-    /// Where each rule was written, by [`RuleId`]: allow and deny rules in the order of the file.
+    /// Where each rule was written, by [`RuleId`]: those of the file in its order, then those of its presets and of
+    /// what it extends.
     pub rules: Vec<RuleInfo>,
 }
 
@@ -83,12 +92,14 @@ pub struct RuleInfo {
 }
 
 impl Compiled {
-    /// Resolves the rules of `valid`, written in `source`, for a host that has the addresses `local`.
-    /// Problems go to `problems`; what is wrong because of the rules alone is found on every host.
-    pub fn new(valid: &Valid, source: &Source, local: &[IpAddr], problems: &mut Vec<Diagnostic>) -> Self {
+    /// Resolves the rules of `valid`, written in `sources`, for `host`. Problems go to `problems`; what is wrong
+    /// because of the rules alone is found on every host.
+    pub fn new(valid: &Valid, sources: &Sources, host: &Host, problems: &mut Vec<Diagnostic>) -> Self {
         let mut findings = Findings::default();
-        let nets = nets::compile(valid, local, &mut findings);
-        let names = names::compile(valid, &mut findings);
+        let mut resolution = valid.dns.on(&host.resolution);
+        resolution.servers.retain(|server| !denies_queries(valid, *server));
+        let nets = nets::compile(valid, &host.local, &resolution.servers, &mut findings);
+        let names = names::compile(valid, &resolution.search, &mut findings);
         report(&findings, valid, problems);
         let icmp = |rule: &Rule| rule.effect == Effect::Allow && rule.protocols & protocols::ICMP != 0;
         Self {
@@ -96,15 +107,17 @@ impl Compiled {
             mode: valid.mode,
             loopback: valid.loopback,
             listen: valid.listen,
-            flags: if valid.rules.iter().any(icmp) { CFG_ICMP } else { 0 },
+            flags: valid.unix.flags() | if valid.rules.iter().any(icmp) { CFG_ICMP } else { 0 },
             nets,
             names,
+            doors: valid.unix.doors(),
+            resolution,
             agents: valid
                 .agents
                 .iter()
                 .map(|entry| AgentsInfo {
                     selector: entry.selector.clone(),
-                    line: line(source, entry.span.start),
+                    line: line(sources, &entry.span.clone().into()),
                 })
                 .collect(),
             detect: valid.detect.clone(),
@@ -113,8 +126,8 @@ impl Compiled {
                 .map(|(id, rule)| RuleInfo {
                     id,
                     text: rule.to_string(),
-                    file: source.file.clone(),
-                    line: line(source, rule.span.start),
+                    file: sources.get(rule.place.file).file.clone(),
+                    line: line(sources, &rule.place),
                 })
                 .collect(),
         }
@@ -139,9 +152,24 @@ impl Compiled {
     }
 }
 
-fn line(source: &Source, byte: usize) -> u32 {
-    u32::try_from(source.line(byte)).unwrap_or(u32::MAX)
+/// Whether a rule denies DNS at the address of a resolver: deny wins there too.
+fn denies_queries(valid: &Valid, server: IpAddr) -> bool {
+    let server = Net::host(server);
+    let denies = valid.rules.iter().filter(|rule| rule.effect == Effect::Deny);
+    denies
+        .filter(|rule| rule.net().is_some_and(|net| net.is_v4() == server.is_v4() && net.contains(server)))
+        .any(|rule| {
+            let traffic = rule.traffic();
+            [protocols::TCP, protocols::UDP].iter().any(|protocol| traffic.contains(*protocol, DNS_PORT))
+        })
 }
+
+fn line(sources: &Sources, place: &Place) -> u32 {
+    u32::try_from(sources.line(place)).unwrap_or(u32::MAX)
+}
+
+/// Most nodes of the name trie: as many rules as a policy can have, each with one search domain.
+pub const MOST_NAMES: usize = 1 << 17;
 
 /// Denies shown with a rule they leave nothing of.
 const MOST_RELATED: usize = 3;
@@ -156,18 +184,28 @@ fn report(findings: &Findings, valid: &Valid, problems: &mut Vec<Diagnostic>) {
         problems.push(
             Diagnostic::new(
                 Code::TooManyRanges,
-                rule.span.clone(),
+                rule.place.clone(),
                 format!("more than {RULESET_ENTRIES} ranges of ports come together at {place}"),
             )
             .label("this rule does not fit any more")
             .help("merge ranges, or write rules for narrower networks and names"),
         );
     }
+    if let Some(names) = findings.too_many_names {
+        problems.push(
+            Diagnostic::of_file(
+                Code::TooManyNames,
+                format!("the names of the rules, each with each search domain, are {names}, and at most {MOST_NAMES} fit"),
+            )
+            .help("write fewer rules, or list in `search` of [dns] the domains that are needed"),
+        );
+    }
     for id in &findings.unreachable {
-        let Some(rule) = valid.rules.get(usize::from(id.0)) else { continue };
+        // What comes from elsewhere may be denied here: that is how one takes a part of it.
+        let Some(rule) = valid.rules.get(usize::from(id.0)).filter(|rule| rule.is_own()) else { continue };
         let mut problem = Diagnostic::new(
             Code::Unreachable,
-            rule.span.clone(),
+            rule.place.clone(),
             format!("`{rule}` allows nothing: all of it is denied, and deny wins"),
         )
         .help("remove the rule, or deny less");
@@ -175,7 +213,7 @@ fn report(findings: &Findings, valid: &Valid, problems: &mut Vec<Diagnostic>) {
         let denies = valid.rules.iter().filter(|deny| deny.effect == Effect::Deny && deny.speaks_of(rule));
         let guilty = denies.filter(|deny| allowed.minus(&deny.traffic()) != allowed);
         for deny in guilty.take(MOST_RELATED) {
-            problem = problem.related(deny.span.clone(), "denied here");
+            problem = problem.related(deny.place.clone(), "denied here");
         }
         problems.push(problem);
     }

@@ -1,9 +1,12 @@
 //! What is wrong with a policy or configuration file, where, and what would be right.
 
-use std::{fmt, ops::Range, sync::Arc};
+use std::fmt;
 
-use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Renderer, Snippet};
 use serde::Serialize;
+
+pub use super::source::Source;
+use super::source::{FileId, Place, Sources};
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -78,10 +81,20 @@ problem_codes! {
     EmptyList = Error "empty_list",
     /// A text that means nothing where it stands; in the daemon's configuration.
     Value = Error "value",
+    /// A policy that extends itself, or one that extends one, and so on too often.
+    Extends = Error "extends",
+    /// Not the address of a resolver.
+    Resolver = Error "resolver",
+    /// More resolvers or search domains than are used.
+    TooManyResolvers = Error "too_many_resolvers",
+    /// More names with search domains behind them than the kernel is given.
+    TooManyNames = Error "too_many_names",
     /// More rules than can be told apart.
     TooManyRules = Error "too_many_rules",
     /// More port ranges at one place than the kernel looks through.
     TooManyRanges = Error "too_many_ranges",
+    /// Not a name for a Unix socket.
+    UnixName = Error "unix_name",
     /// A name that is denied, at addresses of the internet that are allowed.
     DenyNotEnforced = Error "deny_not_enforced",
     /// An allow rule that denies leave nothing of.
@@ -90,12 +103,16 @@ problem_codes! {
     Duplicate = Warning "duplicate",
     /// A wildcard for a whole top-level domain or for all names.
     WideWildcard = Warning "wide_wildcard",
-    /// Name rules, which this version does not resolve.
-    NamesNotResolved = Warning "names_not_resolved",
     /// A name that is denied, at addresses of special-purpose networks that are allowed.
     DenyByNameOnly = Warning "deny_by_name_only",
     /// `[detect]`, which only `replay` and `scan` heed.
     DetectNotLive = Warning "detect_not_live",
+    /// A Unix socket of somebody who does what he is asked to.
+    UnixDoor = Warning "unix_door",
+    /// A Unix socket in a directory that others than root may change.
+    UnixChangeable = Warning "unix_changeable",
+    /// Names of Unix sockets where all are open.
+    UnixAllowUnused = Warning "unix_allow_unused",
 }
 
 /// One problem.
@@ -105,25 +122,26 @@ pub struct Diagnostic {
     pub code: Code,
     /// One sentence that names the cause.
     pub message: String,
-    /// Bytes of the file it is about; `None` where it is about the file as a whole.
-    pub span: Option<Range<usize>>,
+    /// What it is about; `None` where it is about the file that was asked for as a whole.
+    pub place: Option<Place>,
     /// A word or two at the caret.
     pub label: Option<String>,
     /// Other places that have to do with it, each with a word or two.
-    pub related: Vec<(Range<usize>, String)>,
+    pub related: Vec<(Place, String)>,
     /// What would be right.
     pub help: Option<String>,
 }
 
 impl Diagnostic {
-    /// A problem with the bytes `span` of the file.
-    pub fn new(code: Code, span: Range<usize>, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), span: Some(span), label: None, related: Vec::new(), help: None }
+    /// A problem at a place.
+    pub fn new(code: Code, place: impl Into<Place>, message: impl Into<String>) -> Self {
+        let place = Some(place.into());
+        Self { code, message: message.into(), place, label: None, related: Vec::new(), help: None }
     }
 
     /// A problem with the file as a whole.
     pub fn of_file(code: Code, message: impl Into<String>) -> Self {
-        Self { span: None, ..Self::new(code, 0..0, message) }
+        Self { place: None, ..Self::new(code, 0..0, message) }
     }
 
     /// With a word or two at the caret.
@@ -140,8 +158,16 @@ impl Diagnostic {
 
     /// With another place that has to do with it.
     #[must_use]
-    pub fn related(mut self, span: Range<usize>, label: impl Into<String>) -> Self {
-        self.related.push((span, label.into()));
+    pub fn related(mut self, place: impl Into<Place>, label: impl Into<String>) -> Self {
+        self.related.push((place.into(), label.into()));
+        self
+    }
+
+    /// With all of its places in `file`; one that is about a whole file is at its beginning.
+    #[must_use]
+    pub fn in_file(mut self, file: FileId) -> Self {
+        self.place.get_or_insert(Place { file, span: 0..0 }).file = file;
+        self.related.iter_mut().for_each(|(place, _)| place.file = file);
         self
     }
 
@@ -151,58 +177,10 @@ impl Diagnostic {
     }
 }
 
-/// A policy file as text, and where its lines begin.
-#[derive(Clone, Debug)]
-pub struct Source {
-    /// Its path, or the name of a built-in policy in angle brackets.
-    pub file: String,
-    text: String,
-    /// Byte offset of each line.
-    lines: Vec<usize>,
-}
-
-impl Source {
-    /// A file of this name and content.
-    pub fn new(file: impl Into<String>, text: impl Into<String>) -> Self {
-        let text = text.into();
-        let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
-        Self { file: file.into(), text, lines }
-    }
-
-    /// Its content.
-    pub fn text(&self) -> &str {
-        &self.text
-    }
-
-    /// The line, from 1, that holds byte `at`.
-    pub fn line(&self, at: usize) -> usize {
-        self.lines.partition_point(|&start| start <= at)
-    }
-
-    /// The column, in characters from 1, of byte `at` in its line.
-    pub fn column(&self, at: usize) -> usize {
-        self.text.get(self.line_start(at)..at).map_or(1, |before| before.chars().count() + 1)
-    }
-
-    fn line_start(&self, at: usize) -> usize {
-        self.lines.get(self.line(at).saturating_sub(1)).copied().unwrap_or_default()
-    }
-
-    fn line_end(&self, at: usize) -> usize {
-        self.lines.get(self.line(at)).map_or(self.text.len(), |next| next - 1)
-    }
-
-    /// `span`, if need be moved to characters of the file: a caret must not make the report fail.
-    fn clamp(&self, span: &Range<usize>) -> Range<usize> {
-        let start = self.text.floor_char_boundary(span.start);
-        start..self.text.ceil_char_boundary(span.end.min(self.text.len())).max(start)
-    }
-}
-
-/// The problems of one policy file.
+/// The problems of a policy: those of the file that was asked for and of those that belong to it.
 #[derive(Clone, Debug)]
 pub struct Diagnostics {
-    source: Arc<Source>,
+    sources: Sources,
     items: Vec<Diagnostic>,
 }
 
@@ -219,13 +197,14 @@ struct Line<'a> {
 }
 
 impl Diagnostics {
-    /// Problems of a file, in the order of their places in it.
-    pub fn new(source: Arc<Source>, mut items: Vec<Diagnostic>) -> Self {
-        items.sort_by_key(|item| item.span.as_ref().map(|span| (span.start, span.end)));
-        Self { source, items }
+    /// Problems in the order of their places, file by file.
+    pub fn new(sources: impl Into<Sources>, mut items: Vec<Diagnostic>) -> Self {
+        let place = |place: &Place| (place.file, place.span.start, place.span.end);
+        items.sort_by_key(|item| item.place.as_ref().map(place));
+        Self { sources: sources.into(), items }
     }
 
-    /// The problems, in the order of their places in the file.
+    /// The problems, in the order of their places.
     pub fn items(&self) -> &[Diagnostic] {
         &self.items
     }
@@ -240,9 +219,9 @@ impl Diagnostics {
         self.items.iter().filter(|item| item.severity() == severity).count()
     }
 
-    /// The file.
+    /// The file that was asked for.
     pub fn file(&self) -> &str {
-        &self.source.file
+        &self.sources.main().file
     }
 
     /// For people: each problem with its place in the file, a blank line between two. With `color`, ANSI
@@ -259,56 +238,47 @@ impl Diagnostics {
             Severity::Warning => Level::WARNING,
         };
         let title = level.primary_title(item.message.as_str()).id(item.code.label());
-        let mut group = match &item.span {
-            Some(span) => title.element(self.snippet(span, item)),
-            None => Group::with_title(title),
-        };
+        let mut group = Group::with_title(title);
+        for snippet in self.snippets(item) {
+            group = group.element(snippet);
+        }
         if let Some(help) = &item.help {
             group = group.element(Level::HELP.message(help.as_str()));
         }
         renderer.render(&[group])
     }
 
-    /// The lines that hold the problem and what has to do with it. Not the whole file: thousands of
-    /// problems in a big file would each be searched for in all of it.
-    fn snippet<'a>(
-        &'a self,
-        span: &Range<usize>,
-        item: &'a Diagnostic,
-    ) -> Snippet<'a, annotate_snippets::Annotation<'a>> {
-        let source = &*self.source;
-        let spans = || item.related.iter().map(|(span, _)| span).chain([span]);
-        let first = spans().map(|span| source.clamp(span).start).min().unwrap_or_default();
-        let last = spans().map(|span| source.clamp(span).end).max().unwrap_or_default();
-        let start = source.line_start(first);
-        let text = source.text.get(start..source.line_end(last)).unwrap_or_default();
-        let within = |span: &Range<usize>| {
-            let span = source.clamp(span);
-            span.start.saturating_sub(start)..span.end.saturating_sub(start).min(text.len())
-        };
-        let related = item
-            .related
-            .iter()
-            .map(|(span, label)| AnnotationKind::Context.span(within(span)).label(label.as_str()));
-        Snippet::source(text)
-            .path(source.file.as_str())
-            .line_start(source.line(first))
-            .annotation(AnnotationKind::Primary.span(within(span)).label(item.label.as_deref()))
-            .annotations(related)
+    /// For each file that the problem is about, the one with its caret first, the lines that have to do with
+    /// it. Not the whole file: thousands of problems in a big file would each be searched for in all of it.
+    fn snippets<'a>(&'a self, item: &'a Diagnostic) -> Vec<Snippet<'a, Annotation<'a>>> {
+        let related = item.related.iter();
+        let related = related.map(|(place, label)| (place, Some(label.as_str()), AnnotationKind::Context));
+        let primary = item.place.iter();
+        let primary = primary.map(|place| (place, item.label.as_deref(), AnnotationKind::Primary));
+        let places: Vec<_> = primary.chain(related).collect();
+        let mut files: Vec<FileId> = Vec::new();
+        for (place, ..) in &places {
+            if !files.contains(&place.file) {
+                files.push(place.file);
+            }
+        }
+        let of = |file: FileId| places.iter().filter(move |(place, ..)| place.file == file);
+        files.iter().map(|&file| snippet(self.sources.get(file), &of(file).collect::<Vec<_>>())).collect()
     }
 
     /// For machines: one JSON object a problem and line, each line with its end.
     pub fn json_lines(&self) -> String {
         let mut lines = String::new();
         for item in &self.items {
-            let place = item.span.as_ref().map(|span| self.source.clamp(span).start);
+            let source = self.sources.get(item.place.as_ref().map_or(FileId::MAIN, |place| place.file));
+            let at = item.place.as_ref().map(|place| source.clamp(&place.span).start);
             let line = Line {
                 severity: item.severity(),
                 code: item.code.label(),
                 message: &item.message,
-                file: &self.source.file,
-                line: place.map(|at| self.source.line(at)),
-                column: place.map(|at| self.source.column(at)),
+                file: &source.file,
+                line: at.map(|at| source.line(at)),
+                column: at.map(|at| source.column(at)),
                 help: item.help.as_deref(),
             };
             // Strings and numbers always have a JSON form.
@@ -317,6 +287,23 @@ impl Diagnostics {
         }
         lines
     }
+}
+
+type Marked<'a> = (&'a Place, Option<&'a str>, AnnotationKind);
+
+/// The lines of `source` that hold `places`.
+fn snippet<'a>(source: &'a Source, places: &[&Marked<'a>]) -> Snippet<'a, Annotation<'a>> {
+    let spans = || places.iter().map(|(place, ..)| source.clamp(&place.span));
+    let first = spans().map(|span| span.start).min().unwrap_or_default();
+    let last = spans().map(|span| span.end).max().unwrap_or_default();
+    let start = source.line_start(first);
+    let text = source.text().get(start..source.line_end(last)).unwrap_or_default();
+    let annotations = places.iter().map(|(place, label, kind)| {
+        let span = source.clamp(&place.span);
+        let within = span.start.saturating_sub(start)..span.end.saturating_sub(start).min(text.len());
+        kind.span(within).label(*label)
+    });
+    Snippet::source(text).path(source.file.as_str()).line_start(source.line(first)).annotations(annotations)
 }
 
 impl fmt::Display for Diagnostics {

@@ -2,13 +2,14 @@
 //!
 //! The verdict itself is the kernel's, [`agentnet_common::verdict`]; here it gets its reasons in words.
 
-use std::{fmt, net::IpAddr};
+use std::{borrow::Cow, fmt, net::IpAddr};
 
 use agentnet_common::{
-    abi::{LOCAL_ANY, LOCAL_DENY},
+    abi::{LOCAL_ANY, LOCAL_DENY, RULESET_SEARCH},
     addr::{Addr, Endpoint, protocol, protocols},
+    door,
     name::NameKey,
-    verdict::{self, Reason, RuleId, Scope, Tables as _, Verdict},
+    verdict::{self, NameTables as _, Reason, RuleId, Scope, Tables as _, Verdict},
 };
 
 use super::{
@@ -16,8 +17,9 @@ use super::{
     compile::RuleInfo,
     name::{Pattern, PatternError},
     net::Net,
-    schema,
+    presets, schema,
     special::{self, Special},
+    unix::{Known, door_name, suggestion as unix_suggestion},
     validate::{Effect, Rule},
 };
 
@@ -37,7 +39,9 @@ pub struct Explanation<'a> {
     /// A rule that nearly allows it, and what it lacks.
     pub near: Option<Near<'a>>,
     /// What else has to be known to rely on the verdict.
-    pub note: Option<&'static str>,
+    pub note: Option<Cow<'static, str>>,
+    /// A preset that allows it.
+    pub preset: Option<&'static str>,
     /// TOML that, added to the policy, allows it. `None` where no rule would.
     pub suggestion: Option<String>,
 }
@@ -86,6 +90,7 @@ impl Policy {
     /// Explains the verdict about `endpoint`, which is where `scope` says.
     pub fn explain(&self, endpoint: &Endpoint, scope: Scope) -> Explanation<'_> {
         let verdict = verdict::decide(&self.compiled, &self.compiled.agent_cfg(1, 0, 0), endpoint, scope);
+        let verdict = verdict::held_to_call(verdict, endpoint);
         let ip = IpAddr::from(endpoint.addr);
         let host = Net::of(endpoint.addr, 128);
         let set = protocols::of(endpoint.protocol);
@@ -104,6 +109,7 @@ impl Policy {
             special: None,
             near: None,
             note: None,
+            preset: None,
             suggestion: None,
         };
         let reason = match verdict {
@@ -123,7 +129,7 @@ impl Policy {
         explanation.deny_rule = self.find(Effect::Deny, speaks);
         let near = |lacks| move |rule| Near { rule, lacks };
         if set == 0 {
-            explanation.note = Some("no rule can allow this protocol");
+            explanation.note = Some("no rule can allow this protocol".into());
             return explanation;
         }
         explanation.near = self
@@ -135,7 +141,7 @@ impl Policy {
         if reason == Reason::ForeignListener {
             explanation.note = match self.compiled.loopback {
                 LOCAL_DENY | LOCAL_ANY => None,
-                _ => Some("a listener of the agent's own on this host is allowed"),
+                _ => Some("a listener of the agent's own on this host is allowed".into()),
             };
         }
         // On this host a rule helps only where the policy knows the address as this host's.
@@ -174,14 +180,12 @@ impl Policy {
             special: None,
             near: None,
             note: None,
+            preset: None,
             suggestion: None,
         };
         if let Verdict::Allow(id) = verdict {
             explanation.rule = self.compiled.rule(id);
-            explanation.note = Some(
-                "names are not resolved by this version: traffic to this name stays denied unless a `cidr` \
-                 rule allows its addresses",
-            );
+            explanation.note = Some(self.note_on_allowed());
             return Ok(explanation);
         }
 
@@ -199,14 +203,82 @@ impl Policy {
             .map(near(Lacks::Traffic))
             .or_else(|| self.find(Effect::Allow, itself).map(near(Lacks::Itself)))
             .or_else(|| self.find(Effect::Allow, below).map(near(Lacks::Below)));
-        explanation.note = Some(
-            "names are not resolved by this version: only `cidr` rules decide about the addresses of this \
-             name",
-        );
+        explanation.note = self.note_on_denied(&key);
         if explanation.deny_rule.is_none() && set != 0 {
+            explanation.preset = presets::allowing(name, set, port).first().copied();
             explanation.suggestion = Some(suggest("domain", name, set, port, true));
         }
         Ok(explanation)
+    }
+
+    /// Explains the verdict about the Unix socket that a process calls `text`: a path, or an abstract name behind an
+    /// `@`. `None` if no socket can be called so.
+    pub fn explain_unix(&self, text: &str) -> Option<Explanation<'_>> {
+        let name = door_name(text)?;
+        let known = Known::of(text);
+        let verdict = door::decide(&self.compiled, &self.compiled.agent_cfg(1, 0, 0), &name);
+        let mut explanation = Explanation {
+            what: match known {
+                Some(known) => format!("unix {text} ({})", known.what),
+                None => format!("unix {text}"),
+            },
+            verdict,
+            rule: None,
+            deny_rule: None,
+            special: None,
+            near: None,
+            note: None,
+            preset: None,
+            suggestion: None,
+        };
+        if matches!(verdict, Verdict::Deny(_)) {
+            explanation.note = known.and_then(|known| known.reach.caution()).map(Cow::from);
+            explanation.suggestion = unix_suggestion(text);
+            if explanation.suggestion.is_none() {
+                explanation.note = Some(
+                    "a name is open only as the policy writes it: from the root, without `.`, `..` and empty parts".into(),
+                );
+            }
+        } else if let Some((entry, place)) = self.valid.unix.opening(&name) {
+            let (file, line) = (&self.sources.get(place.file).file, self.sources.line(place));
+            explanation.note = Some(
+                format!(
+                    "\"{entry}\" ({file}:{line}) opens it; the name is judged, not the socket it leads to: whoever can \
+                     put something else in its place decides that"
+                )
+                .into(),
+            );
+        }
+        Some(explanation)
+    }
+
+    /// What an allowed name needs before anything is sent.
+    fn note_on_allowed(&self) -> Cow<'static, str> {
+        let servers = &self.compiled.resolution.servers;
+        if servers.is_empty() {
+            return "no resolver is known, so that the agent cannot ask for the name: list one in `resolvers` of [dns]"
+                .into();
+        }
+        let servers: Vec<_> = servers.iter().map(ToString::to_string).collect();
+        format!(
+            "its addresses are opened when the agent asks {} for the name; one in a special-purpose network only if \
+             a `cidr` rule names it",
+            servers.join(" or ")
+        )
+        .into()
+    }
+
+    /// What may be done with a name to which nothing may be sent.
+    fn note_on_denied(&self, key: &NameKey) -> Option<Cow<'static, str>> {
+        let node = self.compiled.name(0, key)?;
+        let rules = if node.len as usize == key.len { &node.this } else { &node.below };
+        if rules.len > 0 {
+            Some("it may be asked for, for the sake of other ports".into())
+        } else if rules.flags & RULESET_SEARCH != 0 {
+            Some("it may be asked for, because resolvers put a search domain behind names; its answer opens nothing".into())
+        } else {
+            None
+        }
     }
 
     /// Where an address is, as far as the policy knows: whose listener is there is not asked.
@@ -216,7 +288,7 @@ impl Policy {
         if local { Scope::ForeignListener } else { Scope::Remote }
     }
 
-    /// The first rule of the file that applies.
+    /// The first rule that applies.
     fn find(&self, effect: Effect, applies: impl Fn(&Rule) -> bool) -> Option<&RuleInfo> {
         let (id, _) = self.valid.numbered().find(|(_, rule)| rule.effect == effect && applies(rule))?;
         self.compiled.rule(id)
@@ -260,6 +332,12 @@ impl fmt::Display for Explanation<'_> {
             Verdict::Allow(RuleId::ANY_LISTENER) => {
                 return write!(f, "{what} is allowed: `[local] loopback` is \"any\"");
             }
+            Verdict::Allow(RuleId::UNIX) if self.note.is_some() => {
+                return write!(f, "{what} is allowed by `unix_allow`");
+            }
+            Verdict::Allow(RuleId::UNIX) => {
+                return write!(f, "{what} is allowed: `[local] unix` is \"any\"");
+            }
             Verdict::Allow(_) => {
                 return match self.rule {
                     Some(rule) => write!(f, "{what} is allowed by {rule}"),
@@ -289,6 +367,9 @@ impl fmt::Display for Explanation<'_> {
             (Some(special), None) => write!(f, ": no rule names {special}"),
             (None, _) if reason == Reason::ForeignListener => {
                 write!(f, ": the listener on this host is not the agent's own")
+            }
+            (None, _) if reason == Reason::UnixSocket => {
+                write!(f, ": `unix_allow` of [local] does not name it")
             }
             (None, _) => write!(f, ": no rule allows it"),
         }

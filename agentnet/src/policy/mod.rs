@@ -1,15 +1,23 @@
-//! The policy file: text -> [`parse::Document`] -> [`validate::Valid`] -> [`compile::Compiled`].
+//! The policy file: text -> [`parse::Document`], with those it names -> [`validate::Valid`] ->
+//! [`compile::Compiled`].
 
 pub mod compile;
 pub mod diagnostic;
+pub mod diff;
 pub mod explain;
+pub mod host;
+pub mod library;
 pub mod name;
 pub mod net;
 pub mod parse;
+pub mod presets;
+pub mod resolvers;
 pub mod schema;
 pub mod selector;
+pub mod source;
 pub mod special;
 pub mod traffic;
+pub mod unix;
 pub mod validate;
 pub mod warnings;
 
@@ -21,7 +29,6 @@ use std::{
     io::{self, Read as _},
     net::IpAddr,
     path::Path,
-    sync::Arc,
 };
 
 use agentnet_common::abi::{LOCAL_OWN, MODE_AUDIT};
@@ -29,8 +36,11 @@ use agentnet_common::abi::{LOCAL_OWN, MODE_AUDIT};
 use self::{
     compile::Compiled,
     diagnostic::{Code, Diagnostic, Diagnostics, Severity, Source, quote},
+    host::Host,
+    library::{Gathered, Library, Missing},
     parse::Document,
-    validate::Valid,
+    source::{FileId, Sources},
+    validate::{Dns, Valid},
 };
 use crate::detect::action::Actions;
 
@@ -57,33 +67,35 @@ pub struct Policy {
     pub compiled: Compiled,
     /// What should be told to whoever uses it.
     pub warnings: Diagnostics,
-    source: Arc<Source>,
+    sources: Sources,
+    /// The policies it extends, by name.
+    extended: Vec<(String, FileId)>,
     valid: Valid,
     local: Vec<IpAddr>,
 }
 
 impl Policy {
-    /// Loads a policy for a host that has the addresses `local`. `path_or_name` is a path if it has a
-    /// slash or ends in `.toml`; else a name, looked up in [`DIRECTORY`], then among [`BUILT_IN`].
+    /// Loads a policy for `host`. `path_or_name` is a path if it has a slash or ends in `.toml`; else a name,
+    /// looked up in [`DIRECTORY`], then among [`BUILT_IN`].
     ///
     /// # Errors
     /// Everything that is wrong with it.
-    pub fn load(path_or_name: &str, local: &[IpAddr]) -> Result<Self, Diagnostics> {
-        Self::load_from(Path::new(DIRECTORY), path_or_name, local)
+    pub fn load(path_or_name: &str, host: &Host) -> Result<Self, Diagnostics> {
+        Self::load_from(Path::new(DIRECTORY), path_or_name, host)
     }
 
     /// The same with another directory of policies.
     ///
     /// # Errors
     /// Everything that is wrong with it.
-    pub fn load_from(directory: &Path, path_or_name: &str, local: &[IpAddr]) -> Result<Self, Diagnostics> {
+    pub fn load_from(directory: &Path, path_or_name: &str, host: &Host) -> Result<Self, Diagnostics> {
         let (file, text) = if is_path(path_or_name) {
             let text = read(Path::new(path_or_name)).map_err(|error| unreadable(path_or_name, &error))?;
             (path_or_name.to_owned(), text)
         } else {
             Self::look_up(directory, path_or_name)?
         };
-        Self::from_text(&file, &text, local)
+        Self::read_from(directory, &file, &text, host)
     }
 
     /// The file and the text of the policy called `name`, in `directory` or built in.
@@ -91,80 +103,88 @@ impl Policy {
     /// # Errors
     /// If there is none, or it cannot be read.
     pub fn look_up(directory: &Path, name: &str) -> Result<(String, String), Diagnostics> {
-        if validate::is_policy_name(name) {
-            let path = directory.join(format!("{name}.toml"));
-            let file = path.display().to_string();
-            match read(&path) {
-                Ok(text) => return Ok((file, text)),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(unreadable(&file, &error)),
+        let library = Library(directory);
+        library.look_up(name).map_err(|missing| match missing {
+            Missing::Unreadable(file, error) => unreadable(&file, &error),
+            Missing::Unknown => {
+                let built_in: Vec<_> = BUILT_IN.iter().map(|(name, _)| *name).collect();
+                let problem = Diagnostic::of_file(Code::NotFound, library.unknown(name)).help(format!(
+                    "built in are {}; a path has a slash in it or ends in .toml",
+                    built_in.join(", ")
+                ));
+                Diagnostics::new(Source::new(name, ""), vec![problem])
             }
-            if let Some((name, text)) = BUILT_IN.iter().find(|(built_in, _)| *built_in == name) {
-                return Ok((format!("<{name}>"), (*text).to_owned()));
-            }
-        }
-        let built_in: Vec<_> = BUILT_IN.iter().map(|(name, _)| *name).collect();
-        let problem = Diagnostic::of_file(
-            Code::NotFound,
-            format!("there is no policy {} in {} or built in", quote(name), directory.display()),
-        )
-        .help(format!("built in are {}; a path has a slash in it or ends in .toml", built_in.join(", ")));
-        Err(Diagnostics::new(Arc::new(Source::new(name, "")), vec![problem]))
+        })
     }
 
-    /// Makes a policy of `text`, which `file` has in messages, for a host that has the addresses `local`.
+    /// Makes a policy of `text`, which `file` has in messages, for a host that has the addresses `local` and asks
+    /// nobody for names. What it extends is looked up in [`DIRECTORY`].
     ///
     /// # Errors
     /// Everything that is wrong with it.
     pub fn from_text(file: &str, text: &str, local: &[IpAddr]) -> Result<Self, Diagnostics> {
-        let source = Arc::new(Source::new(file, text));
+        Self::read_from(Path::new(DIRECTORY), file, text, &Host::at(local))
+    }
+
+    /// Makes a policy of `text`, which `file` has in messages, for `host`. What it extends is looked up in
+    /// `directory`.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn read_from(directory: &Path, file: &str, text: &str, host: &Host) -> Result<Self, Diagnostics> {
+        let source = Source::new(file, text);
         let mut problems = Vec::new();
         let Some(document) = Document::parse(text, &mut problems) else {
             return Err(Diagnostics::new(source, problems));
         };
-        Self::from_document(source, document, local, problems)
+        Self::from_document(directory, source, document, host, problems)
     }
 
-    /// What [`Self::from_text`] does once the text is read, with the `problems` it had.
+    /// What [`Self::read_from`] does once the text is read, with the `problems` it had.
     fn from_document(
-        source: Arc<Source>,
+        directory: &Path,
+        source: Source,
         document: Document,
-        local: &[IpAddr],
+        host: &Host,
         mut problems: Vec<Diagnostic>,
     ) -> Result<Self, Diagnostics> {
-        let valid = Valid::check(document, &mut problems);
+        let mut sources = Sources::from(source);
+        let Gathered { parts, extended } = Library(directory).gather(&mut sources, document, &mut problems);
+        let valid = Valid::check(&parts, &mut problems);
         problems.extend(warnings::of(&valid));
-        let compiled = Compiled::new(&valid, &source, local, &mut problems);
-        let problems = Diagnostics::new(Arc::clone(&source), problems);
+        let compiled = Compiled::new(&valid, &sources, host, &mut problems);
+        let problems = Diagnostics::new(sources.clone(), problems);
         if problems.count(Severity::Error) > 0 {
             return Err(problems);
         }
-        Ok(Self { compiled, warnings: problems, source, valid, local: local.to_vec() })
+        Ok(Self { compiled, warnings: problems, sources, extended, valid, local: host.local.clone() })
     }
 
     /// The policy of an agent that was given none: everything is reported, nothing is refused.
-    pub fn audit() -> Self {
-        let source = Arc::new(Source::new("<audit>", ""));
+    pub fn audit(host: &Host) -> Self {
+        let sources = Sources::from(Source::new("<audit>", ""));
         let valid = Valid {
             name: "audit".to_owned(),
             mode: MODE_AUDIT,
             loopback: LOCAL_OWN,
             listen: LOCAL_OWN,
             rules: Vec::new(),
+            dns: Dns::default(),
             agents: Vec::new(),
             detect: Actions::default(),
             detect_span: None,
+            unix: unix::UnixSockets::default(),
         };
         // Without rules nothing can be wrong.
-        let compiled = Compiled::new(&valid, &source, &[], &mut Vec::new());
-        let warnings = Diagnostics::new(Arc::clone(&source), Vec::new());
-        Self { compiled, warnings, source, valid, local: Vec::new() }
+        let compiled = Compiled::new(&valid, &sources, host, &mut Vec::new());
+        let warnings = Diagnostics::new(sources.clone(), Vec::new());
+        Self { compiled, warnings, sources, extended: Vec::new(), valid, local: host.local.clone() }
     }
 
     /// A policy of which only the name is known: what it allows, the kernel alone knows.
     pub fn unknown(name: &str) -> Self {
-        let mut policy = Self::audit();
-        policy.source = Arc::new(Source::new(UNKNOWN, ""));
+        let mut policy = Self::audit(&Host::default());
+        policy.sources = Source::new(UNKNOWN, "").into();
         name.clone_into(&mut policy.compiled.name);
         policy
     }
@@ -180,24 +200,37 @@ impl Policy {
         self.compiled.mode = MODE_AUDIT;
     }
 
-    /// Whether it is what [`Policy::from_text`] makes of these.
-    pub fn is_of(&self, file: &str, text: &str, local: &[IpAddr]) -> bool {
-        self.file() == file && self.text() == text && self.local == local
+    /// Whether it is what [`Policy::read_from`] makes of these now.
+    pub fn is_of(&self, directory: &Path, file: &str, text: &str, host: &Host) -> bool {
+        let library = Library(directory);
+        self.file() == file
+            && self.text() == text
+            && self.local == host.local
+            && self.compiled.resolution == self.valid.dns.on(&host.resolution)
+            && self.extended.iter().all(|(name, id)| {
+                let known = self.sources.get(*id);
+                library.look_up(name).is_ok_and(|(file, text)| known.file == file && known.text() == text)
+            })
+    }
+
+    /// What it says of Unix sockets.
+    pub const fn unix(&self) -> &unix::UnixSockets {
+        &self.valid.unix
     }
 
     /// The file it was read from, or the name of a built-in policy in angle brackets.
     pub fn file(&self) -> &str {
-        &self.source.file
+        &self.sources.main().file
     }
 
     /// Its text, as its author wrote it.
     pub fn text(&self) -> &str {
-        self.source.text()
+        self.sources.main().text()
     }
 
     /// Whether it is built in, and no file.
     pub fn is_built_in(&self) -> bool {
-        self.source.file.starts_with('<')
+        self.file().starts_with('<')
     }
 }
 
@@ -224,5 +257,5 @@ pub(crate) fn read(path: &Path) -> io::Result<String> {
 /// The problem of a file that cannot be read.
 pub(crate) fn unreadable(file: &str, error: &io::Error) -> Diagnostics {
     let problem = Diagnostic::of_file(Code::Unreadable, format!("cannot read {}: {error}", quote(file)));
-    Diagnostics::new(Arc::new(Source::new(file, "")), vec![problem])
+    Diagnostics::new(Source::new(file, ""), vec![problem])
 }

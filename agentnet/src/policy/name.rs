@@ -3,6 +3,7 @@
 use std::fmt;
 
 use agentnet_common::name::{KEY_BYTES, NameError, NameKey};
+use serde::{Deserialize, Serialize};
 
 /// A name, or all names below one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -11,6 +12,55 @@ pub struct Pattern {
     base: String,
     /// Every name below `base`, at any depth and without `base` itself.
     below: bool,
+}
+
+/// One name: lower-case A-labels without a trailing dot.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Name(String);
+
+impl Name {
+    /// Reads a name as [`Pattern::parse`] does.
+    ///
+    /// # Errors
+    /// Why `text` is none.
+    pub fn parse(text: &str) -> Result<Self, PatternError> {
+        match Pattern::parse(text)? {
+            Pattern { base, below: false } => Ok(Self(base)),
+            Pattern { .. } => Err(PatternError::Wildcard),
+        }
+    }
+
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Its key.
+    pub fn key(&self) -> NameKey {
+        // `parse` has seen to it that it has one.
+        NameKey::from_dotted(&self.0).unwrap_or(ROOT_KEY)
+    }
+}
+
+impl TryFrom<String> for Name {
+    type Error = PatternError;
+
+    fn try_from(text: String) -> Result<Self, PatternError> {
+        Self::parse(&text)
+    }
+}
+
+impl From<Name> for String {
+    fn from(name: Name) -> Self {
+        name.0
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 /// Why a text is not a [`Pattern`].

@@ -23,14 +23,26 @@ pub struct Document {
     pub version: Field<i64>,
     /// `name`.
     pub name: Field<String>,
+    /// `extends`.
+    pub extends: Field<String>,
     /// `mode`.
     pub mode: Field<u8>,
     /// `[local] loopback`.
     pub loopback: Field<u8>,
     /// `[local] listen`.
     pub listen: Field<u8>,
+    /// `[local] unix`.
+    pub unix: Field<u8>,
+    /// `[local] unix_allow`.
+    pub unix_allow: Field<Vec<Spanned<String>>>,
     /// `[[agents]]`.
     pub agents: Vec<AgentText>,
+    /// `[dns] resolvers`.
+    pub resolvers: Field<Vec<Spanned<String>>>,
+    /// `[dns] search`.
+    pub search: Field<Vec<Spanned<String>>>,
+    /// `[egress] presets`.
+    pub presets: Field<Vec<Spanned<String>>>,
     /// `[[egress.allow]]`.
     pub allow: Vec<RuleText>,
     /// `[[egress.deny]]`.
@@ -124,6 +136,7 @@ impl Document {
         let mut document = Self {
             version: root.integer("version"),
             name: root.string("name"),
+            extends: root.string("extends"),
             mode: root.choice("mode"),
             agents: root.tables("agents", AgentText::read),
             ..Self::default()
@@ -131,8 +144,15 @@ impl Document {
         if let Some(mut local) = root.table("local") {
             document.loopback = local.choice("loopback");
             document.listen = local.choice("listen");
+            document.unix = local.choice("unix");
+            document.unix_allow = local.strings("unix_allow");
+        }
+        if let Some(mut dns) = root.table("dns") {
+            document.resolvers = dns.strings("resolvers");
+            document.search = dns.strings("search");
         }
         if let Some(mut egress) = root.table("egress") {
+            document.presets = egress.strings("presets");
             document.allow = egress.tables("allow", RuleText::read);
             document.deny = egress.tables("deny", RuleText::read);
         }

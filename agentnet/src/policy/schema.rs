@@ -8,6 +8,7 @@ use agentnet_common::{
 };
 use serde_json::{Map, Value, json};
 
+use super::{presets, resolvers};
 use crate::detect::{
     action::Setting,
     registry::{DefaultAction, REGISTRY},
@@ -56,6 +57,14 @@ pub enum Kind {
     Pattern,
     /// A list of ports and ranges of ports.
     Ports,
+    /// A list of names of Unix sockets.
+    UnixNames,
+    /// A list of names of presets.
+    Presets,
+    /// A list of addresses of resolvers, or [`resolvers::SYSTEM`].
+    Resolvers,
+    /// A list of names that resolvers try behind others, or [`resolvers::SYSTEM`]; may be empty.
+    Suffixes,
     /// Text that its reader makes sense of, with an example.
     Text(&'static str),
     /// One of a few words.
@@ -122,6 +131,9 @@ const LOOPBACK: &[Choice] = &[choice("own", LOCAL_OWN), choice("deny", LOCAL_DEN
 const LISTEN: &[Choice] =
     &[choice("deny", LOCAL_DENY), choice("loopback", LOCAL_OWN), choice("any", LOCAL_ANY)];
 
+/// `[local] unix`.
+const UNIX: &[Choice] = &[choice("deny", LOCAL_DENY), choice("any", LOCAL_ANY)];
+
 /// The file itself.
 pub const POLICY: Table = Table {
     name: "a policy",
@@ -130,6 +142,7 @@ pub const POLICY: Table = Table {
     keys: &[
         required("version", Kind::Version, "Version of this format: 1."),
         required("name", Kind::Name, "Name of the policy, as alerts give it."),
+        key("extends", Kind::Name, EXTENDS_DOC),
         default(
             "mode",
             Kind::Choice(MODES),
@@ -139,8 +152,7 @@ pub const POLICY: Table = Table {
         key("agents", Kind::Tables(&AGENTS), AGENTS.doc),
         key("egress", Kind::Table(&EGRESS), EGRESS.doc),
         key("local", Kind::Table(&LOCAL), LOCAL.doc),
-        not_enforced("extends"),
-        not_enforced("dns"),
+        key("dns", Kind::Table(&DNS), DNS.doc),
         not_enforced("tls"),
         not_enforced("budget"),
         key("detect", Kind::Detect, DETECT_DOC),
@@ -181,7 +193,12 @@ pub const EGRESS: Table = Table {
     keys: &[
         key("allow", Kind::Tables(&ALLOW), ALLOW.doc),
         key("deny", Kind::Tables(&DENY), DENY.doc),
-        not_enforced("presets"),
+        key(
+            "presets",
+            Kind::Presets,
+            "Rules that come with agentnet; `agentnet policy presets` lists them, and shows one with the reason for \
+             each of its rules.",
+        ),
     ],
 };
 
@@ -234,6 +251,31 @@ pub const DENY: Table = Table {
     ],
 };
 
+const EXTENDS_DOC: &str = "A policy of the policy directory, or a built-in one, to which this one adds: rules add \
+                           up, deny wins, and what both say of anything else is as this one says.";
+
+/// `[dns]`.
+pub const DNS: Table = Table {
+    name: "[dns]",
+    doc: "Who is asked for names.",
+    one_of: &[],
+    keys: &[
+        default(
+            "resolvers",
+            Kind::Resolvers,
+            resolvers::SYSTEM,
+            "Addresses of resolvers, without port; \"system\" stands for those in the host's /etc/resolv.conf.",
+        ),
+        default(
+            "search",
+            Kind::Suffixes,
+            resolvers::SYSTEM,
+            "Domains that resolvers try behind a name: the rule's name with one of them behind it may be asked for, \
+             and opens nothing. \"system\" stands for the search list in the host's /etc/resolv.conf, [] for none.",
+        ),
+    ],
+};
+
 /// `[detect.KIND]`.
 pub const DETECTOR: Table = Table {
     name: "[detect.KIND]",
@@ -280,6 +322,19 @@ pub const LOCAL: Table = Table {
             "loopback",
             "Who may connect into the agent: \"deny\" nobody, \"loopback\" this host, \"any\" everybody.",
         ),
+        default(
+            "unix",
+            Kind::Choice(UNIX),
+            "deny",
+            "Which Unix sockets the agent may connect and send to by name: \"deny\" only those of `unix_allow`, \
+             \"any\" all.",
+        ),
+        key(
+            "unix_allow",
+            Kind::UnixNames,
+            "Unix sockets that the agent may talk to: paths such as \"/run/postgresql/.s.PGSQL.5432\", \
+             directories with a slash at the end, abstract names behind an @.",
+        ),
     ],
 };
 
@@ -315,7 +370,7 @@ impl Key {
         let mut schema = self.kind.schema();
         insert(&mut schema, "description", json!(self.doc));
         if let Some(default) = self.default {
-            let list = matches!(self.kind, Kind::Choices(_));
+            let list = matches!(self.kind, Kind::Choices(_) | Kind::Resolvers | Kind::Suffixes);
             insert(&mut schema, "default", if list { json!([default]) } else { json!(default) });
         }
         schema
@@ -343,6 +398,29 @@ impl Kind {
                         { "type": "string", "pattern": "^[0-9]{1,5}(-[0-9]{1,5})?$" },
                     ],
                 },
+            }),
+            Self::UnixNames => json!({
+                "type": "array",
+                "minItems": 1,
+                "uniqueItems": true,
+                "items": { "type": "string", "pattern": "^[/@].+$", "maxLength": 107 },
+            }),
+            Self::Presets => json!({
+                "type": "array",
+                "minItems": 1,
+                "uniqueItems": true,
+                "items": { "enum": presets::names().collect::<Vec<_>>() },
+            }),
+            Self::Resolvers => json!({
+                "type": "array",
+                "minItems": 1,
+                "maxItems": resolvers::MOST,
+                "items": { "type": "string", "pattern": "^(system|[0-9A-Fa-f:.]+)$" },
+            }),
+            Self::Suffixes => json!({
+                "type": "array",
+                "maxItems": resolvers::MOST,
+                "items": { "type": "string", "minLength": 1, "maxLength": 253 },
             }),
             Self::Text(example) => json!({ "type": "string", "examples": [example] }),
             Self::Choice(choices) => json!({ "enum": words(choices) }),

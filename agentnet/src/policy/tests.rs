@@ -1,8 +1,10 @@
 //! Tests of the policy front end as a whole.
 
 mod diagnostics;
+mod diff;
 mod draft;
 mod explain;
+mod extends;
 mod files;
 mod many;
 mod robustness;

@@ -97,6 +97,14 @@ impl Traffic {
         Self { tcp: over(TCP), udp: over(UDP), icmp: protocols & ICMP != 0 }
     }
 
+    /// What entries of a ruleset allow.
+    pub fn of(entries: impl IntoIterator<Item = PortRule>) -> Self {
+        let sets = entries
+            .into_iter()
+            .map(|entry| Self::new(entry.protocols, &PortSet::of([(entry.first, entry.last)])));
+        Self::union_of(&sets.collect::<Vec<_>>())
+    }
+
     /// Whether there is nothing in it.
     pub fn is_empty(&self) -> bool {
         self.tcp.is_empty() && self.udp.is_empty() && !self.icmp
@@ -148,6 +156,21 @@ impl Traffic {
     }
 }
 
+impl fmt::Display for Traffic {
+    /// `tcp 443, 8000-8099; udp; icmp`: without ports it is all of them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = PortSet::all();
+        let over = |word: &str, ports: &PortSet| match ports {
+            ports if ports.is_empty() => None,
+            ports if *ports == all => Some(word.to_owned()),
+            ports => Some(format!("{word} {ports}")),
+        };
+        let icmp = self.icmp.then(|| "icmp".to_owned());
+        let parts = [over("tcp", &self.tcp), over("udp", &self.udp), icmp];
+        f.write_str(&parts.into_iter().flatten().collect::<Vec<_>>().join("; "))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -188,6 +211,7 @@ mod tests {
             for (number, protocol) in [(6, TCP), (17, UDP), (1, ICMP), (58, ICMP)] {
                 prop_assert_eq!(rules.find(number, port).is_some(), traffic.contains(protocol, port));
             }
+            prop_assert_eq!(Traffic::of(traffic.entries(RuleId(7))), traffic);
         }
     }
 

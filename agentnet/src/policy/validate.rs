@@ -1,25 +1,27 @@
-//! [`Document`] -> [`Valid`]: rules that mean something, each with its place in the file.
+//! [`Document`]s -> [`Valid`]: rules that mean something, each with its place.
 
 mod agents;
+mod dns;
+mod rule;
 
-use std::{fmt, net::IpAddr, ops::Range};
+use std::ops::Range;
 
 use agentnet_common::{
     abi::{LOCAL_OWN, MAX_RULES, MODE_ENFORCE},
-    addr::protocols::{ICMP, TCP, UDP},
     verdict::RuleId,
 };
-use ipnet::IpNet;
-use toml::Spanned;
 
-pub use self::agents::Agents;
+pub use self::{
+    agents::Agents,
+    dns::Dns,
+    rule::{Effect, Rule, Target},
+};
 use super::{
     diagnostic::{Code, Diagnostic, quote},
-    name::Pattern,
-    net::Net,
-    parse::{Document, Field, PortText, RuleText},
+    parse::{Document, Field},
     schema,
-    traffic::{PortSet, Traffic},
+    source::FileId,
+    unix::UnixSockets,
 };
 use crate::detect::action::Actions;
 
@@ -34,8 +36,13 @@ pub struct Valid {
     pub loopback: u8,
     /// `[local] listen`, `LOCAL_*`.
     pub listen: u8,
-    /// The rules in the order of the file, by [`RuleId`].
+    /// `[local] unix` and `unix_allow`.
+    pub unix: UnixSockets,
+    /// The rules by [`RuleId`]: those of the file in its order, then those of its presets, then those of the
+    /// policy it extends.
     pub rules: Vec<Rule>,
+    /// `[dns]`.
+    pub dns: Dns,
     /// `[[agents]]`.
     pub agents: Vec<Agents>,
     /// `[detect]`.
@@ -44,116 +51,38 @@ pub struct Valid {
     pub detect_span: Option<Range<usize>>,
 }
 
-/// Whether a rule allows or denies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Effect {
-    /// `[[egress.allow]]`.
-    Allow,
-    /// `[[egress.deny]]`.
-    Deny,
-}
-
-/// Whom a rule is about.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Target {
-    /// `cidr`.
-    Net(Net),
-    /// `domain`.
-    Name(Pattern),
-}
-
-/// A rule.
-#[derive(Clone, Debug)]
-pub struct Rule {
-    /// Whether it allows or denies.
-    pub effect: Effect,
-    /// Whom it is about.
-    pub target: Target,
-    /// Set of [`agentnet_common::addr::protocols`], not empty.
-    pub protocols: u8,
-    /// Ports, not empty; without meaning for ICMP.
-    pub ports: PortSet,
-    /// Where it is written: its header.
-    pub span: Range<usize>,
-    /// Where its `cidr` or `domain` is written.
-    pub target_span: Range<usize>,
-}
-
-impl Rule {
-    /// What it is about, without the target.
-    pub fn traffic(&self) -> Traffic {
-        Traffic::new(self.protocols, &self.ports)
-    }
-
-    /// Whether it is about everything that `other` is about, ports and protocols aside.
-    pub fn speaks_of(&self, other: &Self) -> bool {
-        match (&self.target, &other.target) {
-            (Target::Net(net), Target::Net(other)) => net.covers(*other),
-            (Target::Name(name), Target::Name(other)) => name.covers(other),
-            _ => false,
-        }
-    }
-
-    /// Its network, if it has one.
-    pub const fn net(&self) -> Option<Net> {
-        match self.target {
-            Target::Net(net) => Some(net),
-            Target::Name(_) => None,
-        }
-    }
-
-    /// Its name, if it has one.
-    pub const fn name(&self) -> Option<&Pattern> {
-        match &self.target {
-            Target::Net(_) => None,
-            Target::Name(name) => Some(name),
-        }
-    }
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Net(net) => net.fmt(f),
-            Self::Name(name) => name.fmt(f),
-        }
-    }
-}
-
-impl fmt::Display for Rule {
-    /// `10.20.0.0/16 tcp 5432, 8000-8099`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.effect == Effect::Deny {
-            f.write_str("deny ")?;
-        }
-        write!(f, "{}", self.target)?;
-        let words = schema::PROTOCOLS.iter().filter(|choice| self.protocols & choice.code != 0);
-        for (index, choice) in words.enumerate() {
-            write!(f, "{}{}", if index == 0 { " " } else { "+" }, choice.word)?;
-        }
-        if self.protocols != ICMP && self.ports != PortSet::all() {
-            write!(f, " {}", self.ports)?;
-        }
-        Ok(())
-    }
+/// A file of a policy as written.
+#[derive(Debug)]
+pub struct Part {
+    /// Which file.
+    pub file: FileId,
+    /// What it says.
+    pub document: Document,
 }
 
 impl Valid {
-    /// Checks what `document` says; problems go to `problems`. Rules with a problem are left out, so that
-    /// the others can be looked at further.
-    pub fn check(document: Document, problems: &mut Vec<Diagnostic>) -> Self {
-        check_version(&document.version, problems);
-        let name = check_name(document.name, problems);
-        let allow = document.allow.iter().map(|rule| (Effect::Allow, rule));
-        let deny = document.deny.iter().map(|rule| (Effect::Deny, rule));
-        let mut rules: Vec<_> =
-            allow.chain(deny).filter_map(|(effect, text)| check_rule(effect, text, problems)).collect();
-        rules.sort_by_key(|rule| rule.span.start);
+    /// Checks what the files of a policy say, those first that count more; problems go to `problems`. Rules with a
+    /// problem are left out, so that the others can be looked at further.
+    pub fn check(parts: &[Part], problems: &mut Vec<Diagnostic>) -> Self {
+        let checked: Vec<_> = parts.iter().map(|part| Checked::of(part, problems)).collect();
+        let mut rules: Vec<_> = Vec::new();
+        let (mut name, mut dns, mut agents) = (None, Dns::default(), Vec::new());
+        let mut unix = UnixSockets::default();
+        for (part, checked) in parts.iter().zip(checked) {
+            rules.extend(checked.rules);
+            dns = dns.or(checked.dns);
+            unix = unix.with(checked.unix);
+            name.get_or_insert(checked.name);
+            // Whoever extends a policy does not take its agents away from it.
+            if part.file == FileId::MAIN {
+                agents = checked.agents;
+            }
+        }
         if let Some(rule) = rules.get(MAX_RULES) {
             problems.push(
                 Diagnostic::new(
                     Code::TooManyRules,
-                    rule.span.clone(),
+                    rule.place.clone(),
                     format!("{} rules are more than the {MAX_RULES} that a policy can have", rules.len()),
                 )
                 .label("the first one too many")
@@ -161,29 +90,63 @@ impl Valid {
             );
             rules.truncate(MAX_RULES);
         }
-        let agents = document.agents.iter().filter_map(|entry| agents::check(entry, problems)).collect();
         let mut detect = Actions::default();
-        for (kind, action) in &document.detect {
+        // What the policy says comes after, and instead of, what those say that it extends.
+        for (kind, action) in parts.iter().rev().flat_map(|part| &part.document.detect) {
             if let Some(code) = action.value() {
                 detect.set(*kind, schema::setting(*code.get_ref()));
             }
         }
-        let word = |field: &Field<u8>, default| field.value().map_or(default, |value| *value.get_ref());
+        let detect_span = parts.first().and_then(|part| part.document.detect_span.clone());
+        let word = |field: fn(&Document) -> &Field<u8>, default| {
+            let mut values = parts.iter().filter_map(|part| field(&part.document).value());
+            values.next().map_or(default, |value| *value.get_ref())
+        };
         Self {
-            name,
-            mode: word(&document.mode, MODE_ENFORCE),
-            loopback: word(&document.loopback, LOCAL_OWN),
-            listen: word(&document.listen, LOCAL_OWN),
+            name: name.unwrap_or_default(),
+            mode: word(|document| &document.mode, MODE_ENFORCE),
+            loopback: word(|document| &document.loopback, LOCAL_OWN),
+            listen: word(|document| &document.listen, LOCAL_OWN),
+            unix,
             rules,
+            dns,
             agents,
             detect,
-            detect_span: document.detect_span,
+            detect_span,
         }
     }
 
     /// The rules with their identifiers.
     pub fn numbered(&self) -> impl Iterator<Item = (RuleId, &Rule)> {
         (0..).map(RuleId).zip(&self.rules)
+    }
+}
+
+/// What a file says by itself.
+struct Checked {
+    name: String,
+    rules: Vec<Rule>,
+    unix: UnixSockets,
+    dns: Dns,
+    agents: Vec<Agents>,
+}
+
+impl Checked {
+    fn of(part: &Part, problems: &mut Vec<Diagnostic>) -> Self {
+        let Part { file, document } = part;
+        let mut found = Vec::new();
+        check_version(&document.version, &mut found);
+        let name = check_name(&document.name, &mut found);
+        let allow = document.allow.iter().map(|rule| (Effect::Allow, rule));
+        let deny = document.deny.iter().map(|rule| (Effect::Deny, rule));
+        let rules = allow.chain(deny).filter_map(|(effect, text)| rule::check(effect, text, &mut found));
+        let mut rules: Vec<_> = rules.map(|rule| rule.in_file(*file)).collect();
+        rules.sort_by_key(|rule| rule.place.span.start);
+        let dns = Dns::check(document, &mut found);
+        let unix = UnixSockets::check(document, *file, &mut found);
+        let agents = document.agents.iter().filter_map(|entry| agents::check(entry, &mut found)).collect();
+        problems.extend(found.into_iter().map(|problem| problem.in_file(*file)));
+        Self { name, rules, unix, dns, agents }
     }
 }
 
@@ -205,7 +168,7 @@ fn check_version(version: &Field<i64>, problems: &mut Vec<Diagnostic>) {
     }
 }
 
-fn check_name(name: Field<String>, problems: &mut Vec<Diagnostic>) -> String {
+fn check_name(name: &Field<String>, problems: &mut Vec<Diagnostic>) -> String {
     match name {
         Field::Bad => String::new(),
         Field::Absent => {
@@ -230,7 +193,7 @@ fn check_name(name: Field<String>, problems: &mut Vec<Diagnostic>) -> String {
                     )),
                 );
             }
-            name.into_inner()
+            name.get_ref().clone()
         }
     }
 }
@@ -241,154 +204,4 @@ pub fn is_policy_name(name: &str) -> bool {
     name.len() <= schema::NAME_LENGTH
         && name.bytes().next().is_some_and(plain)
         && name.bytes().all(|byte| plain(byte) || matches!(byte, b'-' | b'_' | b'.'))
-}
-
-fn check_rule(effect: Effect, text: &RuleText, problems: &mut Vec<Diagnostic>) -> Option<Rule> {
-    // All parts are looked at before one that is wrong ends it.
-    let target = check_target(text, problems);
-    let ports = check_ports(text, problems);
-    let protocols = match &text.protocols {
-        Field::Bad => return None,
-        Field::Is(set) => *set.get_ref(),
-        Field::Absent => match effect {
-            Effect::Allow => TCP,
-            Effect::Deny if text.ports.is_absent() => TCP | UDP | ICMP,
-            Effect::Deny => TCP | UDP,
-        },
-    };
-    if let (Field::Is(ports), ICMP) = (&text.ports, protocols) {
-        problems.push(
-            Diagnostic::new(Code::PortsWithIcmp, ports.span(), "ICMP has no ports")
-                .help("remove `ports`, or add \"tcp\" or \"udp\" to `protocols`"),
-        );
-        return None;
-    }
-    let (target, target_span) = target?;
-    let ports = match (ports?, &target) {
-        (Some(ports), _) => ports,
-        (None, _) if effect == Effect::Deny || protocols == ICMP => PortSet::all(),
-        (None, Target::Name(_)) => PortSet::of([(443, 443)]),
-        (None, Target::Net(net)) => {
-            problems.push(
-                Diagnostic::new(
-                    Code::MissingKey,
-                    target_span,
-                    format!("the rule for {net} does not say its `ports`"),
-                )
-                .help("write ports = [443], or ports = [\"1-65535\"] for all"),
-            );
-            return None;
-        }
-    };
-    Some(Rule { effect, target, protocols, ports, span: text.span.clone(), target_span })
-}
-
-fn check_target(text: &RuleText, problems: &mut Vec<Diagnostic>) -> Option<(Target, Range<usize>)> {
-    match (&text.cidr, &text.domain) {
-        (Field::Absent, Field::Absent) => {
-            problems.push(
-                Diagnostic::new(Code::Target, text.span.clone(), "the rule does not say whom it is about")
-                    .help("write cidr = \"10.20.0.0/16\" or domain = \"example.com\""),
-            );
-            None
-        }
-        (Field::Is(cidr), Field::Absent) => {
-            let net = check_cidr(cidr, problems)?;
-            Some((Target::Net(net), cidr.span()))
-        }
-        (Field::Absent, Field::Is(domain)) => {
-            let span = domain.span();
-            match Pattern::parse(domain.get_ref()) {
-                Ok(pattern) => Some((Target::Name(pattern), span)),
-                Err(error) => {
-                    let message = format!("{} is not a domain name: {error}", quote(domain.get_ref()));
-                    let problem = Diagnostic::new(Code::Domain, span, message);
-                    problems.push(Diagnostic { help: error.help(), ..problem });
-                    None
-                }
-            }
-        }
-        (Field::Is(cidr), Field::Is(domain)) => {
-            problems.push(
-                Diagnostic::new(
-                    Code::Target,
-                    domain.span(),
-                    "a rule has either `cidr` or `domain`, not both",
-                )
-                .related(cidr.span(), "its network")
-                .help("make two rules of it"),
-            );
-            None
-        }
-        (Field::Bad, _) | (_, Field::Bad) => None,
-    }
-}
-
-fn check_cidr(cidr: &Spanned<String>, problems: &mut Vec<Diagnostic>) -> Option<Net> {
-    let text = cidr.get_ref();
-    let wrong = |message: &str| {
-        Diagnostic::new(Code::Cidr, cidr.span(), format!("{} is not a network: {message}", quote(text)))
-    };
-    let Ok(net) = text.parse::<IpNet>() else {
-        problems.push(match text.parse::<IpAddr>() {
-            Ok(ip) => wrong("the prefix length is missing")
-                .help(format!("write \"{}\" for this address alone", IpNet::from(ip))),
-            Err(_) => wrong("it is not in CIDR notation")
-                .help("write an address, a slash and a prefix length, such as \"10.20.0.0/16\""),
-        });
-        return None;
-    };
-    if net.addr() != net.network() {
-        let message = format!("{} has bits set behind its prefix", quote(text));
-        let (network, address) = (net.trunc(), IpNet::from(net.addr()));
-        problems.push(
-            Diagnostic::new(Code::HostBits, cidr.span(), message)
-                .help(format!("the network is \"{network}\", the address alone \"{address}\"")),
-        );
-        return None;
-    }
-    let mapped = Net::from(net);
-    if matches!(net, IpNet::V6(_)) && mapped.is_v4() {
-        problems.push(wrong("IPv4 addresses are written as such").help(format!("write \"{mapped}\"")));
-        return None;
-    }
-    Some(mapped)
-}
-
-/// `Some(None)`: no `ports` at all. `None`: wrong ones.
-fn check_ports(text: &RuleText, problems: &mut Vec<Diagnostic>) -> Option<Option<PortSet>> {
-    let ports = match &text.ports {
-        Field::Absent => return Some(None),
-        Field::Bad => return None,
-        Field::Is(ports) => ports.get_ref(),
-    };
-    let ranges: Vec<_> = ports.iter().map(|port| check_port(port, problems)).collect();
-    let ranges: Option<Vec<_>> = ranges.into_iter().collect();
-    Some(Some(PortSet::of(ranges?)))
-}
-
-/// First and last port, included.
-fn check_port(port: &Spanned<PortText>, problems: &mut Vec<Diagnostic>) -> Option<(u16, u16)> {
-    let number = |text: &str| {
-        // `parse` would take a sign.
-        let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-        text.parse().ok().filter(|port| digits && *port != 0)
-    };
-    let (text, wrong) = match port.get_ref() {
-        PortText::Number(value) => (value.to_string(), format!("{value} is not a port")),
-        PortText::Text(text) => {
-            (text.clone(), format!("{} is neither a port nor a range of ports", quote(text)))
-        }
-        PortText::Bad => return None,
-    };
-    let (first, last) = text.split_once('-').unwrap_or((&text, &text));
-    let (message, help) = match (number(first), number(last)) {
-        (Some(first), Some(last)) if first <= last => return Some((first, last)),
-        (Some(first), Some(last)) => {
-            (format!("{} is a range backwards", quote(&text)), format!("write \"{last}-{first}\""))
-        }
-        _ => (wrong, "ports go from 1 to 65535; a range is written \"8000-8099\"".to_owned()),
-    };
-    problems.push(Diagnostic::new(Code::Port, port.span(), message).help(help));
-    None
 }

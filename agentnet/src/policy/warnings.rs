@@ -10,14 +10,14 @@ use super::{
 };
 
 /// What a policy whose every part is right does differently than its author may think. Independent of the
-/// host.
+/// host but for the directories of Unix sockets; what concerns only files that this one names is said of them.
 pub fn of(valid: &Valid) -> Vec<Diagnostic> {
     let mut warnings = Vec::new();
     duplicates(valid, &mut warnings);
     wide_wildcards(valid, &mut warnings);
-    names_not_resolved(valid, &mut warnings);
     denies_by_name_only(valid, &mut warnings);
     detect_not_live(valid, &mut warnings);
+    warnings.extend(valid.unix.warnings());
     warnings
 }
 
@@ -38,48 +38,40 @@ fn detect_not_live(valid: &Valid, warnings: &mut Vec<Diagnostic>) {
 fn duplicates(valid: &Valid, warnings: &mut Vec<Diagnostic>) {
     let mut seen: HashMap<_, &Rule> = HashMap::new();
     for rule in &valid.rules {
+        // The file's own rules come first: what is twice elsewhere is not its author's.
         match seen.entry((rule.effect, &rule.target, rule.traffic())) {
             Entry::Vacant(entry) => {
                 entry.insert(rule);
             }
-            Entry::Occupied(first) => warnings.push(
-                Diagnostic::new(Code::Duplicate, rule.span.clone(), format!("`{rule}` is here twice"))
-                    .related(first.get().span.clone(), "the same rule")
+            Entry::Occupied(first) if !first.get().is_own() => {}
+            Entry::Occupied(first) if rule.is_own() => warnings.push(
+                Diagnostic::new(Code::Duplicate, rule.place.clone(), format!("`{rule}` is here twice"))
+                    .related(first.get().place.clone(), "the same rule")
                     .help("remove one of them"),
+            ),
+            Entry::Occupied(first) => warnings.push(
+                Diagnostic::new(
+                    Code::Duplicate,
+                    first.get().place.clone(),
+                    format!("`{rule}` is in what the policy takes from elsewhere already"),
+                )
+                .related(rule.place.clone(), "the same rule")
+                .help("remove it here"),
             ),
         }
     }
 }
 
 fn wide_wildcards(valid: &Valid, warnings: &mut Vec<Diagnostic>) {
-    for rule in valid.rules.iter().filter(|rule| rule.effect == Effect::Allow) {
+    for rule in valid.rules.iter().filter(|rule| rule.effect == Effect::Allow && rule.is_own()) {
         let Some(name) = rule.name().filter(|name| name.is_wide()) else { continue };
         let message = match name.base() {
             "" => "`*` allows every name there is".to_owned(),
             base => format!("`*.{base}` allows every name below the top-level domain `{base}`"),
         };
         warnings.push(
-            Diagnostic::new(Code::WideWildcard, rule.target_span.clone(), message)
+            Diagnostic::new(Code::WideWildcard, rule.target_place.clone(), message)
                 .help("anybody can have a name there: name the domains that are meant"),
-        );
-    }
-}
-
-fn names_not_resolved(valid: &Valid, warnings: &mut Vec<Diagnostic>) {
-    let allowed: Vec<_> =
-        valid.rules.iter().filter(|rule| rule.effect == Effect::Allow && rule.name().is_some()).collect();
-    if let Some(first) = allowed.first() {
-        let rules = if allowed.len() == 1 { "rule" } else { "rules" };
-        warnings.push(
-            Diagnostic::new(
-                Code::NamesNotResolved,
-                first.target_span.clone(),
-                format!(
-                    "names are not resolved by this version: traffic to {} name {rules} stays denied",
-                    allowed.len()
-                ),
-            )
-            .help("allow the addresses with `cidr` where they are known and belong to nobody else"),
         );
     }
 }
@@ -122,13 +114,10 @@ fn denies_by_name_only(valid: &Valid, problems: &mut Vec<Diagnostic>) {
         problems.push(
             Diagnostic::new(
                 code,
-                rule.target_span.clone(),
-                format!(
-                    "names are not resolved by this version: `{name}` is not denied at addresses that a \
-                     `cidr` rule allows"
-                ),
+                rule.target_place.clone(),
+                format!("`{name}` is not denied at addresses that a `cidr` rule allows"),
             )
-            .related(allow.target_span.clone(), "allows addresses, whatever their names")
+            .related(allow.target_place.clone(), "allows addresses, whatever their names")
             .help(help),
         );
     }

@@ -169,8 +169,12 @@ impl Writer {
     fn lock_directory(&mut self) -> Result<File> {
         let path = self.directory.join(LOCK);
         for _ in 0..NAMES {
-            let (_directory, refused) = access::agent_directory(&self.stream, &self.directory, self.readers)?;
-            self.told(refused);
+            match access::agent_directory(&self.stream, &self.directory, self.readers) {
+                Ok((_directory, refused)) => self.told(refused),
+                // Removed since it was made: nothing was in it yet.
+                Err(AccessError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            }
             let mut options = OpenOptions::new();
             options.read(true).write(true).create(true).truncate(false).mode(0o600);
             let lock = match options.custom_flags(libc::O_NOFOLLOW).open(&path) {

@@ -60,6 +60,24 @@ enum Command {
         #[arg(long)]
         marker: String,
     },
+    /// Runs a JSON list of steps.
+    Script {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Sends a stream of bytes over TCP, or numbered datagrams, and reads the echo.
+    Pour {
+        /// Where to.
+        to: SocketAddr,
+        /// Bytes, or datagrams.
+        amount: usize,
+        /// Bytes for one call.
+        #[arg(long, default_value_t = 1 << 16)]
+        chunk: usize,
+        /// Datagrams.
+        #[arg(long)]
+        udp: bool,
+    },
     /// Holds a UDP socket of each family until its input ends.
     Hold,
     /// Holds so many TCP sockets that will be refused to repeat what they have sent, until its input ends.
@@ -92,6 +110,12 @@ fn main() -> Result<()> {
         Command::Serve { tcp, udp } => serve(&tcp, &udp),
         Command::Talk { to } => Ok(probe::talk::talk(&to)?),
         Command::Traffic { allowed, denied, marker } => Ok(probe::talk::traffic(allowed, denied, &marker)?),
+        Command::Script { file } => {
+            let text = fs::read_to_string(&file)?;
+            Ok(probe::script::run(&serde_json::from_str::<Vec<probe::script::Step>>(&text)?)?)
+        }
+        Command::Pour { to, amount, chunk: _, udp: true } => Ok(probe::talk::drip(to, amount)?),
+        Command::Pour { to, amount, chunk, udp: false } => Ok(probe::talk::pour(to, amount, chunk)?),
         Command::Hold => {
             let _v4 = UdpSocket::bind("0.0.0.0:0")?;
             let _v6 = UdpSocket::bind("[::]:0")?;

@@ -95,6 +95,11 @@ impl<'hosts> Agent<'hosts> {
             .collect()
     }
 
+    /// Lets a command run where the agent does, without agentnet.
+    pub fn place(&self, command: &mut Command) {
+        self.hosts.agent.attach(command);
+    }
+
     /// `agentnet run … --`, to which a command is to be added.
     ///
     /// # Errors

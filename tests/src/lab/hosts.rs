@@ -91,6 +91,9 @@ impl Hosts {
                 for ip in [family.allowed(), family.denied()] {
                     netlink.add_address(net::SERVER_INTERFACE, ip, wire_prefix(ip))?;
                 }
+                for ip in (1..=net::NAMED).map(|number| family.named(number)) {
+                    netlink.add_address(net::SERVER_INTERFACE, ip, host_prefix(ip))?;
+                }
                 netlink.add_address(
                     net::SERVER_INTERFACE,
                     family.metadata(),

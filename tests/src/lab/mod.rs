@@ -9,6 +9,7 @@ pub mod child;
 pub mod client;
 pub mod container;
 pub mod daemon;
+pub mod door;
 pub mod expect;
 pub mod follower;
 pub mod found;
@@ -21,10 +22,12 @@ pub mod netns;
 pub mod policy;
 pub mod pty;
 pub mod residue;
+pub mod resolver;
 pub mod running;
 pub mod server;
 pub mod sniffer;
 pub mod stored;
+pub mod watched;
 pub mod wire;
 
 use std::{
@@ -144,7 +147,8 @@ impl Lab {
 fn endpoints() -> Vec<SocketAddr> {
     let mut endpoints = Vec::new();
     for family in Family::ALL {
-        for ip in [family.allowed(), family.denied(), family.metadata()] {
+        let named = (1..=net::NAMED).map(|number| family.named(number));
+        for ip in [family.allowed(), family.denied(), family.metadata()].into_iter().chain(named) {
             for port in [net::ALLOWED_PORT, net::DENIED_PORT, 80] {
                 endpoints.push(SocketAddr::from((ip, port)));
             }

@@ -31,6 +31,9 @@ pub const DENIED_PORT: u16 = 7001;
 /// Where the lab's own fences arrive; nothing answers there.
 pub const FENCE_PORT: u16 = 9;
 
+/// Servers that are reached by name, numbered from 1.
+pub const NAMED: u16 = 4;
+
 /// Both families, for tests that share one body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
@@ -81,6 +84,14 @@ impl Family {
         match self {
             Self::V4 => Ipv4Addr::new(169, 254, 169, 254).into(),
             Self::V6 => Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254).into(),
+        }
+    }
+
+    /// A server in the internet, as far as a policy knows: reached by name. There are [`NAMED`] of them.
+    pub fn named(self, number: u16) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::new(93, 184, 215, number.to_be_bytes()[1]).into(),
+            Self::V6 => Ipv6Addr::new(0x2606, 0x2800, 0x21f, 0, 0, 0, 0, number).into(),
         }
     }
 

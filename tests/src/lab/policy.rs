@@ -10,13 +10,22 @@ pub struct Policy {
     mode: &'static str,
     loopback: &'static str,
     listen: &'static str,
+    unix: &'static str,
+    unix_allow: Vec<String>,
     rules: String,
 }
 
 impl Policy {
     /// Allows nothing.
     pub fn closed() -> Self {
-        Self { mode: "enforce", loopback: "own", listen: "loopback", rules: String::new() }
+        Self {
+            mode: "enforce",
+            loopback: "own",
+            listen: "loopback",
+            unix: "deny",
+            unix_allow: Vec::new(),
+            rules: String::new(),
+        }
     }
 
     /// Allows the lab's allowed host on [`ALLOWED_PORT`], TCP and UDP.
@@ -44,6 +53,20 @@ impl Policy {
         self
     }
 
+    /// Allows a name on these ports of TCP.
+    #[must_use]
+    pub fn allow_name(mut self, name: &str, ports: &[u16]) -> Self {
+        let _ = write!(self.rules, "\n[[egress.allow]]\ndomain = {name:?}\nports = {ports:?}\n");
+        self
+    }
+
+    /// Denies a name.
+    #[must_use]
+    pub fn deny_name(mut self, name: &str) -> Self {
+        let _ = write!(self.rules, "\n[[egress.deny]]\ndomain = {name:?}\n");
+        self
+    }
+
     /// Denies an address or a network.
     #[must_use]
     pub fn deny(mut self, place: &str) -> Self {
@@ -56,6 +79,20 @@ impl Policy {
     #[must_use]
     pub fn loopback(mut self, who: &'static str) -> Self {
         self.loopback = who;
+        self
+    }
+
+    /// `[local] unix`.
+    #[must_use]
+    pub fn unix(mut self, which: &'static str) -> Self {
+        self.unix = which;
+        self
+    }
+
+    /// A name of `[local] unix_allow`.
+    #[must_use]
+    pub fn allow_unix(mut self, name: &str) -> Self {
+        self.unix_allow.push(name.to_owned());
         self
     }
 
@@ -84,9 +121,13 @@ impl Policy {
 
     /// The file's text.
     pub fn text(&self) -> String {
-        format!(
-            "version = 1\nname = \"lab\"\nmode = {:?}\n{}\n[local]\nloopback = {:?}\nlisten = {:?}\n",
-            self.mode, self.rules, self.loopback, self.listen
-        )
+        let mut text = format!(
+            "version = 1\nname = \"lab\"\nmode = {:?}\n{}\n[local]\nloopback = {:?}\nlisten = {:?}\nunix = {:?}\n",
+            self.mode, self.rules, self.loopback, self.listen, self.unix
+        );
+        if !self.unix_allow.is_empty() {
+            let _ = writeln!(text, "unix_allow = {:?}", self.unix_allow);
+        }
+        text
     }
 }

@@ -14,6 +14,7 @@ pub mod process;
 pub mod raw;
 pub mod report;
 pub mod run;
+pub mod script;
 pub mod talk;
 pub mod tcp;
 pub mod tun;

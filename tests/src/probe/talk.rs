@@ -105,3 +105,46 @@ fn over_tcp(to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
 fn over_udp(to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
     UdpSocket::bind((Family::of(to.ip()).unspecified(), 0))?.send_to(bytes, to).map(drop)
 }
+
+/// The byte at `offset` of what [`pour`] sends over TCP: no two stretches look alike.
+#[must_use]
+pub fn poured(offset: usize) -> u8 {
+    // The low byte of a linear congruential step (Knuth, MMIX): any function of the offset would do.
+    (offset.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407) >> 24)
+        .to_le_bytes()[0]
+}
+
+/// Sends `bytes` bytes over one TCP connection in chunks, and reads what is echoed until the end. A server that is
+/// hurried may echo less.
+///
+/// # Errors
+/// Of the socket calls.
+pub fn pour(to: SocketAddr, bytes: usize, chunk: usize) -> io::Result<()> {
+    let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+    stream.set_nodelay(true)?;
+    let mut reader = stream.try_clone()?;
+    let echoed = thread::spawn(move || io::copy(&mut reader, &mut io::sink()));
+    let all: Vec<u8> = (0..bytes).map(poured).collect();
+    for part in all.chunks(chunk.max(1)) {
+        stream.write_all(part)?;
+    }
+    stream.shutdown(std::net::Shutdown::Write)?;
+    echoed.join().map_err(|_| io::ErrorKind::Other)?.map(drop)
+}
+
+/// Sends `count` datagrams `datagram N` from one socket and waits for the echo of each.
+///
+/// # Errors
+/// Of the socket calls.
+pub fn drip(to: SocketAddr, count: usize) -> io::Result<()> {
+    let any: SocketAddr = if to.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0_u16; 8], 0).into() };
+    let socket = UdpSocket::bind(any)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.connect(to)?;
+    let mut echo = [0; 64];
+    for number in 0..count {
+        socket.send(format!("datagram {number}").as_bytes())?;
+        socket.recv(&mut echo)?;
+    }
+    Ok(())
+}

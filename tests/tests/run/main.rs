@@ -6,6 +6,7 @@ mod crowd;
 mod disk;
 mod end;
 mod host;
+mod names;
 mod refused;
 mod root;
 mod signals;

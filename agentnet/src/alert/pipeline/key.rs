@@ -11,7 +11,11 @@ use agentnet_common::{
 };
 use jiff::{SignedDuration, Timestamp};
 
-use super::super::fold;
+use super::super::{
+    door::UnixSocket,
+    fold::{self, Merge},
+    model::Query,
+};
 
 /// Refusals, and as many allowed flows, that are told apart in one window of [`fold::WINDOW`]. What is more
 /// is folded by its reason or rule alone: an agent that tries a thousand addresses must not wash older
@@ -26,6 +30,12 @@ pub(super) struct Told {
     pub(super) various: bool,
 }
 
+impl Merge for Told {
+    fn merge(&mut self, later: Self) {
+        *self = later;
+    }
+}
+
 /// What makes two verdicts the same to people.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) enum Key {
@@ -34,6 +44,10 @@ pub(super) enum Key {
         cause: Why,
         endpoint: Endpoint,
         detail: u32,
+        /// What a DNS message asked for.
+        query: Option<Query>,
+        /// The Unix socket that was asked for.
+        unix: Option<UnixSocket>,
         comm: [u8; COMM_BYTES],
         executable: Option<Arc<str>>,
     },

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use agentnet_common::{
     abi::AgentCounters,
+    event::{Outcome, VerdictEvent},
     user::{Cause, DecodeError, Record, VerdictRecord},
 };
 use jiff::Timestamp;
@@ -11,18 +12,22 @@ use jiff::Timestamp;
 use super::{
     class::Enforcement,
     clock::Clock,
+    door::UnixSocket,
     explain::Explain,
     fold::{self, Fold, Repeats},
     id::IdSource,
     loss::{self, Losses},
     model::{Alert, EnforcementEvidence, Evidence, Kind, Output},
+    query,
     sequence::{Ring, Sequences},
+    series::SeriesTold,
     summary::{Summary, Tally},
     text::{MAX_COMM, MAX_SENTENCE, clean},
     verdict::destination,
 };
 use crate::agent::process::{Executables, Freshness, ProcessTable};
 
+mod ended;
 mod key;
 mod tell;
 
@@ -38,9 +43,12 @@ pub struct Pipeline {
     executables: Box<dyn Executables>,
     ids: IdSource,
     fold: Fold<Key, Told>,
+    ends: Fold<ended::Key, ended::Ended>,
     distinct_flows: Distinct,
     distinct_refusals: Distinct,
+    distinct_ends: Distinct,
     sequences: Sequences,
+    series: SeriesTold,
     losses: Losses,
     tally: Tally,
 }
@@ -62,9 +70,12 @@ impl Pipeline {
             executables: Box::new(ProcessTable::default()),
             ids: IdSource::default(),
             fold: Fold::new(fold::WINDOW, fold::CAPACITY),
+            ends: Fold::new(fold::WINDOW, fold::CAPACITY),
             distinct_flows: Distinct::default(),
             distinct_refusals: Distinct::default(),
+            distinct_ends: Distinct::default(),
             sequences: Sequences::default(),
+            series: SeriesTold::default(),
             losses: Losses::default(),
             tally: Tally::default(),
         }
@@ -76,6 +87,7 @@ impl Pipeline {
     pub fn resumed(mut self, counters: &AgentCounters) -> Self {
         self.losses.baseline(counters);
         self.sequences = Sequences::resumed();
+        self.series = SeriesTold::resumed();
         self
     }
 
@@ -95,7 +107,9 @@ impl Pipeline {
     /// Replaces the policy after a reload; repeats of before are told in the terms of before.
     pub fn set_policy(&mut self, policy: Arc<dyn Explain>, now: Timestamp) -> Vec<Output> {
         let ended = self.fold.drain();
-        let outputs = self.repeats(ended, now);
+        let mut outputs = self.repeats(ended, now);
+        let ended = self.ends.drain();
+        outputs.extend(self.ended_repeats(ended, now));
         self.policy = policy;
         self.tally.forget_rules();
         outputs
@@ -106,7 +120,21 @@ impl Pipeline {
         match record {
             Record::Verdict(verdict) => {
                 self.sequences.observe(&verdict.event.header, Ring::of(verdict.outcome));
-                self.verdict(verdict, now)
+                // Each refusal has a record; what the kernel did not tell of it has counted as suppressed.
+                let count = match verdict.outcome {
+                    Outcome::Allowed => self.series.news(&verdict.event),
+                    Outcome::Blocked | Outcome::Audited => 1,
+                };
+                if count == 0 { Vec::new() } else { self.verdict(verdict, count, now) }
+            }
+            Record::FlowEnd(end) => {
+                self.sequences.observe(&end.header, Ring::Samples);
+                self.ended(end, now)
+            }
+            // What it means is not the pipeline's to say.
+            Record::Sample(sample) => {
+                self.sequences.observe(&sample.head.header, Ring::Samples);
+                Vec::new()
             }
             // A kind that a newer record type brings: it was not understood, so it counts as lost.
             other => self.on_decode_error(&DecodeError::Kind(other.header().kind), now),
@@ -135,6 +163,19 @@ impl Pipeline {
         self.lost(now, false)
     }
 
+    /// Takes all series of allowed flows that the kernel follows, read after the rings were drained.
+    pub fn on_series(&mut self, series: &[VerdictEvent], now: Timestamp) -> Vec<Output> {
+        let mut outputs = Vec::new();
+        for (event, count) in self.series.look(series) {
+            match VerdictRecord::check(*event) {
+                Ok(record) => outputs.extend(self.verdict(&record, count, now)),
+                // Read while it was written.
+                Err(error) => tracing::debug!(%error, "a series that cannot be read"),
+            }
+        }
+        outputs
+    }
+
     /// Takes note of a change in the state of enforcement.
     pub fn on_enforcement(&mut self, change: &Enforcement, now: Timestamp) -> Vec<Output> {
         let reason = change.sentence(&self.agent, self.policy.name());
@@ -150,6 +191,8 @@ impl Pipeline {
     pub fn tick(&mut self, now: Timestamp) -> Vec<Output> {
         let ended = self.fold.expired(now);
         let mut outputs = self.repeats(ended, now);
+        let ended = self.ends.expired(now);
+        outputs.extend(self.ended_repeats(ended, now));
         outputs.extend(self.lost(now, false));
         outputs
     }
@@ -158,6 +201,8 @@ impl Pipeline {
     pub fn finish(mut self, now: Timestamp) -> (Vec<Output>, Summary) {
         let ended = self.fold.drain();
         let mut outputs = self.repeats(ended, now);
+        let ended = self.ends.drain();
+        outputs.extend(self.ended_repeats(ended, now));
         self.losses.missing(self.sequences.missing());
         outputs.extend(self.lost(now, true));
         let policy = Arc::clone(&self.policy);
@@ -165,11 +210,10 @@ impl Pipeline {
         (outputs, summary)
     }
 
-    fn verdict(&mut self, record: &VerdictRecord, now: Timestamp) -> Vec<Output> {
+    fn verdict(&mut self, record: &VerdictRecord, count: u64, now: Timestamp) -> Vec<Output> {
         let event = &record.event;
-        // Each record tells of one; what the kernel did not tell it has counted as suppressed.
-        let count = 1;
         let executable = self.executable(record);
+        let query = record.message.as_deref().and_then(|message| query::read(message));
         let distinct = match record.cause {
             Cause::Rule(rule) => {
                 if !self.tally.allowed_again(event.endpoint, rule, count)
@@ -182,7 +226,7 @@ impl Pipeline {
             }
             Cause::Reason(reason) => {
                 let comm = clean(&event.process.comm_text(), MAX_COMM);
-                self.tally.refused(record, reason, &comm, count);
+                self.tally.refused(record, reason, query.as_ref(), &comm, count);
                 &mut self.distinct_refusals
             }
         };
@@ -193,6 +237,8 @@ impl Pipeline {
             cause,
             endpoint: event.endpoint,
             detail: event.detail,
+            query,
+            unix: UnixSocket::of(record),
             comm: event.process.comm,
             executable: executable.clone(),
         };

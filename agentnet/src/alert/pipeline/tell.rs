@@ -63,10 +63,16 @@ impl Pipeline {
         let mut evidence = evidence(record, Some(reason));
         let class = Class::of(reason)
             .about(destination.as_ref().map(|destination| destination.ip), evidence.socket.as_ref());
+        let class = match &evidence.unix {
+            Some(socket) if class.remedy == Remedy::Door => socket.class(class),
+            _ => class,
+        };
         // The policy is asked only where a rule of it decides.
-        let explained = (class.remedy == Remedy::Rule && destination.is_some())
-            .then(|| self.policy.explain(&event.endpoint, reason))
-            .flatten();
+        let explained = match (class.remedy, &evidence.query) {
+            (Remedy::Rule, Some(query)) => self.policy.explain_name(&query.name),
+            (Remedy::Rule, None) if destination.is_some() => self.policy.explain(&event.endpoint, reason),
+            _ => None,
+        };
         let process = process(record, executable.as_deref());
         evidence.special = explained.as_ref().and_then(|explained| explained.special.clone());
         evidence.various = *various;
@@ -81,6 +87,8 @@ impl Pipeline {
             bytes: event.bytes,
             socket: evidence.socket.as_ref(),
             option: evidence.option.as_ref(),
+            query: evidence.query.as_ref(),
+            unix: evidence.unix.as_deref(),
             explained: explained.as_ref(),
             count,
             various: *various,

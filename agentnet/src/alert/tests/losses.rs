@@ -16,6 +16,8 @@ pub(super) fn no_losses() -> AgentCounters {
         suppressed: 0,
         window_start: 0,
         window_count: 0,
+        repeats: 0,
+        unsampled: 0,
         allowed_packets: 0,
         allowed_bytes: 0,
         refused_overflow: 0,

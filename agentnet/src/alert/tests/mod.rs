@@ -10,8 +10,9 @@ mod repeats;
 use std::{net::IpAddr, sync::Arc};
 
 use agentnet_common::{
-    abi::{ABI_VERSION, COMM_BYTES, Process},
+    abi::{ABI_VERSION, COMM_BYTES, Process, SUN_PATH},
     addr::{Addr, Endpoint, protocol},
+    door::DoorName,
     event::{Header, Hook, Kind, Outcome, VerdictEvent},
     user::{Cause, Record, VerdictRecord},
     verdict::{Reason, RuleId},
@@ -41,6 +42,16 @@ impl Explain for Demo {
             file: "policies/demo.toml".to_owned(),
             line: 12,
         })
+    }
+
+    fn explain_name(&self, name: &str) -> Option<Explained> {
+        let rule = (name == "denied.example").then(|| RuleRef {
+            text: "deny denied.example tcp".to_owned(),
+            file: "policies/demo.toml".to_owned(),
+            line: 34,
+        });
+        let suggestion = rule.is_none().then(|| format!("[[egress.allow]]\ndomain = \"{name}\"\n"));
+        Some(Explained { rule, near: None, special: None, suggestion })
     }
 
     fn explain(&self, endpoint: &Endpoint, reason: Reason) -> Option<Explained> {
@@ -105,7 +116,7 @@ pub(super) fn event(ip: &str) -> VerdictEvent {
         pad: 0,
         bytes: 0,
         detail: 0,
-        pad2: 0,
+        total: 1,
         sent: 0,
     }
 }
@@ -117,7 +128,16 @@ pub(super) fn record(event: VerdictEvent) -> Record {
         Outcome::Allowed => Cause::Rule(RuleId(event.rule)),
         Outcome::Blocked | Outcome::Audited => Cause::Reason(Reason::from_code(event.reason).unwrap()),
     };
-    Record::Verdict(VerdictRecord { event, hook: Hook::from_code(event.hook).unwrap(), outcome, cause })
+    let hook = Hook::from_code(event.hook).unwrap();
+    let door = (hook == Hook::ConnectUnix).then(|| door("/run/postgresql/.s.PGSQL.5432"));
+    Record::Verdict(VerdictRecord { event, hook, outcome, cause, message: None, door })
+}
+
+/// A Unix socket of this name.
+pub(super) fn door(name: &str) -> Box<DoorName> {
+    let mut bytes = [0; SUN_PATH];
+    bytes[..name.len()].copy_from_slice(name.as_bytes());
+    Box::new(DoorName { bytes, len: u32::try_from(name.len()).unwrap() })
 }
 
 fn now() -> Timestamp {

@@ -69,6 +69,10 @@ pub(super) fn refused(reason: Reason, v6: bool) -> VerdictEvent {
             socket(&mut event, if v6 { 41 << 16 | 57 } else { 4 });
             event.hook = Hook::Setsockopt as u8;
         }
+        Reason::UnixSocket => {
+            socket(&mut event, 1 << 16 | 29);
+            event.hook = Hook::ConnectUnix as u8;
+        }
         Reason::Quarantined => event.hook = Hook::Sendmsg as u8,
         _ => {}
     }

@@ -77,6 +77,7 @@ fn the_summary_says_what_went_through_what_did_not_and_what_to_add() {
     let mut allowed = event("10.0.0.9");
     (allowed.outcome, allowed.rule) = (Outcome::Allowed as u8, 0);
     for _ in 0..3 {
+        allowed.header.time += 1;
         let _ = pipeline.on_record(&record(allowed), now());
     }
     for reason in [Reason::NoRule, Reason::RawSocket, Reason::SocketOption, Reason::SpecialNetwork] {

@@ -70,6 +70,7 @@ fn repeated_flows_are_folded_like_refusals_and_leave_them_their_place() {
         let [_, b, c, d] = number.to_be_bytes();
         let mut flow = event(&format!("10.{b}.{c}.{d}"));
         (flow.outcome, flow.rule) = (Outcome::Allowed as u8, 0);
+        flow.header.time += u64::from(number);
         outputs.extend(pipeline.on_record(&record(flow), later(1)));
     }
     let refused = only_alert(pipeline.on_record(&record(event("203.0.113.7")), later(1)));
@@ -93,6 +94,10 @@ impl Explain for Empty {
         None
     }
 
+    fn explain_name(&self, _: &str) -> Option<Explained> {
+        None
+    }
+
     fn explain(&self, _: &Endpoint, _: Reason) -> Option<Explained> {
         None
     }
@@ -104,9 +109,45 @@ fn repeats_are_told_in_the_terms_of_the_policy_that_decided_them() {
     let mut flow = event("10.0.0.9");
     (flow.outcome, flow.rule) = (Outcome::Allowed as u8, 0);
     for _ in 0..3 {
+        flow.header.time += 1;
         let _ = pipeline.on_record(&record(flow), later(0));
     }
     let told = pipeline.set_policy(Arc::new(Empty), later(1));
     let [Output::Flow(flow)] = told.as_slice() else { panic!("{told:?}") };
     assert_eq!((flow.count, flow.policy.line), (2, Some(12)));
+}
+
+#[test]
+fn what_the_kernel_only_counted_is_told_once_whatever_is_read_first() {
+    let mut flow = event("10.0.0.9");
+    (flow.outcome, flow.rule) = (Outcome::Allowed as u8, 0);
+    let total = |total| {
+        let mut flow = flow;
+        flow.total = total;
+        flow
+    };
+    let mut pipeline = pipeline();
+    assert_eq!(counts(&pipeline.on_record(&record(flow), later(0))), [1]);
+    assert_eq!(pipeline.on_series(&[total(1)], later(1)), []);
+    assert_eq!(pipeline.on_series(&[total(41)], later(2)), []);
+    assert_eq!(counts(&pipeline.tick(later(10))), [40]);
+    // The series ends, and the record that says so tells of two more.
+    assert_eq!(counts(&pipeline.on_record(&record(total(43)), later(11))), [2]);
+    // Another one is seen before its first record is read.
+    let mut next = total(5);
+    next.header.time += 1;
+    assert_eq!(pipeline.on_series(&[next], later(12)), []);
+    next.total = 1;
+    assert_eq!(pipeline.on_record(&record(next), later(12)), []);
+    assert_eq!(counts(&pipeline.finish(later(13)).0), [5]);
+}
+
+#[test]
+fn a_series_of_before_is_not_told_again_by_the_next_engine() {
+    let mut flow = event("10.0.0.9");
+    (flow.outcome, flow.rule, flow.total) = (Outcome::Allowed as u8, 0, 7);
+    let mut pipeline = pipeline().resumed(&super::losses::no_losses());
+    assert_eq!(pipeline.on_series(&[flow], later(0)), []);
+    flow.total = 9;
+    assert_eq!(counts(&pipeline.on_series(&[flow], later(1))), [2]);
 }

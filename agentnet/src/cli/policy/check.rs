@@ -4,10 +4,10 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::Streams;
+use super::{Directory, Streams};
 use crate::{
     exit,
-    policy::{Policy, diagnostic::Severity},
+    policy::{Policy, diagnostic::Severity, host::Host},
 };
 
 /// Arguments of `agentnet policy check`.
@@ -16,6 +16,8 @@ pub struct CheckArgs {
     /// Files, or names of policies.
     #[arg(required = true, value_name = "POLICY")]
     policies: Vec<String>,
+    #[command(flatten)]
+    directory: Directory,
     /// Take warnings for errors.
     #[arg(long)]
     deny_warnings: bool,
@@ -28,7 +30,7 @@ pub(super) fn check(args: &CheckArgs, streams: &mut Streams<'_>) -> anyhow::Resu
     let mut invalid = false;
     for policy in &args.policies {
         // What is wrong with a file does not depend on the host that it is looked at on.
-        match Policy::load(policy, &[]) {
+        match args.directory.load(policy, &Host::default()) {
             Ok(policy) => {
                 invalid |= args.deny_warnings && !policy.warnings.is_empty();
                 streams.problems(&policy.warnings, args.json)?;

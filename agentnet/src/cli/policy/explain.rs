@@ -14,10 +14,10 @@ use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::Streams;
+use super::{Directory, Streams};
 use crate::{
+    agent::resolv,
     exit,
-    kernel::addrs,
     policy::{
         Policy,
         compile::RuleInfo,
@@ -30,9 +30,15 @@ use crate::{
 pub struct ExplainArgs {
     /// File, or name of a policy.
     policy: String,
-    /// Where to: an address or a name with a port, such as 10.20.1.2:5432, `[::1]:80`, api.github.com:443.
+    /// Where to: an address or a name with a port, such as 10.20.1.2:5432, `[::1]:80`, api.github.com:443; or a Unix
+    /// socket by its path, /run/docker.sock, or its abstract name behind an @.
+    #[arg(value_name = "HOST:PORT", required_unless_present = "to", conflicts_with = "to")]
+    destination: Option<Destination>,
+    /// The same.
     #[arg(long, value_name = "HOST:PORT")]
-    to: Destination,
+    to: Option<Destination>,
+    #[command(flatten)]
+    directory: Directory,
     /// Over which protocol; ICMP has no port.
     #[arg(long, value_enum, default_value_t)]
     protocol: Protocol,
@@ -65,12 +71,18 @@ struct Destination {
 enum Host {
     Ip(IpAddr),
     Name(String),
+    /// A Unix socket, by path or behind an `@`.
+    Unix(String),
 }
 
 impl std::str::FromStr for Destination {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let path = text.strip_prefix("unix:");
+        if let Some(name) = path.or_else(|| text.starts_with(['/', '@']).then_some(text)) {
+            return Ok(Self { host: Host::Unix(name.to_owned()), port: None });
+        }
         if let Ok(socket) = text.parse::<SocketAddr>() {
             return Ok(Self { host: Host::Ip(socket.ip()), port: Some(socket.port()) });
         }
@@ -86,12 +98,11 @@ impl std::str::FromStr for Destination {
 }
 
 pub(super) fn explain(args: &ExplainArgs, streams: &mut Streams<'_>) -> anyhow::Result<ExitCode> {
-    let local = if args.local.is_empty() {
-        addrs::local_addresses().context("cannot list the addresses of this host")?
-    } else {
-        args.local.clone()
-    };
-    let policy = match Policy::load(&args.policy, &local) {
+    let (mut host, _) = resolv::this_host().context("cannot list the addresses of this host")?;
+    if !args.local.is_empty() {
+        host.local.clone_from(&args.local);
+    }
+    let policy = match args.directory.load(&args.policy, &host) {
         Ok(policy) => policy,
         Err(problems) => {
             streams.problems(&problems, args.json)?;
@@ -112,7 +123,7 @@ pub(super) fn explain(args: &ExplainArgs, streams: &mut Streams<'_>) -> anyhow::
         return Ok(ExitCode::SUCCESS);
     }
     writeln!(streams.out, "{explanation}")?;
-    if let Some(note) = explanation.note {
+    if let Some(note) = &explanation.note {
         writeln!(streams.out, "note: {note}")?;
     }
     if audit && matches!(explanation.verdict, Verdict::Deny(_)) {
@@ -122,16 +133,25 @@ pub(super) fn explain(args: &ExplainArgs, streams: &mut Streams<'_>) -> anyhow::
         let copy = if policy.is_built_in() { "a copy of " } else { "" };
         writeln!(streams.out, "to allow it, add to {copy}{}:\n\n{}", policy.file(), toml.trim_end())?;
     }
+    if let Some(preset) = explanation.preset {
+        writeln!(
+            streams.out,
+            "\nor, with all that belongs to it, \"{preset}\" to `presets` of [egress]; `agentnet policy presets \
+             {preset}` shows what that opens"
+        )?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
 fn decide<'a>(policy: &'a Policy, args: &ExplainArgs) -> anyhow::Result<Explanation<'a>> {
-    let port = match (args.to.port, args.protocol) {
+    let to = args.destination.as_ref().or(args.to.as_ref()).context("there is no HOST:PORT")?;
+    let port = match (to.port, args.protocol) {
         (_, Protocol::Icmp) => 0,
         (Some(port), _) => port,
-        (None, _) => match &args.to.host {
-            Host::Ip(ip) => bail!("--to has no port: write {}", SocketAddr::new(*ip, 443)),
-            Host::Name(name) => bail!("--to has no port: write {name}:443"),
+        (None, _) => match &to.host {
+            Host::Ip(ip) => bail!("there is no port: write {}", SocketAddr::new(*ip, 443)),
+            Host::Name(name) => bail!("there is no port: write {name}:443"),
+            Host::Unix(_) => 0,
         },
     };
     let number = |icmp| match args.protocol {
@@ -139,11 +159,14 @@ fn decide<'a>(policy: &'a Policy, args: &ExplainArgs) -> anyhow::Result<Explanat
         Protocol::Udp => protocol::UDP,
         Protocol::Icmp => icmp,
     };
-    match &args.to.host {
+    match &to.host {
         Host::Ip(ip) => {
             let endpoint = Endpoint::new(Addr::from(*ip), port, number(icmp_for(*ip)));
             Ok(policy.explain(&endpoint, policy.scope(*ip)))
         }
+        Host::Unix(name) => policy.explain_unix(name).with_context(|| {
+            format!("`{}` is not the name of a Unix socket: it has 1 to 108 bytes", name.escape_debug())
+        }),
         Host::Name(name) => policy
             .explain_name(name, number(protocol::ICMP), port)
             .with_context(|| format!("`{}` is neither an address nor a domain name", name.escape_debug())),
@@ -162,12 +185,13 @@ struct ExplanationLine<'a> {
     deny_rule: Option<RuleLine<'a>>,
     near: Option<NearLine<'a>>,
     special: Option<&'static str>,
-    note: Option<&'static str>,
+    note: Option<&'a str>,
+    preset: Option<&'static str>,
     suggestion: Option<&'a str>,
 }
 
 #[derive(Serialize)]
-struct RuleLine<'a> {
+pub(super) struct RuleLine<'a> {
     id: u16,
     text: &'a str,
     file: &'a str,
@@ -205,7 +229,8 @@ fn line<'a>(explanation: &'a Explanation<'a>, audit: bool) -> ExplanationLine<'a
             .near
             .map(|Near { rule, lacks }| NearLine { rule: RuleLine::from(rule), lacks: lacks.label() }),
         special: explanation.special,
-        note: explanation.note,
+        note: explanation.note.as_deref(),
+        preset: explanation.preset,
         suggestion: explanation.suggestion.as_deref(),
     }
 }
@@ -223,6 +248,9 @@ mod tests {
     #[case("[::1]", Host::Ip("::1".parse().unwrap()), None)]
     #[case("::1", Host::Ip("::1".parse().unwrap()), None)]
     #[case("api.github.com:443", Host::Name("api.github.com".to_owned()), Some(443))]
+    #[case("/run/docker.sock", Host::Unix("/run/docker.sock".to_owned()), None)]
+    #[case("@name:1", Host::Unix("@name:1".to_owned()), None)]
+    #[case("unix:a.sock", Host::Unix("a.sock".to_owned()), None)]
     #[case("localhost", Host::Name("localhost".to_owned()), None)]
     fn a_destination_is_read(#[case] text: &str, #[case] host: Host, #[case] port: Option<u16>) {
         assert_eq!(text.parse(), Ok(Destination { host, port }));

@@ -1,21 +1,26 @@
-//! `agentnet policy`: check a policy file, explain what it decides.
+//! `agentnet policy`: check a policy file, explain what it decides, show presets.
 
 use std::{
     io::{self, Write},
+    path::PathBuf,
     process::ExitCode,
 };
 
 use clap::{Args, Subcommand};
 
-use crate::policy::{diagnostic::Diagnostics, schema};
+use crate::policy::{DIRECTORY, Policy, diagnostic::Diagnostics, host::Host, schema};
 
 mod check;
+mod diff;
 mod explain;
+mod presets;
 #[cfg(test)]
 mod tests;
 
 use check::CheckArgs;
+use diff::DiffArgs;
 use explain::ExplainArgs;
+use presets::PresetsArgs;
 
 /// Arguments of `agentnet policy`.
 #[derive(Args, Debug)]
@@ -31,6 +36,10 @@ pub enum PolicyCommand {
     Check(CheckArgs),
     /// Say which rule decides about a destination, or what is missing.
     Explain(ExplainArgs),
+    /// Say what one policy allows and another does not.
+    Diff(DiffArgs),
+    /// List the rules that come with agentnet, or show some of them with their reasons.
+    Presets(PresetsArgs),
     /// Print the JSON Schema of policy files.
     Schema,
 }
@@ -43,6 +52,20 @@ pub fn run(args: PolicyArgs) -> anyhow::Result<ExitCode> {
     // The streams take colour out again where it is not wanted.
     let mut streams = Streams { out: &mut anstream::stdout(), err: &mut anstream::stderr() };
     args.command.run(&mut streams)
+}
+
+/// Where policies are.
+#[derive(Args, Debug)]
+struct Directory {
+    /// Look up names of policies here, before those that are built in.
+    #[arg(long = "policies", value_name = "DIR", default_value = DIRECTORY)]
+    path: PathBuf,
+}
+
+impl Directory {
+    fn load(&self, policy: &str, host: &Host) -> Result<Policy, Diagnostics> {
+        Policy::load_from(&self.path, policy, host)
+    }
 }
 
 /// Where to write.
@@ -69,6 +92,8 @@ impl PolicyCommand {
         match self {
             Self::Check(args) => check::check(&args, streams),
             Self::Explain(args) => explain::explain(&args, streams),
+            Self::Diff(args) => diff::run(&args, streams),
+            Self::Presets(args) => presets::presets(&args, streams),
             Self::Schema => {
                 streams.out.write_all(schema::json_schema().as_bytes())?;
                 Ok(ExitCode::SUCCESS)

@@ -10,7 +10,12 @@ use serde::Serialize;
 
 use super::stderr::Stderr;
 use crate::{
-    alert::{learn, model::Output, render::Renderer, summary::Summary},
+    alert::{
+        learn,
+        model::{FlowAction, Output},
+        render::Renderer,
+        summary::Summary,
+    },
     control::{
         client::Session,
         protocol::{Ready, Reply, too_fast},
@@ -150,7 +155,9 @@ impl Screen {
         for (path, trouble) in troubles {
             self.note(&unwritten(&path, &trouble));
         }
-        if !self.live {
+        // That something allowed is over is for the log; people read how it began and what it came to.
+        let over = matches!(output, Output::Flow(flow) if flow.action == FlowAction::Ended);
+        if !self.live || over && !self.json {
             return;
         }
         self.tell_dropped();

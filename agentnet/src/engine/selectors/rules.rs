@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     fs, io,
-    net::IpAddr,
     path::{Path, PathBuf},
 };
 
@@ -16,7 +15,7 @@ use crate::{
         cgroup::Hierarchy,
         selector::{Rule, Selectors},
     },
-    policy::{selector::Selector, validate::is_policy_name},
+    policy::{host::Host, selector::Selector, validate::is_policy_name},
 };
 
 /// The selectors of each policy.
@@ -29,7 +28,7 @@ pub(super) struct Rules {
 
 impl Rules {
     /// Reads all policies of `directory`. Those that are invalid keep the selectors they had.
-    pub(super) fn read(&mut self, directory: &Path, local: &[IpAddr], slots: &Slots) {
+    pub(super) fn read(&mut self, directory: &Path, host: &Host, slots: &Slots) {
         self.wrong.clear();
         let names = match names(directory) {
             Ok(names) => names,
@@ -43,7 +42,7 @@ impl Rules {
         // Of a policy that is gone nothing new is governed; its agents keep it.
         self.known.retain(|name, _| names.contains(name));
         for name in names {
-            match Selection::again(&Origin::Named(name.clone()), None, directory, local, slots) {
+            match Selection::again(&Origin::Named(name.clone()), None, directory, host, slots) {
                 Ok(selection) => {
                     let agents = &selection.policy.compiled.agents;
                     self.known.insert(name, agents.iter().map(|entry| entry.selector.clone()).collect());
@@ -132,7 +131,7 @@ mod tests {
     const SELECTING: &str = "version = 1\nname = \"a\"\n\n[[agents]]\ncgroup = \"/a/*\"\n";
 
     fn read(rules: &mut Rules, directory: &Path) -> Vec<String> {
-        rules.read(directory, &[], &Slots::default());
+        rules.read(directory, &Host::default(), &Slots::default());
         rules.why().collect()
     }
 

@@ -9,7 +9,7 @@ use aya_obj::generated::bpf_cmd;
 use zerocopy::{Immutable, IntoBytes};
 
 use super::{Check, Subject, program::Insn};
-use crate::kernel::sys::{self, address, address_mut, bpf_fd};
+use crate::kernel::sys::{self, address, bpf_fd};
 
 /// Bytes of the verifier's log.
 const LOG_BYTES: usize = 1 << 16;
@@ -118,43 +118,15 @@ impl Map<'_> {
     }
 }
 
-#[derive(Default, IntoBytes, Immutable)]
-#[repr(C)]
-struct ProgLoad {
-    prog_type: u32,
-    insn_cnt: u32,
-    insns: u64,
-    license: u64,
-    log_level: u32,
-    log_size: u32,
-    log_buf: u64,
-    kern_version: u32,
-    prog_flags: u32,
-    name: [u8; 16],
-    ifindex: u32,
-    expected_attach_type: u32,
-}
-
 /// Loads a program of `BPF_PROG_TYPE_*` for `BPF_*` attachment.
 pub(super) fn load(prog_type: u32, attach_type: u32, program: &[Insn]) -> Result<OwnedFd, Refusal> {
-    let mut attributes = ProgLoad {
-        prog_type,
-        insn_cnt: u32::try_from(program.len()).unwrap_or(u32::MAX),
-        insns: address(program.as_bytes()),
-        license: address(b"GPL\0"),
-        expected_attach_type: attach_type,
-        ..ProgLoad::default()
-    };
-    let source = match bpf_fd(bpf_cmd::BPF_PROG_LOAD, &attributes) {
+    let source = match sys::prog_load(prog_type, attach_type, program.as_bytes(), "", None) {
         Ok(program) => return Ok(program),
         Err(source) => source,
     };
     // The log is asked for only when there is something to read: one that is too small is an error as well.
     let mut log = vec![0_u8; LOG_BYTES];
-    attributes.log_level = 1;
-    attributes.log_size = u32::try_from(log.len()).unwrap_or(u32::MAX);
-    attributes.log_buf = address_mut(&mut log);
-    let again = bpf_fd(bpf_cmd::BPF_PROG_LOAD, &attributes);
+    let again = sys::prog_load(prog_type, attach_type, program.as_bytes(), "", Some(&mut log));
     let complaint = again.is_err().then(|| last_complaint(&log)).flatten();
     Err(Refusal { call: "loading a program", source, complaint })
 }

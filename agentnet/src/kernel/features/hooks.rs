@@ -80,10 +80,13 @@ const SOCK_CREATE: &[Use] = &[
     Use::Clock,
     Use::Ring,
 ];
+const SOCK_RELEASE: &[Use] =
+    &[Use::CgroupStorage, Use::SocketStorage(Socket::Context), Use::Cookie, Use::Clock, Use::Ring];
 const SOCKOPT: &[Use] = &[Use::CgroupStorage, Use::Process, Use::Clock, Use::Ring];
 const SOCKOPS: &[Use] =
     &[Use::CgroupStorage, Use::SocketStorage(SOCK_OPS_SK), Use::StateCallback, Use::Cookie, Use::Clock];
-const UNIX: &[Use] = &[Use::CgroupStorage, Use::Process, Use::Clock, Use::Ring];
+const UNIX: &[Use] =
+    &[Use::CgroupStorage, Use::Tries, Use::Process, Use::KernelMemory, Use::Cookie, Use::Clock, Use::Ring];
 
 const fn hook(
     id: &'static str,
@@ -103,12 +106,13 @@ const HOOKS: &[Hook] = &[
     hook("hook_sendmsg4", "sendmsg4", CGROUP_SOCK_ADDR, 14, SOCK_ADDR),
     hook("hook_sendmsg6", "sendmsg6", CGROUP_SOCK_ADDR, 15, SOCK_ADDR),
     hook("hook_sock_create", "sock_create", CGROUP_SOCK, 2, SOCK_CREATE),
+    hook("hook_sock_release", "sock_release", CGROUP_SOCK, 34, SOCK_RELEASE),
     hook("hook_setsockopt", "setsockopt", CGROUP_SOCKOPT, 22, SOCKOPT),
     hook("hook_sock_ops", "sock_ops", SOCK_OPS, 3, SOCKOPS),
 ];
 
 const fn unix_hook(id: &'static str, title: &'static str, attach_type: u32) -> Hook {
-    let subject = Subject::optional(id, title, Purpose::Later);
+    let subject = Subject::optional(id, title, Purpose::Enforcement);
     Hook { subject, prog_type: CGROUP_SOCK_ADDR, attach_type, uses: UNIX }
 }
 
@@ -122,6 +126,10 @@ const MSG: Subject = Subject::optional("hook_sk_msg", "sk_msg", Purpose::Later);
 /// What is lost without tcx, and how to get it.
 const NO_TCX: &str = "use Linux 6.6 or later with CONFIG_NET_XGRESS=y; until then what attached containers send without \
                       a socket (packet sockets, TUN devices) is not judged";
+
+/// What is lost without the hooks at Unix sockets, and how to get them.
+const NO_UNIX: &str = "use Linux 6.7 or later with CONFIG_CGROUP_BPF=y, not in lockdown for confidentiality; until then agents \
+                       may talk to every Unix socket of this host that file permissions let them";
 
 /// Tries them all. `cgroup.kill` is among them: it shows only in a cgroup below the top, and here is one.
 pub(super) fn probe(privileges: &Privileges) -> Vec<Check> {
@@ -144,8 +152,7 @@ pub(super) fn probe(privileges: &Privileges) -> Vec<Check> {
 
 impl Hook {
     fn check(&self, maps: &Maps, scratch: Result<&Scratch, &String>) -> Check {
-        let fix =
-            if self.subject.required { KERNEL } else { "use Linux 6.7 or later with CONFIG_CGROUP_BPF=y" };
+        let fix = if self.subject.required { KERNEL } else { NO_UNIX };
         let Some(program) = assemble(self.uses, maps) else {
             return self.subject.unknown("cannot be tried without the maps above");
         };

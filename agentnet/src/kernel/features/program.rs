@@ -109,6 +109,8 @@ pub(super) enum Use {
     Ring,
     /// Takes the pid, user and name of the current process.
     Process,
+    /// Reads memory of the kernel: where a hook is told too little.
+    KernelMemory,
     /// Reads the clock.
     Clock,
     /// Asks for the socket's cookie.
@@ -132,6 +134,7 @@ impl Use {
             Self::Tries => "lookup in a trie of an array of maps",
             Self::Ring => "bpf_ringbuf_output",
             Self::Process => "bpf_get_current_pid_tgid, _uid_gid or _comm",
+            Self::KernelMemory => "bpf_probe_read_kernel",
             Self::Clock => "bpf_ktime_get_ns",
             Self::Cookie => "bpf_get_socket_cookie",
             Self::Packet => "bpf_skb_load_bytes",
@@ -184,6 +187,7 @@ impl Use {
                 [&record[..], &map(1, maps.ring.as_ref()?), &stack(2, -8), &[call(130)]].concat()
             }
             Self::Process => [&[call(14), call(15)][..], &stack(1, -16), &[set(2, 16), call(16)]].concat(),
+            Self::KernelMemory => [&stack(1, -8)[..], &[set(2, 8), mov(3, CTX), call(113)]].concat(),
             Self::Clock => vec![call(5)],
             Self::Cookie => vec![mov(1, CTX), call(46)],
             Self::Packet => [&[mov(1, CTX), set(2, 0), set(4, 8)][..], &stack(3, -8), &[call(26)]].concat(),

@@ -1,14 +1,20 @@
-//! Traffic that runs every program: own listeners on loopback, both families, TCP and UDP.
+//! Traffic that runs every program: own listeners on loopback, both families, TCP and UDP, and a Unix socket.
 
 use std::{
+    fs,
     io::{self, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::unix::net::UnixDatagram,
+    path::{Path, PathBuf},
 };
 
 /// Connections and datagrams for each family.
 const ROUNDS: usize = 500;
 /// Small messages on one connection: what an established flow costs.
 const MESSAGES: usize = 20;
+
+/// The directory in which Unix sockets are open.
+pub(super) const DOORS: &str = "/tmp/";
 
 /// Makes the traffic in this process, which is already governed.
 ///
@@ -19,6 +25,21 @@ pub fn exercise() -> io::Result<()> {
         let any_port = SocketAddr::new(address, 0);
         tcp(&TcpListener::bind(any_port)?)?;
         udp(&UdpSocket::bind(any_port)?, &UdpSocket::bind(any_port)?)?;
+    }
+    let path = PathBuf::from(format!("{DOORS}agentnet-verify-{}.sock", std::process::id()));
+    let result = unix(&path);
+    fs::remove_file(&path)?;
+    result
+}
+
+fn unix(path: &Path) -> io::Result<()> {
+    let server = UnixDatagram::bind(path)?;
+    let mut byte = [0];
+    for _ in 0..ROUNDS {
+        let client = UnixDatagram::unbound()?;
+        client.send_to(b"x", path)?;
+        client.connect(path)?;
+        server.recv(&mut byte)?;
     }
     Ok(())
 }

@@ -18,7 +18,7 @@ pub use exercise::exercise;
 
 use super::{
     Kernel, KernelError,
-    links::HOOKS,
+    links::{GATE, HOOKS, TAILS},
     mounts::{MountError, cgroup2_mount, ensure_bpffs},
     object,
     tcx::{self, Tcx},
@@ -82,8 +82,12 @@ pub fn verify_all(exerciser: Command) -> Result<Vec<ProgramReport>, VerifyError>
     let bench = Bench::new()?;
     let kernel = bench.run(exerciser)?;
     let hooks = HOOKS.iter().map(|hook| (hook.program, hook.door));
+    let tails = TAILS.iter().map(|tail| (tail.program, tail.duty));
     let reports = hooks
+        .chain(tails)
+        .chain([(GATE.program, GATE.duty)])
         .chain(tcx::PROGRAMS)
+        .chain(kernel.unix().each().map(|(hook, _)| (hook.program, hook.door)))
         .map(|(program, door)| {
             let info = kernel.program_info(program)?;
             let runs = info.run_count();
@@ -177,6 +181,8 @@ fn loopback_only(cfg: AgentCfg) -> Compiled {
         flags: cfg.flags,
         nets: vec![root],
         names: Vec::new(),
+        doors: crate::policy::unix::parse(exercise::DOORS).into_iter().collect(),
+        resolution: crate::policy::resolvers::Resolution::default(),
         agents: Vec::new(),
         detect: crate::detect::action::Actions::default(),
         rules: Vec::new(),

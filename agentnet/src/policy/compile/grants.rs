@@ -22,6 +22,8 @@ pub(super) struct Findings {
     pub(super) too_many: Vec<(RuleId, String)>,
     /// Allow rules that denies leave nothing of.
     pub(super) unreachable: Vec<RuleId>,
+    /// How many names there would be.
+    pub(super) too_many_names: Option<usize>,
 }
 
 /// What is allowed and denied at a place. Cheap to clone.
@@ -87,6 +89,11 @@ impl Grants {
             allowed.push((id, traffic));
         }
         Self { allowed: Rc::new(allowed), denied }
+    }
+
+    /// Whether something is allowed here that is not denied `there`.
+    pub(super) fn leave_something(&self, there: &Self) -> bool {
+        self.allowed.iter().any(|(_, traffic)| !traffic.minus(&there.denied).is_empty())
     }
 
     /// As the kernel reads it, with `flags` (`RULESET_*`).

@@ -48,7 +48,7 @@ impl NameTables for Compiled {
 
 /// The key of the name above: without the first label, which is the last thing in the key, its length at
 /// the very end.
-fn parent(key: &[u8]) -> Option<&[u8]> {
+pub(super) fn parent(key: &[u8]) -> Option<&[u8]> {
     let (&length, rest) = key.split_last()?;
     let end = rest.len().checked_sub(agentnet_common::name::label_length(length))?;
     rest.get(..end)

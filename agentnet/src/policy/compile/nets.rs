@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use agentnet_common::{
-    abi::{RULESET_LOCAL, RULESET_SPECIAL},
+    abi::{RULESET_LOCAL, RULESET_RESOLVER, RULESET_SPECIAL},
     verdict::RuleId,
 };
 
@@ -23,6 +23,8 @@ struct Node<'a> {
     rules: Vec<(RuleId, &'a Rule)>,
     /// `RULESET_*` of a special-purpose network.
     special: Option<u16>,
+    /// `RULESET_*` that the node has by itself, and none inside.
+    own: u16,
 }
 
 /// A resolved node.
@@ -32,15 +34,23 @@ struct Resolved {
     flags: u16,
 }
 
-/// The nodes of the rules of `valid` and of the special-purpose networks of a host that has the addresses
-/// `local`, sorted by prefix length, then address.
-pub(super) fn compile(valid: &Valid, local: &[IpAddr], findings: &mut Findings) -> Vec<NetEntry> {
+/// The nodes of the rules of `valid`, of the special-purpose networks of a host that has the addresses `local`, and
+/// of its `resolvers`, sorted by prefix length, then address.
+pub(super) fn compile(
+    valid: &Valid,
+    local: &[IpAddr],
+    resolvers: &[IpAddr],
+    findings: &mut Findings,
+) -> Vec<NetEntry> {
     let mut nodes: BTreeMap<Net, Node<'_>> = BTreeMap::new();
     nodes.entry(Net::ROOT).or_default();
     nodes.entry(Net::V4).or_default();
     for special in special::networks(local) {
         let flags = if special.local { RULESET_SPECIAL | RULESET_LOCAL } else { RULESET_SPECIAL };
         *nodes.entry(special.net).or_default().special.get_or_insert(0) |= flags;
+    }
+    for &resolver in resolvers {
+        nodes.entry(Net::host(resolver)).or_default().own = RULESET_RESOLVER;
     }
     for (id, rule) in valid.numbered() {
         if let Some(net) = rule.net() {
@@ -66,7 +76,11 @@ pub(super) fn compile(valid: &Valid, local: &[IpAddr], findings: &mut Findings) 
             None => (outer, inherited),
         };
         let grants = outer.with(&node.rules, findings, || net.to_string());
-        entries.push(NetEntry { addr: net.addr(), prefix: net.prefix(), rules: grants.ruleset(flags) });
+        entries.push(NetEntry {
+            addr: net.addr(),
+            prefix: net.prefix(),
+            rules: grants.ruleset(flags | node.own),
+        });
         stack.push(Resolved { net, grants, flags });
     }
     entries.sort_by_cached_key(super::lookup::net_order);

@@ -11,6 +11,7 @@ use toml::{
 use super::{Field, PortText};
 use crate::policy::{
     diagnostic::{Code, Diagnostic, quote},
+    resolvers,
     schema::{self, Choice, Key, Kind, Table},
 };
 
@@ -138,12 +139,33 @@ impl<'i, 'p> Walker<'i, 'p> {
         })
     }
 
-    /// A list that is not empty.
+    /// A list of texts.
+    pub(crate) fn strings(&mut self, name: &'static str) -> Field<Vec<Spanned<String>>> {
+        self.list(name).and_then(|list| {
+            let texts = list.get_ref().iter().map(|item| {
+                let text = item.get_ref().as_str().map(|text| spanned(item, text.to_owned()));
+                if text.is_none() {
+                    self.problems.push(Diagnostic::new(
+                        Code::WrongType,
+                        item.span(),
+                        format!("`{name}` takes strings, not {}", type_name(item.get_ref())),
+                    ));
+                }
+                text
+            });
+            // All are looked at before one that is wrong ends it.
+            let texts: Vec<_> = texts.collect();
+            Some(spanned(&list, texts.into_iter().collect::<Option<_>>()?))
+        })
+    }
+
+    /// A list that is not empty, unless its kind may be.
     fn list(&mut self, name: &'static str) -> Field<DeArray<'i>> {
+        let may_be_empty = self.spec.key(name).is_some_and(|key| matches!(key.kind, Kind::Suffixes));
         self.take(name).and_then(|value| {
             let span = value.span();
             let DeValue::Array(list) = value.into_inner() else { return None };
-            if list.is_empty() {
+            if list.is_empty() && !may_be_empty {
                 self.problems.push(
                     Diagnostic::new(Code::EmptyList, span, format!("`{name}` is empty"))
                         .help(format!("list at least one, or remove `{name}`")),
@@ -233,7 +255,15 @@ impl Kind {
                 Self::Name | Self::Cidr | Self::Domain | Self::Pattern | Self::Text(_) | Self::Choice(_),
                 DeValue::String(_),
             )
-            | (Self::Ports | Self::Choices(_), DeValue::Array(_))
+            | (
+                Self::Ports
+                | Self::Choices(_)
+                | Self::UnixNames
+                | Self::Presets
+                | Self::Resolvers
+                | Self::Suffixes,
+                DeValue::Array(_),
+            )
             | (Self::Table(_) | Self::Detect, DeValue::Table(_)) => true,
             (Self::Tables(_), DeValue::Array(list)) => {
                 list.iter().all(|item| matches!(item.get_ref(), DeValue::Table(_)))
@@ -251,6 +281,11 @@ impl Kind {
             Self::Domain => ("a string", format!("write {name} = \"example.com\", one rule for each name")),
             Self::Pattern => ("a string", format!("write {name} = \"...\", one entry for each pattern")),
             Self::Ports => ("a list", format!("write {name} = [443, \"8000-8099\"]")),
+            Self::UnixNames => ("a list", format!("write {name} = [\"/run/postgresql/\"]")),
+            Self::Presets => ("a list", format!("write {name} = [\"github\"]")),
+            Self::Resolvers | Self::Suffixes => {
+                ("a list", format!("write {name} = [\"{}\"]", resolvers::SYSTEM))
+            }
             Self::Text(example) => ("a string", format!("write {name} = \"{example}\"")),
             Self::Choice(choices) => {
                 ("a string", format!("one of {}", list(choices.iter().map(|c| format!("\"{}\"", c.word)))))
@@ -294,7 +329,7 @@ fn unknown_key(spec: &Table, name: &str, span: Range<usize>) -> (Diagnostic, Opt
 }
 
 /// The word most like `text`, if one is like it.
-fn closest<'a>(text: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn closest<'a>(text: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     const ALIKE: f64 = 0.6;
     words
         .map(|word| (strsim::normalized_damerau_levenshtein(text, word), word))

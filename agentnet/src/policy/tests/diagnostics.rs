@@ -3,8 +3,9 @@
 use std::collections::HashSet;
 
 use crate::policy::{
-    Policy,
+    Policy, compile,
     diagnostic::{Code, Diagnostics},
+    host::Host,
 };
 
 /// What is said about a file with this content, errors and warnings alike.
@@ -26,12 +27,7 @@ const BELOW_HEAD: &[(&str, &str)] = &[
     ("unknown_key_of_rule", "[[egress.allow]]\ncidr = \"10.0.0.0/8\"\nport = [443]\n"),
     (
         "not_enforced",
-        r#"extends = "base"
-
-[egress]
-presets = ["github"]
-
-[[egress.allow]]
+        r#"[[egress.allow]]
 domain = "example.com"
 app = "any"
 sni = "off"
@@ -40,9 +36,6 @@ quic = "allow"
 
 [[egress.allow]]
 proxy = "http://proxy.corp:3128"
-
-[dns]
-resolvers = ["system"]
 
 [tls]
 sni = "required"
@@ -74,6 +67,52 @@ protocols = [6, "tcp"]
 ports = [1.5, true, "x"]
 "#,
     ),
+    ("presets", "[egress]\npresets = [\"githb\", \"pypi\", \"pypi\", \"everything\", 7]\n"),
+    ("presets_are_a_list", "[egress]\npresets = \"github\"\n"),
+    ("presets_are_not_empty", "[egress]\npresets = []\n[dns]\nresolvers = []\n"),
+    ("unknown_preset", "[egress]\npresets = [\"githb\", \"pypi\", \"pypi\", \"everything\"]\n"),
+    (
+        "rules_of_a_preset",
+        r#"[egress]
+presets = ["pypi"]
+
+[[egress.allow]]
+domain = "pypi.org"
+
+[[egress.deny]]
+domain = "files.pythonhosted.org"
+
+[[egress.allow]]
+cidr = "203.0.113.0/24"
+ports = [443]
+"#,
+    ),
+    ("extends_nothing_known", "extends = \"codding\"\n"),
+    ("extends_nothing_alike", "extends = \"Büro\"\n"),
+    (
+        "resolvers",
+        r#"[dns]
+resolvers = [
+    "system",
+    "192.0.2.53:53",
+    "[2001:db8::53]:853",
+    "fe80::53%eth0",
+    "::ffff:192.0.2.53",
+    "dns.example.com",
+    "0.0.0.0",
+    "224.0.0.251",
+    "192.0.2.53",
+]
+search = ["system", "*.corp.example", "a..b"]
+"#,
+    ),
+    (
+        "too_many_resolvers",
+        r#"[dns]
+resolvers = ["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4", "192.0.2.5", "192.0.2.6", "192.0.2.7", "192.0.2.8", "192.0.2.9"]
+"#,
+    ),
+    ("no_search", "[dns]\nsearch = []\nresolvers = \"system\"\n"),
     ("wrong_type_of_table", "egress = []\nlocal = { loopback = true, listen = 1979-05-27 }\n"),
     (
         "unknown_value",
@@ -116,6 +155,16 @@ unti = "claude.service"
 unit = 7
 "#,
     ),
+    (
+        "unix_name",
+        "[local]\nunix_allow = [\"docker.sock\", \"/\", \"/run/../a\", \"@\", \"/run/a\\u0000b\"]\n",
+    ),
+    (
+        "unix_door",
+        "[local]\nunix_allow = [\"/run/docker.sock\", \"/run/nscd/socket\", \"/dev/log\", \"@name\"]\n",
+    ),
+    ("unix_changeable", "[local]\nunix_allow = [\"/tmp/a.sock\"]\n"),
+    ("unix_allow_unused", "[local]\nunix = \"any\"\nunix_allow = [\"@name\"]\n"),
     ("missing_ports", "[[egress.allow]]\ncidr = \"192.0.2.0/24\"\n"),
     (
         "target",
@@ -273,6 +322,93 @@ ports = [22]
     ("control_characters", "\"mood\\u001b[31m\" = 1\nmode = \"\\u202eecrofne\"\n"),
 ];
 
+/// Files of a directory of policies, the one that is asked for first, of which one is wrong.
+const SEVERAL: &[(&str, &[(&str, &str)])] = &[
+    ("extends_itself", &[("a", "extends = \"a\"\n")]),
+    (
+        "extend_each_other",
+        &[("a", "extends = \"b\"\n"), ("b", "extends = \"c\"\n"), ("c", "extends = \"b\"\n")],
+    ),
+    (
+        "extend_too_often",
+        &[
+            ("a", "extends = \"b\"\n"),
+            ("b", "extends = \"c\"\n"),
+            ("c", "extends = \"d\"\n"),
+            ("d", "extends = \"e\"\n"),
+            ("e", "extends = \"f\"\n"),
+            ("f", "extends = \"g\"\n"),
+            ("g", "extends = \"h\"\n"),
+            ("h", "extends = \"i\"\n"),
+            ("i", "extends = \"j\"\n"),
+            ("j", ""),
+        ],
+    ),
+    (
+        "extended_is_wrong",
+        &[
+            ("a", "extends = \"b\"\n\n[local]\nloopback = \"self\"\n"),
+            ("b", "extends = \"c\"\n\n[[egress.deny]]\ncidr = \"10.0.0.1/8\"\n"),
+            ("c", "mode = = 1\n"),
+        ],
+    ),
+    (
+        "denied_elsewhere",
+        &[
+            (
+                "a",
+                "extends = \"b\"\n\n[[egress.allow]]\ncidr = \"0.0.0.0/0\"\nports = [443]\n\n[[egress.allow]]\ndomain = \"www.example.com\"\n",
+            ),
+            (
+                "b",
+                "[[egress.deny]]\ndomain = \"*.example.com\"\n\n[[egress.allow]]\ndomain = \"example.net\"\n\n[[egress.deny]]\ndomain = \"example.net\"\n",
+            ),
+        ],
+    ),
+];
+
+/// What is said about the first of some files of a directory.
+fn problems_of(files: &[(&str, &str)]) -> Diagnostics {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, lines) in files {
+        let text = format!("version = 1\nname = \"{name}\"\n\n{lines}");
+        std::fs::write(directory.path().join(format!("{name}.toml")), text).unwrap();
+    }
+    match Policy::load_from(directory.path(), files[0].0, &Host::default()) {
+        Ok(policy) => policy.warnings,
+        Err(problems) => problems,
+    }
+}
+
+#[test]
+fn problems_of_several_files_read_well() {
+    // Where they lie differs from run to run.
+    let mut settings = insta::Settings::clone_current();
+    settings.add_filter(r"/[^ `]*/\.tmp[^/`]*", "POLICIES");
+    settings.bind(|| {
+        for (name, files) in SEVERAL {
+            let problems = problems_of(files);
+            assert!(!problems.is_empty(), "{name}: nothing is said");
+            insta::assert_snapshot!(*name, problems.render(false));
+            for line in problems.json_lines().lines() {
+                serde_json::from_str::<serde_json::Value>(line).unwrap();
+            }
+        }
+    });
+}
+
+#[test]
+fn more_names_than_fit_are_an_error() {
+    use std::fmt::Write as _;
+    let mut text = with_head("[dns]\nsearch = [\"a.example\", \"b.example\"]\n");
+    for rule in 0..=compile::MOST_NAMES / 3 {
+        write!(text, "[[egress.allow]]\ndomain = \"n{rule}.example\"\n").unwrap();
+    }
+    let problems = problems(&text);
+    let told: Vec<_> = problems.items().iter().map(|problem| problem.code).collect();
+    assert_eq!(told, [Code::TooManyNames], "{problems}");
+}
+
 /// Whole files that are wrong.
 const FILES: &[(&str, &str)] = &[
     ("syntax", "version = 1\nname = \"unfinished\nmode = = 1\n\n[egress\n"),
@@ -337,7 +473,6 @@ loopback = []
         "unknown_value",
         "too_many_ranges",
         "domain",
-        "names_not_resolved",
         "deny_not_enforced",
         "unreachable",
         "wrong_type",
@@ -353,7 +488,7 @@ fn every_diagnostic_has_a_snapshot() {
     let seen: HashSet<_> =
         all().iter().flat_map(|(_, problems)| problems.items()).map(|problem| problem.code).collect();
     // Those that need a directory, a very long file or another kind of file have tests of their own.
-    let elsewhere = [Code::Unreadable, Code::NotFound, Code::TooManyRules, Code::Value];
+    let elsewhere = [Code::Unreadable, Code::TooManyRules, Code::TooManyNames, Code::Extends, Code::Value];
     for code in Code::ALL.iter().filter(|code| !elsewhere.contains(code)) {
         assert!(seen.contains(code), "{code:?} is in no snapshot");
     }

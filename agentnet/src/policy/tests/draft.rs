@@ -7,14 +7,14 @@ use std::{
     fmt::{Debug, Write as _},
     hash::Hash,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    sync::Arc,
+    path::Path,
 };
 
 use agentnet_common::{
     abi::{LOCAL_ANY, LOCAL_DENY, LOCAL_OWN},
     addr::{Addr, Endpoint, protocols},
     name::NameKey,
-    verdict::{Scope, Verdict, decide, decide_name},
+    verdict::{Scope, Verdict, decide, decide_name, held_to_call},
 };
 use proptest::{prelude::*, test_runner::TestCaseError};
 use toml::Spanned;
@@ -23,7 +23,10 @@ use super::scan::{PROTOCOLS, Rule, scan, scan_name};
 use crate::policy::{
     Policy,
     diagnostic::{Code, Diagnostics, Severity, Source},
+    host::Host,
+    name::Name,
     parse::{Document, Field, PortText, RuleText},
+    resolvers::{Resolution, is_unicast},
     schema,
 };
 
@@ -59,8 +62,11 @@ const PREFIXES_V6: &[u32] = &[0, 3, 7, 8, 10, 16, 32, 48, 64, 96, 126, 127, 128]
 /// Addresses that the host may have.
 const LOCAL: &[&str] = &["127.0.0.1", "::1", "10.20.0.1", "203.0.113.5", "2001:db8::1", "fe80::1"];
 
+/// Domains that may be tried behind a name: some are among those that rules are about.
+const SEARCH: &[&str] = &["a", "b", "a.b", "b.a.b", "corp.example"];
+
 /// Ports near each other and at the end, so that ranges touch, nest and overlap.
-const PORTS: &[u16] = &[1, 2, 3, 4, 5, 6, 7, 8, 443, 443, 443, u16::MAX - 2, u16::MAX - 1, u16::MAX];
+const PORTS: &[u16] = &[1, 2, 3, 4, 5, 6, 7, 8, 53, 443, 443, 443, u16::MAX - 2, u16::MAX - 1, u16::MAX];
 
 /// IANA numbers, the one most rules are about more often.
 const NUMBERS: &[u8] = &[6, 6, 6, 6, 6, 6, 6, 6, 17, 1, 58, 132];
@@ -185,11 +191,12 @@ impl Target for Network {
 
     fn decide(policy: &Policy, &((ip, port, protocol), scope): &Self::Question) -> Verdict {
         let cfg = policy.compiled.agent_cfg(1, 0, 0);
-        decide(&policy.compiled, &cfg, &Endpoint::new(Addr::from(ip), port, protocol), scope)
+        let endpoint = Endpoint::new(Addr::from(ip), port, protocol);
+        held_to_call(decide(&policy.compiled, &cfg, &endpoint, scope), &endpoint)
     }
 
     fn scan(draft: &Draft<Self>, &(endpoint, scope): &Self::Question) -> Verdict {
-        scan(&draft.rules, &draft.local, draft.loopback, endpoint, scope)
+        scan(&draft.rules, &draft.local, &draft.servers, draft.loopback, endpoint, scope)
     }
 }
 
@@ -297,6 +304,10 @@ pub(super) struct Draft<T> {
     pub(super) rules: Vec<Rule<T>>,
     local: Vec<IpAddr>,
     loopback: &'static str,
+    /// Who is asked for names.
+    pub(super) servers: Vec<IpAddr>,
+    /// What is tried behind them.
+    pub(super) search: Vec<&'static str>,
 }
 
 /// How a [`Draft`] becomes a policy.
@@ -330,6 +341,11 @@ impl<T: Target> Draft<T> {
         text
     }
 
+    fn host(&self) -> Host {
+        let search = self.search.iter().map(|name| Name::parse(name).unwrap()).collect();
+        Host { local: self.local.clone(), resolution: Resolution { servers: self.servers.clone(), search } }
+    }
+
     fn past_parser(&self) -> Result<Policy, Diagnostics> {
         let (allow, deny): (Vec<_>, Vec<_>) = self.rules.iter().enumerate().partition(|(_, rule)| rule.allow);
         let texts = |rules: Vec<(usize, &Rule<T>)>| {
@@ -343,8 +359,8 @@ impl<T: Target> Draft<T> {
             deny: texts(deny),
             ..Document::default()
         };
-        let source = Arc::new(Source::new("random.toml", ""));
-        Policy::from_document(source, document, &self.local, Vec::new())
+        let source = Source::new("random.toml", "");
+        Policy::from_document(Path::new(""), source, document, &self.host(), Vec::new())
     }
 
     /// The same with `rule` at `place`.
@@ -366,7 +382,7 @@ impl<T: Target> Draft<T> {
     /// The policy. A few have more ranges at one place than fit: `None`.
     pub(super) fn policy(&self, way: Way) -> Result<Option<Policy>, TestCaseError> {
         let policy = match way {
-            Way::Text => Policy::from_text("random.toml", &self.text(), &self.local),
+            Way::Text => Policy::read_from(Path::new(""), "random.toml", &self.text(), &self.host()),
             Way::Document => self.past_parser(),
         };
         match policy {
@@ -405,6 +421,11 @@ pub(super) fn any_case<T: Target>(questions: usize) -> impl Strategy<Value = Cas
                 rules: rules.iter().map(rule).collect(),
                 local,
                 loopback: host.pick(&["own", "deny", "any"]),
+                servers: (0..host.roll(3))
+                    .map(|_| host.ip().to_canonical())
+                    .filter(|ip| is_unicast(*ip))
+                    .collect(),
+                search: (0..host.roll(3)).map(|_| host.pick(SEARCH)).collect(),
             };
             // As many denies as allows.
             let another = Rule::draw(&mut Dice(more[1]), 50);

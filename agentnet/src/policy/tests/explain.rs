@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use agentnet_common::{
     addr::{Addr, Endpoint, protocol},
-    verdict::Scope,
+    verdict::{Scope, Verdict},
 };
 
 use crate::policy::{Policy, explain::Explanation, name::PatternError};
@@ -44,6 +44,10 @@ domain = "example.net"
 
 [[egress.deny]]
 domain = "evil.example.com"
+
+[dns]
+resolvers = ["192.0.2.53"]
+search = ["corp.example"]
 "#;
 
 fn policy() -> Policy {
@@ -52,7 +56,7 @@ fn policy() -> Policy {
 
 fn told(explanation: &Explanation<'_>) -> String {
     let mut text = format!("{explanation}\n");
-    if let Some(note) = explanation.note {
+    if let Some(note) = &explanation.note {
         writeln!(text, "note: {note}").unwrap();
     }
     text.push_str(explanation.suggestion.as_deref().unwrap_or("no suggestion\n"));
@@ -103,11 +107,46 @@ fn names() {
         ("below.evil.example.com", 443),
         ("example.org", 8443),
         ("badexample.com", 443),
+        ("example.net.corp.example", 443),
+        ("pypi.org", 443),
     ] {
         writeln!(text, "{}", told(&policy.explain_name(name, protocol::TCP, port).unwrap())).unwrap();
     }
     insta::assert_snapshot!("explain_names", text);
     assert_eq!(policy.explain_name("*.x", protocol::TCP, 1).unwrap_err(), PatternError::Wildcard);
+}
+
+#[test]
+fn unix_sockets() {
+    let text =
+        "version = 1\nname = \"test\"\n[local]\nunix_allow = [\"/run/a.sock\", \"/run/pg/\", \"@name\"]\n";
+    let policy = Policy::from_text("test.toml", text, &[]).unwrap();
+    let mut told_of = String::new();
+    for name in [
+        "/run/a.sock",
+        "/run/pg/.s.PGSQL.5432",
+        "@name",
+        "/run/pg/../a.sock",
+        "/run/pg",
+        "/var/run/docker.sock",
+        "/run/systemd/resolve/io.systemd.Resolve",
+        "/tmp/own.sock",
+        "own.sock",
+        "@other",
+    ] {
+        let explanation = policy.explain_unix(name).unwrap();
+        writeln!(told_of, "{}", told(&explanation)).unwrap();
+        if let Some(suggestion) = explanation.suggestion {
+            let head = "version = 1\nname = \"test\"\n";
+            let better = Policy::from_text("test.toml", &format!("{head}{suggestion}"), &[]).unwrap();
+            assert!(matches!(better.explain_unix(name).unwrap().verdict, Verdict::Allow(_)), "{name}");
+        }
+    }
+    insta::assert_snapshot!("explain_unix", told_of);
+    assert!(policy.explain_unix("").is_none() && policy.explain_unix(&"x".repeat(109)).is_none());
+    let any =
+        Policy::from_text("test.toml", "version = 1\nname = \"test\"\nlocal.unix = \"any\"\n", &[]).unwrap();
+    assert_eq!(any.explain_unix("a").unwrap().to_string(), "unix a is allowed: `[local] unix` is \"any\"");
 }
 
 #[test]

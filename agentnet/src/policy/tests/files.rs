@@ -8,7 +8,8 @@ use rstest::rstest;
 use crate::policy::{
     BUILT_IN, Policy,
     diagnostic::{Code, Diagnostics},
-    schema, special,
+    host::Host,
+    presets, schema, special,
 };
 
 const POLICIES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../policies");
@@ -24,14 +25,10 @@ fn every_published_policy_is_valid() {
     for entry in fs::read_dir(POLICIES).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|extension| extension == "toml") {
-            let policy =
-                Policy::load(path.to_str().unwrap(), &[]).unwrap_or_else(|problems| panic!("{problems}"));
+            let policy = Policy::load(path.to_str().unwrap(), &Host::default())
+                .unwrap_or_else(|problems| panic!("{problems}"));
             assert_eq!(Some(policy.compiled.name.as_str()), path.file_stem().unwrap().to_str());
-            assert!(
-                policy.warnings.items().iter().all(|warning| warning.code == Code::NamesNotResolved),
-                "{}",
-                policy.warnings
-            );
+            assert!(policy.warnings.items().is_empty(), "{}", policy.warnings);
             files += 1;
         }
     }
@@ -61,7 +58,7 @@ fn every_policy_in_the_documentation_is_valid() {
 fn every_built_in_policy_has_the_name_it_is_found_by() {
     let empty = tempfile::tempdir().unwrap();
     for (name, _) in BUILT_IN {
-        let policy = Policy::load_from(empty.path(), name, &[]).unwrap();
+        let policy = Policy::load_from(empty.path(), name, &Host::default()).unwrap();
         assert_eq!(policy.compiled.name, *name);
         assert_eq!(policy.compiled.mode, MODE_ENFORCE);
         assert!(policy.is_built_in());
@@ -80,7 +77,7 @@ fn the_published_schema_is_current() {
 #[test]
 fn a_file_of_the_directory_comes_before_a_built_in_policy() {
     let directory = tempfile::tempdir().unwrap();
-    let load = |name: &str| Policy::load_from(directory.path(), name, &[]);
+    let load = |name: &str| Policy::load_from(directory.path(), name, &Host::default());
     assert!(load("offline").unwrap().is_built_in());
     let text = "version = 1\nname = \"offline\"\nmode = \"audit\"\n";
     fs::write(directory.path().join("offline.toml"), text).unwrap();
@@ -99,7 +96,7 @@ fn a_file_of_the_directory_comes_before_a_built_in_policy() {
 #[case("/", Code::Unreadable)]
 #[case("/dev/zero", Code::Unreadable)]
 fn what_cannot_be_read_is_one_clear_error(#[case] policy: &str, #[case] code: Code) {
-    let problems = Policy::load(policy, &[]).unwrap_err();
+    let problems = Policy::load(policy, &Host::default()).unwrap_err();
     assert_eq!(only_code(&problems), code);
     assert_eq!(problems.file(), policy);
 }
@@ -109,14 +106,14 @@ fn what_is_not_text_is_one_clear_error() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("latin1.toml");
     fs::write(&file, b"name = \"caf\xe9\"\n").unwrap();
-    let problems = Policy::load(file.to_str().unwrap(), &[]).unwrap_err();
+    let problems = Policy::load(file.to_str().unwrap(), &Host::default()).unwrap_err();
     assert_eq!(only_code(&problems), Code::Unreadable);
     assert!(problems.to_string().contains("not UTF-8 text (byte 11)"), "{problems}");
 }
 
 #[test]
 fn without_a_policy_everything_is_reported_and_nothing_refused() {
-    let policy = Policy::audit();
+    let policy = Policy::audit(&Host::default());
     assert_eq!(policy.compiled.mode, MODE_AUDIT);
     assert!(policy.warnings.is_empty());
     assert!(policy.compiled.nets.iter().any(|entry| entry.prefix == 0));
@@ -125,7 +122,7 @@ fn without_a_policy_everything_is_reported_and_nothing_refused() {
 
 #[test]
 fn audit_can_be_forced() {
-    let mut policy = Policy::load(&format!("{POLICIES}/offline.toml"), &[]).unwrap();
+    let mut policy = Policy::load(&format!("{POLICIES}/offline.toml"), &Host::default()).unwrap();
     assert_eq!((policy.compiled.loopback, policy.compiled.listen), (LOCAL_OWN, LOCAL_DENY));
     policy.force_audit();
     assert_eq!(policy.compiled.mode, MODE_AUDIT);
@@ -159,13 +156,21 @@ fn the_reference_has_every_kind_of_finding() {
 #[test]
 fn the_reference_names_every_key_code_and_special_network() {
     let reference = include_str!("../../../../docs/policy.md");
-    let tables =
-        [&schema::POLICY, &schema::EGRESS, &schema::ALLOW, &schema::DENY, &schema::LOCAL, &schema::DETECTOR];
+    let tables = [
+        &schema::POLICY,
+        &schema::EGRESS,
+        &schema::ALLOW,
+        &schema::DENY,
+        &schema::LOCAL,
+        &schema::DNS,
+        &schema::DETECTOR,
+    ];
     let keys = tables.iter().flat_map(|table| table.keys).map(|key| key.name.to_owned());
     let kinds = schema::detect().keys.iter().map(|key| key.name.to_owned());
     let codes = Code::ALL.iter().map(|code| code.label().to_owned());
     let networks = special::SPECIAL.iter().map(|special| special.net.to_string());
-    for word in keys.chain(kinds).chain(codes).chain(networks) {
+    let presets = presets::names().map(str::to_owned);
+    for word in keys.chain(kinds).chain(codes).chain(networks).chain(presets) {
         let written =
             [format!("`{word}`"), format!("`[{word}]`"), format!("`[[{word}]]`"), format!(".{word}]]`")];
         assert!(written.iter().any(|form| reference.contains(form)), "docs/policy.md lacks {word}");

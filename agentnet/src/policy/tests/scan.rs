@@ -120,22 +120,35 @@ impl<T> Scan<'_, T> {
         allows.find(|(_, rule)| rule.matches(protocol, port, self.default_ports)).map(|(at, _)| *at)
     }
 
-    /// Whether anything at all is allowed: where it is, it begins or ends at the end of a range.
+    /// Whether anything at all is allowed.
     fn allows_something(&self) -> bool {
         let rules = self.allows.iter().map(|(_, rule)| *rule).chain(self.denies.iter().copied());
-        let ends =
-            rules.flat_map(|rule| rule.ports.iter().flatten()).flat_map(|&(first, last)| [first, last]);
-        let mut near: Vec<u16> =
-            ends.flat_map(|end| [end.saturating_sub(1), end, end.saturating_add(1)]).collect();
-        near.extend([1, 443, u16::MAX]);
-        near.iter().any(|port| PROTOCOLS.iter().any(|protocol| self.allowed_by(protocol, *port).is_some()))
+        somewhere(rules, |protocol, port| self.allowed_by(protocol, port).is_some())
     }
+}
+
+/// Whether something holds at some protocol and port: where it does, it begins or ends at the end of a range.
+fn somewhere<'a, T: 'a>(rules: impl Iterator<Item = &'a Rule<T>>, holds: impl Fn(&str, u16) -> bool) -> bool {
+    let ends = rules.flat_map(|rule| rule.ports.iter().flatten()).flat_map(|&(first, last)| [first, last]);
+    let mut near: Vec<u16> =
+        ends.flat_map(|end| [end.saturating_sub(1), end, end.saturating_add(1)]).collect();
+    near.extend([1, 443, u16::MAX]);
+    near.iter().any(|port| PROTOCOLS.iter().any(|protocol| holds(protocol, *port)))
+}
+
+/// Whether queries to a resolver at `ip` are denied.
+pub(super) fn denies_queries(rules: &[Rule<(IpAddr, u32)>], ip: IpAddr) -> bool {
+    rules
+        .iter()
+        .filter(|rule| !rule.allow && inside(ip, rule.target))
+        .any(|rule| ["tcp", "udp"].iter().any(|word| rule.matches(word, 53, &[])))
 }
 
 /// docs/policy.md, read out loud.
 pub(super) fn scan(
     rules: &[Rule<(IpAddr, u32)>],
     local: &[IpAddr],
+    servers: &[IpAddr],
     loopback: &str,
     (ip, port, protocol): (IpAddr, u16, u8),
     scope: Scope,
@@ -152,7 +165,16 @@ pub(super) fn scan(
     let special = table.chain(own).filter(|(net, _)| inside(ip, *net)).max_by_key(|((_, prefix), _)| *prefix);
     let names = |prefix: u32| special.is_none_or(|((_, special), _)| prefix >= special);
     let on_this_host = scope != Scope::Remote;
+    // Queries for names: what is in them is judged elsewhere.
+    let word = protocol_name(protocol);
+    let transport = |word: &str| matches!(word, "tcp" | "udp");
+    let resolver = word.is_some_and(transport) && servers.contains(&ip) && !denies_queries(rules, ip);
+    // A resolver is asked for names, and whatever else there is on its host is nobody's business.
+    let asked = if port == 53 { Verdict::Allow(RuleId::RESOLVER) } else { Verdict::Deny(Reason::NoRule) };
     if on_this_host && !special.is_some_and(|(_, is_local)| is_local) {
+        if resolver {
+            return asked;
+        }
         return Verdict::Deny(Reason::ForeignListener);
     }
     let here = || rules.iter().enumerate().filter(|(_, rule)| inside(ip, rule.target));
@@ -161,8 +183,9 @@ pub(super) fn scan(
         denies: here().filter(|(_, rule)| !rule.allow).map(|(_, rule)| rule).collect(),
         default_ports: &[],
     };
-    match protocol_name(protocol).and_then(|protocol| scan.allowed_by(protocol, port)) {
+    match word.and_then(|protocol| scan.allowed_by(protocol, port)) {
         Some(at) => Verdict::Allow(RuleId(at.try_into().unwrap())),
+        None if resolver => asked,
         None if on_this_host => Verdict::Deny(Reason::ForeignListener),
         None if special.is_some() => Verdict::Deny(Reason::SpecialNetwork),
         None if scan.allows_something() => Verdict::Deny(Reason::PortOrProtocol),
@@ -170,18 +193,35 @@ pub(super) fn scan(
     }
 }
 
-pub(super) fn scan_name(rules: &[Rule<String>], name: &str, port: u16, protocol: u8) -> Verdict {
+fn at_name<'a>(rules: &'a [Rule<String>], name: &str) -> Scan<'a, String> {
     let means = |pattern: &str| match pattern.strip_prefix('*') {
         // "*" and "*.example.com": what is left of the latter is the end of every name below.
         Some(end) => name.len() > end.len() && name.ends_with(end),
         None => pattern == name,
     };
     let here = || rules.iter().enumerate().filter(|(_, rule)| means(&rule.target));
-    let scan = Scan {
+    Scan {
         allows: here().filter(|(_, rule)| rule.allow).collect(),
         denies: here().filter(|(_, rule)| !rule.allow).map(|(_, rule)| rule).collect(),
         default_ports: &[(443, 443)],
-    };
+    }
+}
+
+/// Whether `name` may be asked for because a resolver makes it of one that is allowed.
+pub(super) fn scan_search(rules: &[Rule<String>], search: &[&str], name: &str) -> bool {
+    let there = at_name(rules, name);
+    let meant = search.iter().filter_map(|suffix| name.strip_suffix(suffix)?.strip_suffix('.'));
+    meant.into_iter().any(|shorter| {
+        let here = at_name(rules, shorter);
+        somewhere(rules.iter(), |protocol, port| {
+            here.allowed_by(protocol, port).is_some()
+                && !there.denies.iter().any(|rule| rule.matches(protocol, port, there.default_ports))
+        })
+    })
+}
+
+pub(super) fn scan_name(rules: &[Rule<String>], name: &str, port: u16, protocol: u8) -> Verdict {
+    let scan = at_name(rules, name);
     match protocol_name(protocol).and_then(|protocol| scan.allowed_by(protocol, port)) {
         Some(at) => Verdict::Allow(RuleId(at.try_into().unwrap())),
         None if scan.allows_something() => Verdict::Deny(Reason::PortOrProtocol),

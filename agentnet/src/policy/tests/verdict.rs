@@ -9,13 +9,18 @@ use std::{
     },
 };
 
-use agentnet_common::verdict::{Reason, Verdict};
+use agentnet_common::{
+    abi::{RULESET_RESOLVER, RULESET_SEARCH},
+    addr::Addr,
+    name::NameKey,
+    verdict::{NameTables as _, Reason, RuleId, Tables as _, Verdict},
+};
 use proptest::prelude::*;
 
 use super::{
     draft::{Case, Network, Target, Way, any_case},
     many::for_all,
-    scan::SPECIAL,
+    scan::{SPECIAL, denies_queries, scan_search},
 };
 use crate::policy::{Policy, special};
 
@@ -30,6 +35,11 @@ const AS_TEXT: u64 = 20;
 /// Policies that are changed, and how many questions are asked before and after.
 const CHANGED: u32 = 5_000;
 const ASKED_TWICE: usize = 15;
+
+/// Policies whose marks are compared.
+const SEARCHED: u32 = 20_000;
+const ALLOWED: Verdict = Verdict::Allow(RuleId(0));
+const DENIED: Verdict = Verdict::Deny(Reason::NameNotAllowed);
 
 /// How often each answer was given.
 #[derive(Default)]
@@ -90,6 +100,69 @@ fn addresses_are_decided_as_by_a_scan_of_all_rules() {
 #[test]
 fn names_are_decided_as_by_a_scan_of_all_rules() {
     decided_as_by_a_scan::<String>();
+}
+
+/// Whether names have the mark that resolvers may make them of others, and those alone.
+#[test]
+fn search_domains_open_questions_and_nothing_else() {
+    let (mix, verdict) = (Mix::default(), |asked| if asked { ALLOWED } else { DENIED });
+    for_all(
+        SEARCHED,
+        || any_case::<String>(QUESTIONS),
+        |Case { draft, questions, .. }| {
+            let Some(policy) = draft.policy(Way::Document)? else { return Ok(()) };
+            let names = questions.iter().map(|(name, ..)| name.clone());
+            let longer = |name: String| {
+                let expanded: Vec<_> = draft
+                    .search
+                    .iter()
+                    .map(|suffix| format!("{name}.{suffix}"))
+                    .chain([name.clone()])
+                    .collect();
+                expanded
+            };
+            for name in names.flat_map(longer).filter(|name| name.len() <= 253) {
+                let key = NameKey::from_dotted(&name).unwrap();
+                let rules = policy.compiled.name(0, &key).map(|node| {
+                    let this = node.len as usize == key.len;
+                    if this { node.this } else { node.below }
+                });
+                let marked = rules.is_some_and(|rules| rules.flags & RULESET_SEARCH != 0);
+                let expected = scan_search(&draft.rules, &draft.search, &name);
+                prop_assert_eq!(marked, expected, "{} with {:?}\n{}", name, draft.search, draft.text());
+                mix.count(verdict(marked));
+            }
+            Ok(())
+        },
+    );
+    mix.check();
+}
+
+/// The verdicts about their addresses are compared with all others.
+#[test]
+fn resolvers_are_marked_and_nobody_else() {
+    let mix = Mix::default();
+    for_all(
+        SEARCHED,
+        || any_case::<Network>(2),
+        |Case { draft, questions, .. }| {
+            let Some(policy) = draft.policy(Way::Document)? else { return Ok(()) };
+            let asked = questions.iter().map(|((ip, ..), _)| *ip);
+            for ip in asked.chain(draft.servers.iter().copied()) {
+                let rules = policy.compiled.net(0, &Addr::from(ip)).unwrap();
+                let marked = rules.flags & RULESET_RESOLVER != 0;
+                prop_assert_eq!(
+                    marked,
+                    draft.servers.contains(&ip) && !denies_queries(&draft.rules, ip),
+                    "{}",
+                    ip
+                );
+                mix.count(if marked { ALLOWED } else { DENIED });
+            }
+            Ok(())
+        },
+    );
+    mix.check();
 }
 
 /// What is told about a verdict, the rule aside.

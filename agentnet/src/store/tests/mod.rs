@@ -95,7 +95,9 @@ struct Source {
 
 impl Source {
     fn of(agent: &str) -> Self {
-        let policy = std::sync::Arc::new(Explainer(std::sync::Arc::new(Policy::audit())));
+        let policy = std::sync::Arc::new(Explainer(std::sync::Arc::new(Policy::audit(
+            &crate::policy::host::Host::default(),
+        ))));
         Self { pipeline: Pipeline::new(agent, "host1", policy, Clock::new(Timestamp::UNIX_EPOCH)) }
     }
 

@@ -1,0 +1,196 @@
+//! Which addresses are open because the agent has resolved an allowed name to them.
+
+use core::ffi::{c_long, c_void};
+
+use agentnet_common::{
+    abi::{AgentCfg, NameNode, Named, PIN_LEAST, PIN_MOST_SECONDS, PIN_NAMES, Pin, Pins, Ruleset},
+    addr::{Addr, Endpoint},
+    name::KEY_BYTES,
+    verdict::RuleId,
+};
+use aya_ebpf::{
+    btf_maps::lpm_trie::Key,
+    helpers::{bpf_ktime_get_ns, generated::bpf_loop},
+};
+
+use crate::maps::{NAMED, NAMES, NameBytes, PINS};
+
+const SECOND: u64 = 1_000_000_000;
+
+#[inline(always)]
+fn now() -> u64 {
+    // SAFETY: no arguments.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// The rules of policy `slot` about the name whose key, its length in bits first, is at `key`: readable for as many
+/// bytes as a key of the trie has.
+#[inline(always)]
+pub fn rules_of(slot: u32, key: *const u8) -> Option<&'static Ruleset> {
+    // SAFETY: packed, so that any address will do; the verifier checks the bounds.
+    let key = unsafe { &*key.cast::<Key<NameBytes>>() };
+    let bits = key.prefix_len;
+    // SAFETY: a trie of a slot in use is never written to; a reload fills another one.
+    let node: &'static NameNode = NAMES.get(slot)?.get(key)?;
+    Some(node.rules((bits / 8) as usize))
+}
+
+/// The rule by which a name allows an endpoint, if it was resolved to the endpoint's address.
+#[inline(always)]
+fn rule_by(agent: u32, slot: u32, name: u64, protocol: u8, port: u16) -> Option<RuleId> {
+    // SAFETY: an element may be taken for another of the agent's names meanwhile: also one that it may use.
+    let named: &Named = unsafe { NAMED.get(agent)?.get(&name) }?;
+    let rules = rules_of(slot, core::ptr::from_ref(named).cast())?;
+    if rules.is_search() { None } else { rules.find(protocol, port) }
+}
+
+/// A search through the names of an address.
+#[repr(C)]
+struct Search {
+    pins: *const Pins,
+    now: u64,
+    /// The name that was found, 0 before.
+    name: u64,
+    agent: u32,
+    slot: u32,
+    port: u32,
+    protocol: u32,
+    /// Its rule.
+    rule: u32,
+}
+
+/// Looks at one name; 1 when a rule was found. A loop of its own, so that the verifier walks it once.
+extern "C" fn look(index: u32, search: *mut c_void) -> c_long {
+    // SAFETY: `bpf_loop` hands through what it was given.
+    let search = unsafe { &mut *search.cast::<Search>() };
+    // SAFETY: a map value; the index is below the number of places.
+    let pin = unsafe {
+        (&raw const (*search.pins).pins).cast::<Pin>().add(index as usize & (PIN_NAMES - 1)).read()
+    };
+    if pin.name == 0 || pin.expiry <= search.now {
+        return 0;
+    }
+    match rule_by(search.agent, search.slot, pin.name, search.protocol as u8, search.port as u16) {
+        Some(rule) => {
+            search.rule = rule.0.into();
+            search.name = pin.name;
+            1
+        }
+        None => 0,
+    }
+}
+
+/// The rule by which a name opens `endpoint` for an agent, and the name into `name`; [`RuleId::NONE`] if none does.
+///
+/// A function of its own to the kernel as well, which verifies it once, whatever its callers know.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn an_pinned(agent: u32, slot: u32, endpoint: *const Endpoint, name: *mut u64) -> u64 {
+    let none = u64::from(RuleId::NONE.0);
+    // SAFETY: null, or what the caller has on its stack.
+    let (Some(endpoint), Some(name)) = (unsafe { endpoint.as_ref() }, unsafe { name.as_mut() }) else {
+        return none;
+    };
+    let Some(map) = PINS.get(agent) else { return none };
+    // SAFETY: as in `rule_by`.
+    let Some(pins) = (unsafe { map.get(&endpoint.addr) }) else { return none };
+    let mut search = Search {
+        pins,
+        now: now(),
+        name: 0,
+        agent,
+        slot,
+        port: endpoint.port.into(),
+        protocol: endpoint.protocol.into(),
+        rule: none as u32,
+    };
+    // SAFETY: the callback has the signature that the helper wants, and the context is of the type it takes.
+    unsafe { bpf_loop(PIN_NAMES as u32, look as *mut _, (&raw mut search).cast(), 0) };
+    *name = search.name;
+    search.rule.into()
+}
+
+/// The rule and the name by which the endpoint's address is open.
+#[inline(always)]
+pub fn pinned(cfg: &AgentCfg, endpoint: &Endpoint) -> Option<(RuleId, u64)> {
+    let mut name = 0;
+    let rule = RuleId(an_pinned(cfg.agent, cfg.slot, endpoint, &raw mut name) as u16);
+    if rule == RuleId::NONE { None } else { Some((rule, name)) }
+}
+
+/// The rule by which a name allows the endpoint, however long ago it was resolved: for a connection that has been open
+/// since.
+#[inline(always)]
+pub fn still_named(cfg: &AgentCfg, name: u64, endpoint: &Endpoint) -> Option<RuleId> {
+    if name == 0 { None } else { rule_by(cfg.agent, cfg.slot, name, endpoint.protocol, endpoint.port) }
+}
+
+/// Keeps a name that was asked for. Whether there is room, and the hash is not that of another name.
+#[inline(always)]
+pub fn keep_name(cfg: &AgentCfg, hash: u64, key: *const u8) -> bool {
+    an_keep_name(cfg.agent, hash, key.cast()) != 0
+}
+
+/// [`keep_name`], a function of its own to the kernel as well, see [`crate::tables::an_decide`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn an_keep_name(agent: u32, hash: u64, named: *const Named) -> u64 {
+    // SAFETY: null, or readable for as many bytes as a key has; bytes have no invalid values.
+    let (Some(named), Some(names)) = (unsafe { named.as_ref() }, NAMED.get(agent)) else { return 0 };
+    // SAFETY: as in `rule_by`.
+    match unsafe { names.get(&hash) } {
+        Some(known) => is_same(known, named).into(),
+        None => names.insert(&hash, named, 0).is_ok().into(),
+    }
+}
+
+/// Whether two names are the same. Behind their ends keys hold zeros.
+#[inline(always)]
+fn is_same(one: &Named, other: &Named) -> bool {
+    let mut differs = one.bits ^ other.bits;
+    let (one, other) = (one.key.as_ptr().cast::<u32>(), other.key.as_ptr().cast::<u32>());
+    for index in 0..KEY_BYTES / 4 {
+        // SAFETY: within the key.
+        differs |= unsafe { one.add(index).read_unaligned() ^ other.add(index).read_unaligned() };
+    }
+    differs == 0
+}
+
+/// Opens `addr` for the name of this hash, for `ttl` seconds and no less than [`PIN_LEAST`]. Whether there was room.
+#[inline(always)]
+pub fn pin(agent: u32, addr: &Addr, name: u64, ttl: u32) -> bool {
+    let now = now();
+    let expiry = now + PIN_LEAST.max(u64::from(ttl.min(PIN_MOST_SECONDS)) * SECOND);
+    let Some(pins) = PINS.get(agent) else { return false };
+    let Some(known) = pins.get_ptr_mut(addr) else {
+        let mut fresh = Pins { pins: [Pin { name: 0, expiry: 0 }; PIN_NAMES] };
+        fresh.pins[0] = Pin { name, expiry };
+        return pins.insert(addr, &fresh, 0).is_ok();
+    };
+    // SAFETY: a map value; two answers at once may lose one of their names, which closes.
+    let known = unsafe { &mut *known };
+    let mut place = 0;
+    let mut oldest = u64::MAX;
+    for (index, pin) in known.pins.iter().enumerate() {
+        if pin.name == name {
+            place = index;
+            break;
+        }
+        if pin.expiry < oldest {
+            oldest = pin.expiry;
+            place = index;
+        }
+    }
+    if let Some(pin) = known.pins.get_mut(place & (PIN_NAMES - 1)) {
+        // An address must not be open for one name until the time of another.
+        let ends = &raw mut pin.expiry;
+        let later = if pin.name == name { expiry.max(pin.expiry) } else { expiry };
+        // SAFETY: a field of the map value, aligned.
+        unsafe {
+            ends.write_volatile(0);
+            (&raw mut pin.name).write_volatile(name);
+            ends.write_volatile(later);
+        }
+    }
+    true
+}
