@@ -1,7 +1,7 @@
 //! Layouts of map keys and values, and the names of maps, programs and pins.
 
 use crate::{
-    addr::{Addr, protocols},
+    addr::{Addr, Endpoint, protocols},
     event::VerdictEvent,
     verdict::{REASON_SLOTS, RuleId},
     wire,
@@ -63,6 +63,11 @@ pub mod maps {
     pub const VISITORS: &str = "VISITORS";
     /// Array of LPM tries by policy slot: names of Unix sockets, value [`super::Door`].
     pub const DOORS: &str = "DOORS";
+    /// LPM trie by [`super::Blocked`] of what was blocked by hand, value: [`super::OPEN`], 0 for no end, or when it
+    /// ends, nanoseconds of `CLOCK_BOOTTIME`. A node speaks for those above it as well: the longest match is the answer.
+    pub const BLOCKS: &str = "BLOCKS";
+    /// Hash by [`super::Granted`] of what was allowed by hand, value [`super::Grant`].
+    pub const GRANTS: &str = "GRANTS";
     /// Ring buffer of refusals.
     pub const ALERTS: &str = "ALERTS";
     /// Ring buffer of everything else.
@@ -96,6 +101,10 @@ pub const MODE_QUARANTINE: u8 = 2;
 pub const CFG_ICMP: u8 = 1;
 /// `[local] unix = "any"`: without it only Unix sockets in [`maps::DOORS`] may be connected and sent to.
 pub const CFG_UNIX_ANY: u8 = 0x20;
+/// The agent has entries in [`maps::BLOCKS`]. Without it the map is not asked.
+pub const CFG_BLOCKS: u8 = 2;
+/// The agent has entries in [`maps::GRANTS`]. Without it the map is not asked.
+pub const CFG_GRANTS: u8 = 4;
 
 wire! {
     /// Who is governed by a cgroup and how; the value of cgroup storage, written as a whole.
@@ -140,6 +149,18 @@ impl AgentCfg {
     #[inline(always)]
     pub const fn is_quarantined(&self) -> bool {
         self.mode == MODE_QUARANTINE
+    }
+
+    /// Whether something may have been blocked by hand.
+    #[inline(always)]
+    pub const fn has_blocks(&self) -> bool {
+        self.flags & CFG_BLOCKS != 0
+    }
+
+    /// Whether something may have been allowed by hand.
+    #[inline(always)]
+    pub const fn has_grants(&self) -> bool {
+        self.flags & CFG_GRANTS != 0
     }
 }
 
@@ -305,6 +326,70 @@ pub const VISITOR_ENTRIES: u32 = 1 << 14;
 /// How deep in the tree the cgroup of an agent in the host's network namespace may be; the root is 0. Its
 /// descendants may be as deep as they like.
 pub const HOSTCG_DEPTH: u32 = 32;
+
+wire! {
+    /// Whose block it is and of what, the key of [`maps::BLOCKS`] behind its prefix length: [`BLOCKED_PREFIX`] bits
+    /// and those of the address. Every agent has nodes of its own, for what is blocked for all of them too: one
+    /// lookup tells.
+    #[derive(Default, Hash, PartialOrd, Ord)]
+    pub struct Blocked {
+        /// The agent.
+        pub agent: u32,
+        /// Zero. The value behind it is aligned because of it.
+        pub pad: u32,
+        /// The address, see [`Addr`].
+        pub addr: [u32; 4],
+    }
+}
+
+/// Bits before the address in [`Blocked`].
+pub const BLOCKED_PREFIX: u32 = 64;
+/// Nodes of [`maps::BLOCKS`], of all agents together.
+pub const BLOCK_ENTRIES: u32 = 1 << 16;
+/// The value of a node of [`maps::BLOCKS`] that blocks nothing: IPv4 below a block for IPv6, whose space it lies in.
+pub const OPEN: u64 = 1;
+
+/// Whether a node of [`maps::BLOCKS`] with this value blocks at this time.
+#[inline(always)]
+pub const fn is_block(value: u64, now: u64) -> bool {
+    value == 0 || value > now
+}
+
+wire! {
+    /// Whose grant it is and of what. An endpoint of port and protocol 0 stands for all grants of its address: whether
+    /// its link-layer address may be asked for.
+    #[derive(Hash, PartialOrd, Ord)]
+    pub struct Granted {
+        /// The agent.
+        pub agent: u32,
+        /// The endpoint.
+        pub endpoint: Endpoint,
+    }
+}
+
+wire! {
+    /// Something that was allowed by hand.
+    #[derive(Default)]
+    pub struct Grant {
+        /// When it ends, nanoseconds of `CLOCK_BOOTTIME`: time asleep counts.
+        pub expiry: u64,
+        /// Which act it was, see `agentnet status`.
+        pub act: u32,
+        /// 1 if it is for something on this host, else 0.
+        pub is_local: u32,
+    }
+}
+
+impl Grant {
+    /// Whether it allows something at this time, which is on this host or not.
+    #[inline(always)]
+    pub const fn holds(&self, now: u64, is_local: bool) -> bool {
+        self.expiry > now && (!is_local || self.is_local != 0)
+    }
+}
+
+/// Grants of all agents together; each address takes one more.
+pub const GRANT_ENTRIES: u32 = 1 << 12;
 
 /// Nothing is remembered.
 pub const CACHED_NONE: u8 = 0;
@@ -663,5 +748,8 @@ const _: () = {
     assert!(QUERIES_OPEN.is_power_of_two());
     assert!(size_of::<Named>() == 260);
     assert!(size_of::<Visitor>() == 28);
+    assert!(size_of::<Blocked>() == 24);
+    assert!(size_of::<Granted>() == 24);
+    assert!(size_of::<Grant>() == 16);
     assert!(size_of::<AgentCounters>() == 8 * (13 + REASON_SLOTS));
 };

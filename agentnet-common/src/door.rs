@@ -23,6 +23,12 @@ pub struct DoorName {
 pub trait Doors {
     /// The longest entry for `name` among the doors of policy `slot`.
     fn door(&self, slot: u32, name: &DoorName) -> Option<Door>;
+
+    /// [`DoorName::is_plain`].
+    #[inline(always)]
+    fn is_plain(&self, name: &DoorName) -> bool {
+        name.is_plain()
+    }
 }
 
 impl DoorName {
@@ -32,37 +38,80 @@ impl DoorName {
         self.bytes[0] == 0
     }
 
-    /// Whether it is a path that says where it leads: from the root, without `.`, `..` and empty parts.
-    #[inline(always)]
-    pub fn is_plain(&self) -> bool {
-        /// Nothing but the slash, one dot, two dots, something else.
-        const EMPTY: u8 = 0;
-        const DOT: u8 = 1;
-        const DOTS: u8 = 2;
-        const PART: u8 = 3;
-        let mut part = PART;
-        let mut plain = self.bytes[0] == b'/';
+    /// What is to be said of its path.
+    pub fn walk(&self) -> PathWalk {
+        let mut walk = PathWalk::START;
         for byte in &self.bytes {
-            let end = *byte == 0 || *byte == b'/';
-            if end && part != PART {
-                plain = false;
+            if !walk.step(*byte) {
+                break;
             }
-            part = match (*byte, part) {
-                // Behind the end of the name nothing is looked at any more.
-                (0, _) => PART,
-                (b'/', _) => EMPTY,
-                (b'.', EMPTY) => DOT,
-                (b'.', DOT) => DOTS,
-                _ => PART,
-            };
         }
-        plain && part == PART
+        walk
     }
 
-    /// Whether `door` is an entry for this name and not only for its beginning.
+    /// Whether it is a path that says where it leads: from the root, without `.`, `..` and empty parts.
+    pub fn is_plain(&self) -> bool {
+        self.walk().is_plain()
+    }
+
+    /// Whether `door` is an entry for this name and not only for its beginning. `is_plain`: see [`DoorName::is_plain`].
     #[inline(always)]
-    pub fn is_at(&self, door: Door) -> bool {
-        if door.len == 0 { !self.is_abstract() && self.is_plain() } else { door.len == self.len }
+    pub const fn is_at(&self, door: Door, is_plain: bool) -> bool {
+        if door.len == 0 { !self.is_abstract() && is_plain } else { door.len == self.len }
+    }
+}
+
+/// A path, read byte by byte up to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathWalk {
+    /// Bytes before the end.
+    pub len: u32,
+    /// What the part of the path that is being read holds.
+    part: u32,
+    /// Whether nothing was found so far that leads elsewhere.
+    plain: u32,
+}
+
+impl PathWalk {
+    /// Nothing was read.
+    pub const START: Self = Self { len: 0, part: Self::SOME, plain: 1 };
+
+    /// A part is empty, one dot, two dots, or something else.
+    const EMPTY: u32 = 0;
+    const DOT: u32 = 1;
+    const DOTS: u32 = 2;
+    const SOME: u32 = 3;
+
+    /// Reads the next byte; `false` if that is the end.
+    #[inline(always)]
+    pub const fn step(&mut self, byte: u8) -> bool {
+        if byte == 0 {
+            return false;
+        }
+        let slash = byte == b'/';
+        if self.len == 0 && !slash || slash && self.part != Self::SOME {
+            self.plain = 0;
+        }
+        self.part = match (byte, self.part) {
+            (b'/', _) => Self::EMPTY,
+            (b'.', Self::EMPTY) => Self::DOT,
+            (b'.', Self::DOT) => Self::DOTS,
+            _ => Self::SOME,
+        };
+        self.len += 1;
+        true
+    }
+
+    /// The same after every word went through `hide`, which changes none.
+    #[inline(always)]
+    pub fn map(self, hide: impl Fn(u32) -> u32) -> Self {
+        Self { len: hide(self.len), part: hide(self.part), plain: hide(self.plain) }
+    }
+
+    /// See [`DoorName::is_plain`].
+    #[inline(always)]
+    pub const fn is_plain(&self) -> bool {
+        self.len > 0 && self.plain != 0 && self.part == Self::SOME
     }
 }
 
@@ -71,7 +120,8 @@ impl DoorName {
 pub fn decide<T: Doors>(doors: &T, cfg: &AgentCfg, name: &DoorName) -> Verdict {
     if cfg.is_quarantined() {
         Verdict::Deny(Reason::Quarantined)
-    } else if cfg.flags & CFG_UNIX_ANY != 0 || doors.door(cfg.slot, name).is_some_and(|door| name.is_at(door))
+    } else if cfg.flags & CFG_UNIX_ANY != 0
+        || doors.door(cfg.slot, name).is_some_and(|door| name.is_at(door, doors.is_plain(name)))
     {
         Verdict::Allow(RuleId::UNIX)
     } else {

@@ -29,6 +29,8 @@ impl RuleId {
     pub const NOTHING_SENT: Self = Self(0xff04);
     /// `[dns] resolvers`: a resolver, to which only DNS queries for allowed names may be sent.
     pub const RESOLVER: Self = Self(0xff05);
+    /// Allowed by hand, until a certain time. To be judged with every packet: nobody but the time ends it.
+    pub const GRANT: Self = Self(0xff06);
     /// `[local] unix`, `unix_allow`: a Unix socket.
     pub const UNIX: Self = Self(0xff07);
     /// No rule applies.
@@ -105,6 +107,8 @@ codes! {
         DnsRoom = 29 => "dns_room",
         /// A Unix socket that the policy does not name.
         UnixSocket = 30 => "unix_socket",
+        /// An address that was blocked by hand.
+        Blocked = 31 => "blocked",
     }
 }
 
@@ -147,6 +151,13 @@ pub trait Tables {
     fn pinned(&self, _cfg: &AgentCfg, _endpoint: &Endpoint) -> Option<RuleId> {
         None
     }
+
+    /// The rule by which the name of this hash allows the endpoint, however long ago it was resolved: for a connection
+    /// that has been open since. `None` where nobody keeps what was resolved.
+    #[inline(always)]
+    fn still_named(&self, _cfg: &AgentCfg, _name: u64, _endpoint: &Endpoint) -> Option<RuleId> {
+        None
+    }
 }
 
 /// The names of a policy as the verdict reads them.
@@ -155,7 +166,60 @@ pub trait NameTables {
     fn name(&self, slot: u32, name: &NameKey) -> Option<&NameNode>;
 }
 
-/// Decides whether the agent of `cfg` may send to `endpoint`.
+/// What was blocked and allowed by hand, as the verdict reads it.
+pub trait Acts {
+    /// Whether `agent` may not talk to `addr` at this moment, whatever its policy says.
+    fn is_blocked(&self, agent: u32, addr: &Addr) -> bool;
+
+    /// Whether `agent` may send to `endpoint` at this moment although its policy does not allow it; what is on
+    /// this host only if the grant `is_local`, because it was written for that.
+    fn is_granted(&self, agent: u32, endpoint: &Endpoint, is_local: bool) -> bool;
+}
+
+/// THE verdict: what was done by hand, what goes back to somebody who came (`reply`), and the policy, in their
+/// order.
+///
+/// A block wins over everything, a reply included; a grant speaks only where the policy has nothing to say. The
+/// tables of both are asked only for agents that have any. A deny rule looks like no rule here: whoever grants makes
+/// sure that there is none. Names that were resolved are the policy's.
+#[inline(always)]
+pub fn judge<T: Tables, A: Acts + ?Sized>(
+    tables: &T,
+    acts: &A,
+    cfg: &AgentCfg,
+    endpoint: &Endpoint,
+    scope: Scope,
+    reply: bool,
+) -> Verdict {
+    if is_blocked(acts, cfg, &endpoint.addr) {
+        return Verdict::Deny(Reason::Blocked);
+    }
+    if reply && !cfg.is_quarantined() {
+        return Verdict::Allow(RuleId::REPLY);
+    }
+    let verdict = decide(tables, cfg, endpoint, scope);
+    let silent = match verdict {
+        Verdict::Deny(reason) => matches!(
+            reason,
+            Reason::NoRule | Reason::PortOrProtocol | Reason::SpecialNetwork | Reason::ForeignListener
+        ),
+        // What a resolver has besides DNS: no rule is about it, see [`held_to_call`].
+        Verdict::Allow(rule) => rule.0 == RuleId::RESOLVER.0 && endpoint.port != DNS_PORT,
+    };
+    if silent && cfg.has_grants() && acts.is_granted(cfg.agent, endpoint, scope != Scope::Remote) {
+        return Verdict::Allow(RuleId::GRANT);
+    }
+    verdict
+}
+
+/// Whether the agent of `cfg` may not talk to `addr`, because somebody has blocked it. Quarantine is a mode of its
+/// own, and goes before.
+#[inline(always)]
+pub fn is_blocked<A: Acts + ?Sized>(acts: &A, cfg: &AgentCfg, addr: &Addr) -> bool {
+    cfg.has_blocks() && !cfg.is_quarantined() && acts.is_blocked(cfg.agent, addr)
+}
+
+/// Decides by the policy alone whether the agent of `cfg` may send to `endpoint`; [`judge`] is the whole verdict.
 ///
 /// An explicit network rule is asked first; `[local] loopback` speaks for what is on this host and is not
 /// named by a rule. Whatever is not known to be allowed is denied.

@@ -94,9 +94,16 @@ pub fn conclude(cfg: &AgentCfg, facts: &Facts, verdict: Verdict, fresh: bool) ->
 /// The same of a refusal, by the code of its reason.
 #[inline(always)]
 pub fn conclude_denied(cfg: &AgentCfg, facts: &Facts, reason: u8) -> bool {
-    let audit = cfg.mode == MODE_AUDIT;
+    let audit = only_audits(cfg, reason);
     report_denied(cfg, facts, reason, audit);
     audit
+}
+
+/// Whether what is refused for this reason passes all the same. Not what somebody has blocked now and by hand, whatever
+/// the policy is for.
+#[inline(always)]
+const fn only_audits(cfg: &AgentCfg, reason: u8) -> bool {
+    cfg.mode == MODE_AUDIT && reason != Reason::Blocked as u8
 }
 
 /// Remembers that the TCP socket `cookie` may hold refused data: the kernel keeps what a hook drops in
@@ -216,7 +223,7 @@ const fn wake(seq: u64) -> u32 {
 #[inline(always)]
 pub fn conclude_query(cfg: &AgentCfg, facts: &Facts, verdict: Verdict, message: &[u8; QUERY_BYTES]) -> bool {
     let Verdict::Deny(reason) = verdict else { return true };
-    let audit = cfg.mode == MODE_AUDIT;
+    let audit = only_audits(cfg, reason as u8);
     if let Some((seq, time)) = count_denied(cfg, reason as u8) {
         // SAFETY: the size is constant.
         let record = unsafe {

@@ -23,6 +23,7 @@
 #![feature(asm_experimental_arch, core_intrinsics)]
 #![allow(internal_features, reason = "core::sync::atomic has no read-modify-write on the BPF target")]
 
+mod acts;
 mod agent;
 mod dns;
 mod emit;

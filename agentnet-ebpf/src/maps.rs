@@ -2,10 +2,11 @@
 
 use agentnet_common::{
     abi::{
-        ALERT_RING_BYTES, AgentCfg, AgentCounters, Budget, Dialog, Door, GATE_ENTRIES, IFACE_ENTRIES,
-        MAX_AGENTS, NAMED_ENTRIES, NameNode, Named, OWNERS as OWNER_PLACES, Owner, PIN_ENTRIES, Pins, Queries,
-        REFUSED_ENTRIES, Ruleset, SAMPLE_RING_BYTES, SCRATCHES, SERIES_PLACES, SLOTS, SUN_PATH, Scratch,
-        Series, SockState, TAILS, UdpPeers, VISITOR_ENTRIES, Visitor,
+        ALERT_RING_BYTES, AgentCfg, AgentCounters, BLOCK_ENTRIES, Blocked, Budget, Dialog, Door,
+        GATE_ENTRIES, GRANT_ENTRIES, Grant, Granted, IFACE_ENTRIES, MAX_AGENTS, NAMED_ENTRIES, NameNode,
+        Named, OWNERS as OWNER_PLACES, Owner, PIN_ENTRIES, Pins, Queries, REFUSED_ENTRIES, Ruleset,
+        SAMPLE_RING_BYTES, SCRATCHES, SERIES_PLACES, SLOTS, SUN_PATH, Scratch, Series, SockState, TAILS,
+        UdpPeers, VISITOR_ENTRIES, Visitor,
     },
     addr::Addr,
     event::VerdictEvent,
@@ -140,6 +141,12 @@ pub static AGENTS: Array<AgentCfg, { MAX_AGENTS as usize }> = Array::new();
 pub static VISITORS: LruHashMap<Visitor, u64, { VISITOR_ENTRIES as usize }> = LruHashMap::new();
 #[btf_map]
 pub static DOORS: ArrayOfMaps<DoorTrie, { SLOTS as usize }> = ArrayOfMaps::new();
+#[btf_map]
+pub static BLOCKS: LpmTrie<Blocked, u64, { BLOCK_ENTRIES as usize }> = LpmTrie::new();
+// Few agents have grants: room is made when there are.
+#[btf_map]
+pub static GRANTS: HashMap<Granted, Grant, { GRANT_ENTRIES as usize }, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
 #[btf_map]
 pub static ALERTS: RingBuf<VerdictEvent, { ALERT_RING_BYTES as usize }> = RingBuf::new();
 #[btf_map]

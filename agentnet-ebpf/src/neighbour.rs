@@ -2,7 +2,7 @@
 //! `agentnet_common::neighbour`'s to say.
 
 use agentnet_common::{
-    abi::AgentCfg,
+    abi::{AgentCfg, Ruleset},
     addr::{Addr, protocol},
     neighbour::{
         ARP_BYTES, Discovery, MLD_RECORDS, NEIGHBOUR_ADVERTISEMENT, NEIGHBOUR_SOLICITATION,
@@ -12,7 +12,7 @@ use agentnet_common::{
 };
 use aya_ebpf::programs::SkBuffContext;
 
-use crate::{packet::load, tables::look_up, visitors};
+use crate::{acts, packet::load, tables::look_up, visitors};
 
 /// Bytes of an Ethernet header (IEEE 802.3, 3.1), without tags.
 pub const ETHERNET: u32 = 14;
@@ -83,7 +83,10 @@ fn is_needed_discovery(
         None => false,
         Some(Reach::Link) => true,
         Some(Reach::Probe) => {
-            look_up(cfg.slot, &destination).is_some_and(|rules| rules.is_local() || rules.len > 0)
+            let has_rule = |rules: &Ruleset| rules.is_local() || rules.len > 0;
+            !acts::is_blocked(cfg, &destination)
+                && (look_up(cfg.slot, &destination).is_some_and(has_rule)
+                    || acts::is_reachable(cfg, destination))
         }
         Some(Reach::Answer) => visitors::has_asked(cfg, destination),
     })

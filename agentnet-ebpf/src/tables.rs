@@ -9,7 +9,7 @@ use agentnet_common::{
 };
 use aya_ebpf::btf_maps::lpm_trie::Key;
 
-use crate::{maps::NETS, pins::pinned};
+use crate::{acts::Acts, maps::NETS, pins::pinned};
 
 /// What one lookup found, for a verdict on the address that was looked up; and the name that was found on the way.
 struct Found<'a> {
@@ -40,11 +40,20 @@ pub fn look_up(slot: u32, addr: &Addr) -> Option<&'static Ruleset> {
     trie.get(&key)
 }
 
+/// [`Scope::Remote`] as an argument.
+const REMOTE: u32 = 0;
+/// [`Scope::OwnListener`].
+const OWN: u32 = 1;
+/// [`Scope::ForeignListener`].
+const FOREIGN: u32 = 2;
+/// Added to a place: it goes back to somebody who came.
+const REPLY: u32 = 4;
+
 /// Set in the word of a verdict that allows; the rest is the rule, or else the reason.
 const ALLOWS: u64 = 1 << 16;
 
-/// [`verdict::decide`], given what was looked up for the endpoint's address. Writes the name that has opened the
-/// address, or 0, to `name`.
+/// [`verdict::judge`], THE verdict: what was blocked by hand, replies, the policy and its names, what was allowed by hand;
+/// given what was looked up for the endpoint's address. Writes the name that has opened the address, or 0, to `name`.
 ///
 /// A function of its own to the kernel as well, which verifies it once, whatever its callers know: followed from each
 /// of their states it would be walked a hundred times.
@@ -54,7 +63,7 @@ pub extern "C" fn an_decide(
     cfg: *const AgentCfg,
     rules: *const Ruleset,
     endpoint: *const Endpoint,
-    scope: u32,
+    place: u32,
     name: *mut u64,
 ) -> u64 {
     let nothing = Reason::NoPolicy as u64;
@@ -66,12 +75,12 @@ pub extern "C" fn an_decide(
     };
     // SAFETY: as above.
     let found = Found { rules: unsafe { rules.as_ref() }, named: Cell::new(0) };
-    let scope = match scope {
-        0 => Scope::Remote,
-        1 => Scope::OwnListener,
+    let scope = match place & !REPLY {
+        REMOTE => Scope::Remote,
+        OWN => Scope::OwnListener,
         _ => Scope::ForeignListener,
     };
-    let verdict = verdict::decide(&found, cfg, endpoint, scope);
+    let verdict = verdict::judge(&found, &Acts, cfg, endpoint, scope, place & REPLY != 0);
     *name = found.named.get();
     match verdict {
         Verdict::Allow(rule) => ALLOWS | u64::from(rule.0),
@@ -80,16 +89,24 @@ pub extern "C" fn an_decide(
 }
 
 /// The verdict on `endpoint`, for whose address the policy has `rules`, and the name by which it is allowed, if by one.
+/// With `reply` it goes back to somebody who came.
 #[inline(always)]
-pub fn decide(cfg: &AgentCfg, rules: Option<&Ruleset>, endpoint: &Endpoint, scope: Scope) -> (Verdict, u64) {
-    let scope = match scope {
-        Scope::Remote => 0,
-        Scope::OwnListener => 1,
-        Scope::ForeignListener => 2,
+pub fn decide(
+    cfg: &AgentCfg,
+    rules: Option<&Ruleset>,
+    endpoint: &Endpoint,
+    scope: Scope,
+    reply: bool,
+) -> (Verdict, u64) {
+    let place = match scope {
+        Scope::Remote => REMOTE,
+        Scope::OwnListener => OWN,
+        Scope::ForeignListener => FOREIGN,
     };
+    let place = place | if reply { REPLY } else { 0 };
     let rules = rules.map_or(core::ptr::null(), core::ptr::from_ref);
     let mut name = 0;
-    let code = an_decide(cfg, rules, endpoint, scope, &raw mut name);
+    let code = an_decide(cfg, rules, endpoint, place, &raw mut name);
     if code & ALLOWS != 0 {
         return (Verdict::Allow(RuleId(code as u16)), name);
     }
@@ -100,5 +117,5 @@ pub fn decide(cfg: &AgentCfg, rules: Option<&Ruleset>, endpoint: &Endpoint, scop
 /// The verdict on what is not on this host.
 #[inline(always)]
 pub fn decide_remote(cfg: &AgentCfg, endpoint: &Endpoint) -> Verdict {
-    decide(cfg, look_up(cfg.slot, &endpoint.addr), endpoint, Scope::Remote).0
+    decide(cfg, look_up(cfg.slot, &endpoint.addr), endpoint, Scope::Remote, false).0
 }

@@ -5,6 +5,7 @@
 //! state of a running agentnet, `alert` turns kernel records into what people and machines read, `store`
 //! keeps that.
 
+pub mod act;
 pub mod agent;
 pub mod alert;
 pub mod cli;

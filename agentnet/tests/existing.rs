@@ -169,7 +169,15 @@ impl Agent {
 
     fn settle(&self, policy: &Compiled, cfg: AgentCfg, occasion: Occasion) -> Report {
         let marks = Marks::open(&self.pins).expect("the map is pinned");
-        let question = Question { tables: policy, cfg, cgroup: &self.cgroup, marks: Some(&marks) };
+        let acts = agentnet::act::InForce::default();
+        let question = Question {
+            tables: policy,
+            is_known: true,
+            acts: &acts,
+            cfg,
+            cgroup: &self.cgroup,
+            marks: Some(&marks),
+        };
         existing::settle(&question, occasion).expect("root may")
     }
 }

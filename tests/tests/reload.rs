@@ -153,9 +153,11 @@ fn a_policy_changes_with_what_it_extends() -> Result<()> {
     let other = Family::V6.allowed_endpoint();
     found.expect(&Expected::new().case("tcp-connect", to, EPERM).case("tcp-send", other, Said::Ok))?;
     let file = daemon.directory("policies").join("base.toml");
+    // Where the daemon has it.
+    let seen = "/etc/agentnet/policies/base.toml";
     eventually(DEADLINE, "the alert names the rule of the base", || {
         let log = daemon.log_of(&found.name).map_err(|error| error.to_string())?;
-        let named = |line: &serde_json::Value| line["policy"]["file"].as_str() == file.to_str();
+        let named = |line: &serde_json::Value| line["policy"]["file"] == seen;
         let blocked = log.iter().filter(|line| line["action"] == "blocked");
         if blocked.clone().any(named) { Ok(()) } else { Err(format!("{:?}", blocked.collect::<Vec<_>>())) }
     })?;

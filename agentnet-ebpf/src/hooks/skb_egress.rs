@@ -62,7 +62,9 @@ fn try_egress(ctx: &SkBuffContext) -> bool {
 #[inline(always)]
 fn goes_on(cfg: &AgentCfg, state: &SockState, packet: &Packet) -> bool {
     let cached = state.cached == CACHED_ALLOW && state.generation == cfg.generation && !cfg.is_quarantined();
-    let known = cached || state.role == ROLE_ACCEPTED && cfg.may_come_in(packet.on_loopback);
+    // Who came stays welcome whatever changes, but not whom somebody blocks.
+    let accepted = state.role == ROLE_ACCEPTED && !cfg.has_blocks() && cfg.may_come_in(packet.on_loopback);
+    let known = cached || accepted;
     known
         && state.agent == cfg.agent
         && packet.is_later_segment()
@@ -98,16 +100,11 @@ fn judge(
     };
     let scope = opaque::scope(scope, ctx.len());
     let half_open = listening && packet.is_syn_ack() && cfg.may_come_in(packet.on_loopback);
-    let mut named = 0;
     let answers =
         half_open || is_accepted(state.as_deref(), cfg, packet) || is_reply(sk, cfg, &packet.remote, scope);
-    let mut verdict = if opaque::flag(answers, ctx.len()) {
-        Verdict::Allow(RuleId::REPLY)
-    } else {
-        let verdict;
-        (verdict, named) = decide(cfg, look_up(cfg.slot, &packet.remote.addr), &packet.remote, scope);
-        verdict
-    };
+    let answers = opaque::flag(answers, ctx.len());
+    let rules = look_up(cfg.slot, &packet.remote.addr);
+    let (mut verdict, mut named) = decide(cfg, rules, &packet.remote, scope, answers);
     // A connection to a resolver: what it sends is judged before TCP takes it, see `sk_msg`.
     let asks =
         tcp && packet.is_syn() && matches!(verdict, Verdict::Allow(rule) if is_dns(rule, &packet.remote));
@@ -119,11 +116,15 @@ fn judge(
         }
     }
     let Some(state) = state else { return (verdict, false) };
-    // A connection that a name has opened is open as long as the name is allowed, however old the answer.
+    // A connection that a name has opened is open as long as the name is allowed, however old the answer; and by the
+    // name, though it was allowed by hand as well: that ends.
     let goes_on = tcp && state.peer_port == packet.remote.port && state.peer == packet.remote.addr.words;
     if goes_on
         && !packet.is_syn()
-        && matches!(verdict, Verdict::Deny(Reason::NoRule | Reason::PortOrProtocol))
+        && matches!(
+            verdict,
+            Verdict::Deny(Reason::NoRule | Reason::PortOrProtocol) | Verdict::Allow(RuleId::GRANT)
+        )
         && let Some(rule) = still_named(cfg, state.name, &packet.remote)
     {
         verdict = Verdict::Allow(rule);

@@ -17,6 +17,7 @@ use super::{
     sock_addr::is_reported,
 };
 use crate::{
+    acts,
     agent::{config, sock_state, udp_peers},
     local::scope_on_host,
     packet::{Direction, Packet, parse},
@@ -39,7 +40,9 @@ fn try_ingress(ctx: &SkBuffContext) -> bool {
     let sk = socket(ctx);
     let (packet, unreadable) = parse(ctx, Direction::Ingress);
     let mut state = sk.and_then(|sk| sock_state(sk, false));
-    let later = sk.is_some() && unreadable.is_none() && packet.is_later_segment();
+    // Whatever it answers, and belongs to.
+    let blocked = unreadable.is_none() && acts::is_blocked(cfg, &packet.remote.addr);
+    let later = sk.is_some() && unreadable.is_none() && !blocked && packet.is_later_segment();
     if later {
         // A connection on which only the other side has talked until now.
         if let (Some(sk), None, true) = (sk, &state, packet.has_data) {
@@ -54,6 +57,7 @@ fn try_ingress(ctx: &SkBuffContext) -> bool {
             (None, _) => Verdict::Deny(Reason::NoSocket),
             // What cannot be read cannot be a reply to something that was allowed.
             (_, Some(reason)) => Verdict::Deny(reason),
+            _ if blocked => Verdict::Deny(Reason::Blocked),
             (Some(sk), None) => judge(ctx, cfg, sk, state.as_deref(), &packet),
         };
         let told = told(ctx, verdict);
@@ -77,7 +81,7 @@ fn judge(
         protocol::TCP if !packet.is_syn() => return reply,
         protocol::TCP => {}
         // The answer to what the agent was allowed to send.
-        _ if state.is_some_and(|state| is_reported(state, cfg, &packet.remote)) => return reply,
+        _ if state.is_some_and(|state| is_answer(state, cfg, packet)) => return reply,
         _ => {}
     }
     if cfg.may_come_in(packet.on_loopback) {
@@ -102,6 +106,12 @@ fn judge(
     } else {
         Reason::Unsolicited
     })
+}
+
+/// Whether the packet answers what the agent was allowed to send. What was granted may have ended since.
+#[inline(always)]
+fn is_answer(state: &SockState, cfg: &AgentCfg, packet: &Packet) -> bool {
+    is_reported(state, cfg, &packet.remote) && state.rule != RuleId::GRANT.0
 }
 
 /// Lets the agent answer a UDP peer: in the place it has already, else in the one that ends first.

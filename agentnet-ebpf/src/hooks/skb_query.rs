@@ -18,6 +18,7 @@ use super::{
     skb::{facts, socket},
 };
 use crate::{
+    acts::stopped,
     agent::{config, dialog, queries, sock_state},
     dns,
     emit::{conclude_query, count_allowed},
@@ -109,6 +110,9 @@ pub fn judge_query(
     scratch: &mut Scratch,
     len: u32,
 ) -> Result<(), Reason> {
+    if let Some(reason) = stopped(cfg, server) {
+        return Err(reason);
+    }
     let question = dns::query(scratch, len)?;
     dns::close_key(scratch);
     let audit = cfg.mode == MODE_AUDIT;

@@ -73,14 +73,12 @@ pub fn decide_call(ctx: &SockAddrContext, family: Family, hook: Hook) -> bool {
     let answers = opaque::flag(is_reply(sk.cast(), cfg, &remote, scope), unknown);
     let verdict = if !tcp && state.is_none() {
         Verdict::Deny(Reason::StorageFull)
-    } else if answers {
-        Verdict::Allow(RuleId::REPLY)
     } else if remote.protocol == protocol::UDP && remote.port == 0 && matches!(hook, Hook::Connect) {
         // Asks for a route and a source address (RFC 6724 sorting in libc). The kernel would send to port 0 on
         // such a socket: that packet is judged on its own, so this verdict is not remembered.
         Verdict::Allow(RuleId::NOTHING_SENT)
     } else {
-        held_to_call(decide(cfg, rules, &remote, scope).0, &remote)
+        held_to_call(decide(cfg, rules, &remote, scope, answers).0, &remote)
     };
     let reported = opaque::flag(reported, unknown);
     if let Some(state) = state {
@@ -119,14 +117,16 @@ pub fn is_reported(state: &SockState, cfg: &AgentCfg, remote: &Endpoint) -> bool
 ///
 /// It lasts for TCP alone, whose packets the kernel sends one at a time under the socket's lock. Datagrams of
 /// one socket leave on several CPUs at once: what two of them remember could mix into an endpoint that
-/// nobody judged, and what is on this host changes. They are judged each time and only reported once.
+/// nobody judged, and what is on this host changes. They are judged each time and only reported once, and so is what
+/// a grant allows, which ends by itself.
 #[inline(always)]
 pub fn remember(state: &mut SockState, cfg: &AgentCfg, remote: &Endpoint, verdict: Verdict) {
     let Verdict::Allow(rule) = verdict else {
         state.cached = CACHED_NONE;
         return;
     };
-    state.cached = if remote.protocol == protocol::TCP { CACHED_ALLOW } else { CACHED_JUDGE };
+    let lasts = remote.protocol == protocol::TCP && rule != RuleId::GRANT;
+    state.cached = if lasts { CACHED_ALLOW } else { CACHED_JUDGE };
     state.generation = cfg.generation;
     state.peer = remote.addr.words;
     state.peer_port = remote.port;

@@ -20,6 +20,7 @@ use aya_ebpf::{
 };
 
 use crate::{
+    acts,
     agent::NOBODY,
     emit::{Facts, conclude, remember_refused},
     maps::{AGENTS, HOSTCG, IFACE},
@@ -135,10 +136,14 @@ fn judge_packet(cfg: &AgentCfg, packet: &Packet) -> Verdict {
     }
     // The host's own addresses are no other place either: a rule that opens them is as good here.
     let verdict = decide_remote(cfg, &packet.remote);
-    if matches!(verdict, Verdict::Deny(_)) && cfg.may_come_in(false) && visitors::is_answer(cfg, packet) {
-        return Verdict::Allow(RuleId::REPLY);
+    match verdict {
+        // Whoever came is not answered either.
+        Verdict::Allow(_) | Verdict::Deny(Reason::Blocked) => verdict,
+        Verdict::Deny(_) if cfg.may_come_in(false) && visitors::is_answer(cfg, packet) => {
+            Verdict::Allow(RuleId::REPLY)
+        }
+        Verdict::Deny(_) => verdict,
     }
-    verdict
 }
 
 #[inline(always)]
@@ -159,7 +164,9 @@ fn try_to(ctx: &SkBuffContext) -> bool {
     }
     // What cannot be read asks for nothing: later fragments, ICMP errors. A socket's hooks look again.
     let Ok(packet) = read(ctx, kind, Direction::Ingress) else { return true };
-    let reason = if packet.remote.protocol == protocol::TCP {
+    let reason = if acts::is_blocked(cfg, &packet.remote.addr) {
+        return report(ctx, cfg, Hook::TcxTo, Verdict::Deny(Reason::Blocked), packet.remote, packet.local);
+    } else if packet.remote.protocol == protocol::TCP {
         if !packet.is_syn() {
             if cfg.may_come_in(false) {
                 visitors::renew(cfg, &packet);

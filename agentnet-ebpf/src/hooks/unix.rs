@@ -8,7 +8,7 @@ use core::{ffi::c_void, mem::MaybeUninit};
 use agentnet_common::{
     abi::{Door, SUN_PATH},
     addr::{Addr, Endpoint},
-    door::{self, DoorName, Doors},
+    door::{self, DoorName, Doors, PathWalk},
     event::Hook,
     verdict::{Reason, Verdict},
 };
@@ -26,6 +26,7 @@ use crate::{
     agent::{config, current_process},
     emit::{Facts, conclude_door},
     maps::DOORS,
+    opaque,
 };
 
 /// `AF_UNIX` (include/linux/socket.h).
@@ -51,7 +52,7 @@ fn try_unix(ctx: &SockAddrContext, hook: Hook) -> bool {
     let Some(cfg) = config() else { return false };
     let mut name = DoorName { bytes: [0; SUN_PATH], len: 0 };
     let verdict = match read(ctx, &mut name) {
-        Some(()) => door::decide(&Maps, cfg, &name),
+        Some(walk) => door::decide(&Maps { walk }, cfg, &name),
         None => Verdict::Deny(Reason::UnixSocket),
     };
     let Verdict::Deny(reason) = verdict else { return true };
@@ -73,7 +74,7 @@ fn try_unix(ctx: &SockAddrContext, hook: Hook) -> bool {
 
 /// Reads the name that the process has given; `None` if it cannot be found.
 #[inline(always)]
-fn read(ctx: &SockAddrContext, name: &mut DoorName) -> Option<()> {
+fn read(ctx: &SockAddrContext, name: &mut DoorName) -> Option<PathWalk> {
     let ctx: *const bpf_sock_addr = ctx.sock_addr;
     let address = load::<u64>(ctx.cast(), UADDR)?;
     let bytes = load::<u32>(ctx.cast(), UADDRLEN)?;
@@ -92,23 +93,23 @@ fn read(ctx: &SockAddrContext, name: &mut DoorName) -> Option<()> {
     if unsafe { bpf_probe_read_kernel(name.bytes.as_mut_ptr().cast(), len as u32, from) } != 0 {
         return None;
     }
-    name.len = if name.is_abstract() { len as u32 } else { end_of_path(name) };
-    Some(())
+    let walk = walk(name, address as u32);
+    name.len = if name.is_abstract() { len as u32 } else { walk.len };
+    Some(walk)
 }
 
-/// Ends the path at its first zero, as the kernel does, and clears what the process may have behind it.
+/// [`DoorName::walk`]; `unknown` as in [`opaque`]. Programs that are loaded without BTF cannot have callbacks, so this is
+/// a loop, of which the verifier is to see the same round again and again.
 #[inline(always)]
-fn end_of_path(name: &mut DoorName) -> u32 {
-    let mut len = 0;
-    let mut keep = u8::MAX;
-    for byte in &mut name.bytes {
-        if *byte == 0 {
-            keep = 0;
+fn walk(name: &DoorName, unknown: u32) -> PathWalk {
+    let mut walk = PathWalk::START;
+    for byte in &name.bytes {
+        if !walk.step(*byte) {
+            break;
         }
-        *byte &= keep;
-        len += u32::from(keep & 1);
+        walk = walk.map(|word| opaque::word(word, unknown));
     }
-    len
+    walk.map(|word| opaque::word(word, unknown))
 }
 
 /// Reads memory of the kernel.
@@ -123,8 +124,10 @@ fn load<T>(base: *const u8, offset: usize) -> Option<T> {
     }
 }
 
-/// The doors that the loader filled.
-struct Maps;
+/// The doors that the loader filled, for a name that was read.
+struct Maps {
+    walk: PathWalk,
+}
 
 impl Doors for Maps {
     #[inline(always)]
@@ -132,5 +135,10 @@ impl Doors for Maps {
         let key = Key::new(8 * SUN_PATH as u32, name.bytes);
         // SAFETY: a trie of a slot in use is never written to; a reload fills another one.
         DOORS.get(slot)?.get(&key).copied()
+    }
+
+    #[inline(always)]
+    fn is_plain(&self, _name: &DoorName) -> bool {
+        self.walk.is_plain()
     }
 }

@@ -100,7 +100,10 @@ impl Class {
                 Instead("use IPv4 or IPv6")),
             Reason::Quarantined => Self::new(EgressDenied, Medium, None,
                 "the agent is in quarantine", "the agent is in quarantine and may send nothing at all",
-                Operator("look at why it was quarantined, then release the agent")),
+                Operator("look at why it was quarantined, then release the agent with `agentnet release`")),
+            Reason::Blocked => Self::new(EgressDenied, Medium, None,
+                "blocked by hand", "that address was blocked by hand",
+                Operator("if it is needed, lift the block with `agentnet unblock`")),
 
             Reason::RawSocket => Self::new(RawSocket, High, Some("T1095"),
                 "raw sockets are refused", "a raw socket can send packets that no rule can judge",

@@ -59,6 +59,12 @@ pub trait Explain: Send + Sync {
     /// Why `name` may not be asked for. Its suggestion is about the name that was meant, where a resolver has put a
     /// search domain behind it.
     fn explain_name(&self, name: &str) -> Option<Explained>;
+
+    /// What was done by hand that has `endpoint` refused for `reason`, as a clause.
+    fn refused_by_hand(&self, endpoint: &Endpoint, reason: Reason) -> Option<String>;
+
+    /// What was done by hand that allows `endpoint`, as a clause.
+    fn allowed_by_hand(&self, endpoint: &Endpoint) -> Option<String>;
 }
 
 /// What a reserved rule identifier stands for; `None` for a rule of the policy file.
@@ -69,6 +75,7 @@ pub const fn reserved_rule(id: RuleId) -> Option<&'static str> {
         RuleId::REPLY => Some("[local] listen: a reply to a peer that was let in"),
         RuleId::RESOLVER => Some("[dns] resolvers: queries for allowed names"),
         RuleId::NOTHING_SENT => Some("nothing is sent: only a route is asked for"),
+        RuleId::GRANT => Some("allowed by hand"),
         _ => None,
     }
 }

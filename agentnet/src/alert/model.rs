@@ -15,7 +15,10 @@ use super::{
     door::UnixSocket,
     names::{Socket, SocketOption},
 };
-use crate::detect::evidence::Thousandths;
+use crate::{
+    act::{Act, By},
+    detect::evidence::Thousandths,
+};
 
 /// Text that is a constant when made and owned when read back.
 type Label = Cow<'static, str>;
@@ -127,6 +130,8 @@ pub enum Kind {
     DestinationClass,
     /// Many names that do not exist and look generated.
     Dga,
+    /// Somebody blocked, allowed or quarantined something by hand, or that has ended.
+    Act,
 }
 
 impl Kind {
@@ -146,6 +151,7 @@ impl Kind {
             Self::IcmpTunnel => "icmp_tunnel",
             Self::DestinationClass => "destination_class",
             Self::Dga => "dga",
+            Self::Act => "act",
         }
     }
 }
@@ -280,6 +286,8 @@ pub enum Evidence {
     Loss(LossEvidence),
     /// The state of enforcement.
     Enforcement(EnforcementEvidence),
+    /// Something that was done by hand.
+    Act(Box<ActEvidence>),
     /// What a detector measured.
     Detection(Box<DetectionEvidence>),
 }
@@ -403,6 +411,22 @@ pub struct EnforcementEvidence {
     /// The error behind it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+/// Something that was done by hand, or has ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActEvidence {
+    /// Label of [`super::by_hand::Change`].
+    pub did: Label,
+    /// What was done.
+    #[serde(rename = "of")]
+    pub act: Act,
+    /// Who took it back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<By>,
+    /// Why it was taken back, or the rule that denies what was allowed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
 }
 
 /// RFC 3339 with exactly nine digits after the second, in UTC: text order is the order of time.

@@ -74,6 +74,7 @@ impl Renderer {
             Evidence::Enforcement(_) if alert.severity >= Severity::High => {
                 return self.message(&time, "! warning", Look::Bad, &alert.reason);
             }
+            Evidence::Act(_) => return self.message(&time, "• by hand", Look::Strong, &alert.reason),
             // No alert has a flow as evidence.
             Evidence::Enforcement(_) | Evidence::Flow(_) => {
                 return self.message(&time, "· notice", Look::Dim, &alert.reason);
@@ -118,7 +119,9 @@ impl Renderer {
         let (various, carried) = match &flow.evidence {
             Evidence::Verdict(evidence) => (evidence.various, None),
             Evidence::Flow(carried) => (carried.various, Some(carried)),
-            Evidence::Loss(_) | Evidence::Enforcement(_) | Evidence::Detection(_) => (false, None),
+            Evidence::Loss(_) | Evidence::Enforcement(_) | Evidence::Detection(_) | Evidence::Act(_) => {
+                (false, None)
+            }
         };
         let what = if various && flow.count > 1 {
             VARIOUS.to_owned()

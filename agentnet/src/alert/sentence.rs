@@ -40,6 +40,8 @@ pub struct Facts<'a> {
     pub unix: Option<&'a UnixSocket>,
     /// What the policy knows.
     pub explained: Option<&'a Explained>,
+    /// What was done by hand that has it refused.
+    pub by_hand: Option<&'a str>,
     /// How many like it.
     pub count: u64,
     /// Whether they differ in process or destination.
@@ -126,6 +128,9 @@ fn unix(socket: Option<&UnixSocket>) -> String {
 }
 
 fn because(facts: &Facts<'_>) -> String {
+    if let Some(by_hand) = facts.by_hand {
+        return by_hand.to_owned();
+    }
     let Some(explained) = facts.explained else {
         return facts.class.because.to_owned();
     };

@@ -7,7 +7,10 @@ use clap::{Parser, Subcommand};
 use crate::exit;
 
 pub mod alerts;
+pub mod allow;
 pub mod attach;
+pub mod block;
+mod by_hand;
 pub mod check;
 pub mod daemon;
 pub mod detach;
@@ -17,7 +20,9 @@ pub mod flows;
 mod lines;
 mod policies;
 pub mod policy;
+pub mod quarantine;
 pub mod replay;
+pub mod reset;
 pub mod run;
 pub mod scan;
 pub mod status;
@@ -43,6 +48,18 @@ enum Command {
     Detach(detach::DetachArgs),
     /// Have the daemon read every policy anew
     Reload,
+    /// Let an agent send something for a while that its policy does not
+    Allow(allow::AllowArgs),
+    /// Let nothing be sent to an address, whatever policies allow
+    Block(block::BlockArgs),
+    /// Take a block back
+    Unblock(block::UnblockArgs),
+    /// Let an agent send nothing at all
+    Quarantine(quarantine::QuarantineArgs),
+    /// Take a quarantine back
+    Release(quarantine::ReleaseArgs),
+    /// Give up what is enforced and nobody looks after any more
+    Reset(reset::ResetArgs),
     /// Show what is governed, and whether it is really enforced
     Status(status::StatusArgs),
     /// Show what agents tried and what was done about it
@@ -89,6 +106,12 @@ pub fn main() -> ExitCode {
         Command::Attach(args) => attach::run(args),
         Command::Detach(args) => detach::run(args),
         Command::Reload => daemon::reload(),
+        Command::Allow(args) => allow::run(args),
+        Command::Block(args) => block::block(args),
+        Command::Unblock(args) => block::unblock(args),
+        Command::Quarantine(args) => quarantine::quarantine(args),
+        Command::Release(args) => quarantine::release(args),
+        Command::Reset(args) => reset::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Alerts(args) => alerts::run(args),
         Command::Flows(args) => flows::run(args),

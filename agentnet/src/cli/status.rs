@@ -13,6 +13,7 @@ use owo_colors::OwoColorize as _;
 use serde::Serialize;
 
 use crate::{
+    act::{self, Act, What},
     agent::{
         AgentName,
         cgroup::Cgroup,
@@ -23,8 +24,8 @@ use crate::{
         frame::FrameError,
         protocol::{Doors, Report, Status},
     },
-    engine::host,
-    kernel::{links, mounts},
+    engine::{STATE_DIRECTORY, acts, host},
+    kernel::{held::Held, links, mounts},
 };
 
 /// Arguments of `agentnet status`.
@@ -51,6 +52,8 @@ enum State {
     Enforced,
     /// It is, and it only audits.
     Audited,
+    /// It is, and on top of it nothing may be sent at all.
+    Quarantined,
     /// It is, to block or to audit, and its engine is gone: nothing is logged.
     Ownerless,
     /// It is not.
@@ -62,7 +65,7 @@ enum State {
 impl State {
     /// Whether the policy is known to be in force.
     const fn holds(self) -> bool {
-        matches!(self, Self::Enforced | Self::Audited | Self::Ownerless)
+        matches!(self, Self::Enforced | Self::Audited | Self::Quarantined | Self::Ownerless)
     }
 }
 
@@ -81,6 +84,9 @@ struct Row {
     started: Option<Timestamp>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     problems: Vec<String>,
+    /// What was done by hand, where no engine tells of it any more.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    acts: Vec<Act>,
     #[serde(skip_serializing_if = "Option::is_none")]
     engine: Option<Status>,
 }
@@ -90,12 +96,12 @@ struct Row {
 /// # Errors
 /// If the registry cannot be read or the result not be written.
 pub fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
-    let Overview { rows, problems } = overview()?;
+    let Overview { rows, problems, acts } = overview()?;
     let mut text = String::new();
     if args.json {
-        if !problems.is_empty() {
+        if !problems.is_empty() || !acts.is_empty() {
             text.push_str(&serde_json::to_string(
-                &serde_json::json!({ "daemon": { "problems": problems } }),
+                &serde_json::json!({ "daemon": { "problems": problems, "acts": acts } }),
             )?);
             text.push('\n');
         }
@@ -103,12 +109,16 @@ pub fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
             text.push_str(&serde_json::to_string(row)?);
             text.push('\n');
         }
-    } else if rows.is_empty() && problems.is_empty() {
+    } else if rows.is_empty() && problems.is_empty() && acts.is_empty() {
         text.push_str("No agent is governed.\n");
     } else {
         let now = Timestamp::now();
         for problem in problems.iter().flat_map(|problem| problem.lines()) {
             writeln!(text, "daemon: {problem}")?;
+        }
+        for act in &acts {
+            let later = act.agent.as_ref().map_or_else(String::new, |agent| format!(" for agent {agent}"));
+            writeln!(text, "for agents that begin later{later}: {act}")?;
         }
         for row in &rows {
             row.write(&mut text, now)?;
@@ -128,6 +138,8 @@ struct Overview {
     rows: Vec<Row>,
     /// The daemon's own.
     problems: Vec<String>,
+    /// What was done by hand for agents that are not there now.
+    acts: Vec<Act>,
 }
 
 fn overview() -> anyhow::Result<Overview> {
@@ -154,6 +166,7 @@ fn overview() -> anyhow::Result<Overview> {
         cgroup: None,
         started: None,
         problems: vec!["it has pins, and the registry in /run does not know it".to_owned()],
+        acts: Vec::new(),
         engine: None,
     });
     // Everything that the daemon governs comes in one answer.
@@ -162,6 +175,7 @@ fn overview() -> anyhow::Result<Overview> {
     let socket = Path::new(client::DAEMON_SOCKET);
     let daemon = socket.exists().then(|| client::status(socket));
     let problems = daemon.iter().flatten().flat_map(|report| report.problems.clone()).collect();
+    let acts = daemon.iter().flatten().flat_map(|report| report.acts.clone()).collect();
     // An agent that ended since is gone from the registry or about to be.
     let rows = listed.into_iter().filter_map(|listed| {
         let own;
@@ -175,7 +189,7 @@ fn overview() -> anyhow::Result<Overview> {
         };
         Row::of(listed, told)
     });
-    Ok(Overview { rows: rows.chain(strays).collect(), problems })
+    Ok(Overview { rows: rows.chain(strays).collect(), problems, acts })
 }
 
 impl Row {
@@ -190,6 +204,7 @@ impl Row {
             cgroup: meta.as_ref().map(|meta| meta.cgroup.display().to_string()),
             started: meta.as_ref().map(|meta| meta.started),
             problems: Vec::new(),
+            acts: Vec::new(),
             engine: None,
         };
         let Some(told) = told else {
@@ -200,10 +215,11 @@ impl Row {
         match told {
             Ok(report) => match report.agents.iter().find(|status| status.agent == row.agent) {
                 Some(status) => {
-                    row.state = match (status.problems.is_empty(), status.audit) {
-                        (false, _) => State::NotEnforced,
-                        (true, true) => State::Audited,
-                        (true, false) => State::Enforced,
+                    row.state = match status {
+                        Status { problems, .. } if !problems.is_empty() => State::NotEnforced,
+                        Status { quarantined: true, .. } => State::Quarantined,
+                        Status { audit: true, .. } => State::Audited,
+                        Status { .. } => State::Enforced,
                     };
                     row.problems.clone_from(&status.problems);
                     row.engine = Some(status.clone());
@@ -243,11 +259,36 @@ impl Row {
         };
         self.problems.push(what.to_owned());
         self.problems.extend(unguarded);
+        self.acts_without_engine(meta);
+    }
+
+    /// Finds out what was done by hand, by what the kernel says and was written down.
+    fn acts_without_engine(&mut self, meta: &Meta) {
+        let held = Held::at(&meta.pins);
+        let cfg = held.cgroup(&self.agent).and_then(|id| held.configuration(id).ok());
+        if self.state == State::Ownerless && cfg.is_some_and(|cfg| cfg.is_quarantined()) {
+            self.state = State::Quarantined;
+        }
+        if meta.engine != EngineKind::Daemon {
+            return;
+        }
+        let now = act::now();
+        match acts::read_kept(Path::new(STATE_DIRECTORY)) {
+            Ok(kept) => {
+                let own = kept.into_iter().filter(|act| {
+                    act.concerns(&self.agent) && (!act.is_over(now) || act.what == What::Quarantine)
+                });
+                self.acts.extend(own);
+            }
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {}
+            Err(error) => self.problems.push(format!("what was done by hand cannot be read: {error}")),
+        }
     }
 
     fn write(&self, text: &mut String, now: Timestamp) -> std::fmt::Result {
         let state = match self.state {
             State::Enforced => "enforced".green().to_string(),
+            State::Quarantined => "quarantined: nothing may be sent".red().to_string(),
             State::Audited => "audit: nothing is blocked".yellow().to_string(),
             State::Ownerless if self.audit == Some(true) => {
                 "audit, without an engine: nothing is blocked".yellow().to_string()
@@ -261,6 +302,10 @@ impl Row {
         let notes = self.engine.iter().flat_map(|engine| &engine.notes);
         for line in self.problems.iter().chain(notes).flat_map(|told| told.lines()) {
             writeln!(text, "    {line}")?;
+        }
+        let acts = self.engine.iter().flat_map(|engine| &engine.acts).chain(&self.acts);
+        for act in acts {
+            writeln!(text, "    {} {act}", "by hand:".bold())?;
         }
         if let Some(engine) = &self.engine {
             let for_how_long = now.duration_since(engine.started).as_secs().max(0);

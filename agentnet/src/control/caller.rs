@@ -12,7 +12,10 @@ use rustix::{
 };
 
 use super::peer::{self, Peer};
-use crate::agent::cgroup::{Cgroup, Hierarchy};
+use crate::{
+    act::By,
+    agent::cgroup::{Cgroup, Hierarchy},
+};
 
 /// Groups whose members may ask for something without being root.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,6 +83,27 @@ impl Caller {
         match peer::pid(self.pidfd.as_fd()) {
             Ok(still) if still == pid => Ok(cgroup),
             _ => Err("the process that asked is gone".to_owned()),
+        }
+    }
+
+    /// Who it is, for the record.
+    pub fn by(&self) -> By {
+        let Peer { pid, uid, .. } = self.peer;
+        let name = |uid: u32| {
+            let user = nix::unistd::User::from_uid(uid.into()).ok().flatten();
+            user.map_or_else(|| format!("uid {uid}"), |user| user.name)
+        };
+        // Set at login and inherited, through sudo too; -1 for what nobody has logged in for. Believed only while the
+        // pidfd still names the process.
+        let login = std::fs::read_to_string(format!("/proc/{pid}/loginuid"));
+        let login = login.ok().and_then(|text| text.trim().parse::<u32>().ok());
+        let is_same = peer::pid(self.pidfd.as_fd()).is_ok_and(|still| still == pid);
+        let login = login.filter(|login| is_same && *login != u32::MAX && *login != uid).map(name);
+        By {
+            uid,
+            user: nix::unistd::User::from_uid(uid.into()).ok().flatten().map(|user| user.name),
+            login,
+            pid,
         }
     }
 

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    act::{Act, Acted, Order},
     agent::{AgentName, target::Spec},
     alert::{
         model::{Output, Severity},
@@ -37,6 +38,8 @@ pub enum Request {
     Follow(Follow),
     /// Read every policy anew.
     Reload,
+    /// Block, allow or quarantine something by hand, or take that back.
+    Act(Order),
 }
 
 /// What is to be governed, and how.
@@ -115,6 +118,8 @@ pub enum Reply {
     Status(Box<Report>),
     /// It was done; a sentence says what.
     Done(String),
+    /// The answer to [`Request::Act`].
+    Acted(Box<Acted>),
     /// So many lines came faster than this follower took them; they are in the log.
     Missed(u64),
 }
@@ -132,6 +137,9 @@ pub struct Report {
     pub problems: Vec<String>,
     /// The agents that the asker may know of.
     pub agents: Vec<Status>,
+    /// What was done by hand and is for none of these now: it holds for agents that begin later.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub acts: Vec<Act>,
 }
 
 /// Tells of `dropped` lines that found no room on their way; `logged` says whether a log has them.
@@ -200,6 +208,12 @@ pub struct Status {
     pub policy: String,
     /// Whether the policy only audits.
     pub audit: bool,
+    /// Whether it is in quarantine and may send nothing.
+    #[serde(default)]
+    pub quarantined: bool,
+    /// What was done to it by hand and holds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub acts: Vec<Act>,
     /// The directory of its cgroup.
     pub cgroup: String,
     /// Whether the cgroup was there before the agent.

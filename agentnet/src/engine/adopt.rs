@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use agentnet_common::abi::{AgentCfg, MODE_AUDIT};
+use agentnet_common::abi::AgentCfg;
 use jiff::Timestamp;
 
 use super::{
@@ -61,6 +61,7 @@ impl Engine {
             }
         }
         self.reserve(&known, &ours);
+        self.load_acts();
         super::kept::prune(&self.settings.state, &known);
         // Written down, and never attached: a daemon died in between.
         let (unfinished, ours): (Vec<_>, Vec<_>) = ours.into_iter().partition(|(_, meta)| meta.id == 0);
@@ -84,6 +85,7 @@ impl Engine {
         if let Err(error) = line.prune(kernel, |id| agents.contains_key(&id) || reserved.contains(&id)) {
             self.problem(format!("something is left at interfaces of agents that are gone: {error}"));
         }
+        self.prune_acts(&known);
         // What the daemon before did not get to read: now there is somebody whom it can be told of.
         self.records(rings.rest());
         for id in self.agents.keys().copied().collect::<Vec<_>>() {
@@ -148,8 +150,9 @@ impl Engine {
         notes.extend(problem);
         let before = held.unwrap_or_default();
         let cfg = AgentCfg { agent: meta.id, ..before };
-        let log = self.log(name, meta.uid);
-        let beginning = Beginning { name: name.clone(), cfg, selection, footprint, phase, log };
+        self.recall_acts(meta.id, name, &cfg);
+        let (log, acts) = (self.log(name, meta.uid), self.acts.of(name));
+        let beginning = Beginning { name: name.clone(), cfg, selection, footprint, phase, log, acts };
         let counters = self.kernel.counters(meta.id).unwrap_or_default();
         let mut agent = Agent::new(beginning, self.clock).resumed(&counters);
         agent.notes = notes;
@@ -161,6 +164,9 @@ impl Engine {
         self.agents.insert(meta.id, agent);
         self.reserved.retain(|id| *id != meta.id);
         if !gone {
+            if let Err(error) = self.write_acts(meta.id, name) {
+                self.stand(meta.id, format!("what was done by hand is as it was before: {error}"));
+            }
             let links = pins::links_of(self.kernel.pins(), name);
             let installed = match (here, held) {
                 (true, Some(_)) => self.reinstall(meta.id),
@@ -207,7 +213,7 @@ impl Engine {
     fn reinstall(&mut self, id: u32) -> Result<(), StartError> {
         let Some(agent) = self.agents.get(&id) else { return Ok(()) };
         if agent.policy.is_unknown() {
-            return Ok(());
+            return self.put_acts(id);
         }
         let policy = Arc::clone(&agent.policy);
         self.switch(id, &policy)
@@ -222,9 +228,8 @@ impl Engine {
         }
         let slot = self.slots.lease(&mut self.kernel, &agent.policy)?;
         let mut cfg = agent.policy.compiled.agent_cfg(id, slot, 1);
-        if agent.only_audit {
-            cfg.mode = MODE_AUDIT;
-        }
+        cfg.mode = agent.policy_mode();
+        let cfg = self.acts.on(&agent.name, cfg);
         if let Err(error) = self.kernel.attach(&agent.name, agent.cgroup.path(), cfg) {
             self.slots.release(&mut self.kernel, slot);
             return Err(error.into());

@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use agentnet_common::{
-    abi::{AgentCfg, AgentCounters, CFG_UNIX_ANY, MODE_AUDIT},
+    abi::{AgentCfg, AgentCounters, CFG_UNIX_ANY, MODE_AUDIT, MODE_ENFORCE},
     user::{DecodeError, Record},
 };
 use jiff::Timestamp;
@@ -18,8 +18,10 @@ use super::{
     selectors::{Selected, id_of},
 };
 use crate::{
+    act::Act,
     agent::{AgentName, cgroup::Cgroup, process::monotonic, registry::Meta},
     alert::{
+        by_hand::Change,
         class::{Enforcement, LATE},
         clock::Clock,
         model::Output,
@@ -80,6 +82,8 @@ pub(super) struct Agent {
     pub(super) notes: Vec<String>,
     /// Why a newer policy is not in force.
     pub(super) outdated: Option<String>,
+    /// Why what was done to it by hand is not in force.
+    pub(super) unacted: Option<String>,
     /// Why it was not taken down.
     pub(super) stuck: Option<String>,
     /// Ticks since its command ended, or since it could not be taken down.
@@ -107,12 +111,14 @@ pub(super) struct Beginning {
     pub(super) footprint: Footprint,
     pub(super) phase: Phase,
     pub(super) log: Log,
+    /// What was done to it by hand before it began.
+    pub(super) acts: Vec<Act>,
 }
 
 impl Agent {
     /// An agent that is about to begin.
     pub(super) fn new(beginning: Beginning, clock: Clock) -> Self {
-        let Beginning { name, cfg, selection, footprint, phase, mut log } = beginning;
+        let Beginning { name, cfg, selection, footprint, phase, mut log, acts } = beginning;
         let Selection { policy, origin, audit, own, note } = selection;
         // A disk that is full or read-only is no reason to leave an agent ungoverned.
         let unwritable = log.prepare().err();
@@ -121,7 +127,8 @@ impl Agent {
             format!("alerts cannot be written for now, which is tried again with each: {error}")
         });
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        let pipeline = Pipeline::new(name.as_str(), &host, Arc::new(Explainer(Arc::clone(&policy))), clock);
+        let explainer = Explainer::new(Arc::clone(&policy), acts);
+        let pipeline = Pipeline::new(name.as_str(), &host, Arc::new(explainer), clock);
         let cgroup = Cgroup::at(&footprint.meta().cgroup);
         Self {
             name,
@@ -138,6 +145,7 @@ impl Agent {
             session: None,
             notes: note.into_iter().collect(),
             outdated: None,
+            unacted: None,
             stuck: None,
             waited: 0,
             watch: None,
@@ -158,10 +166,16 @@ impl Agent {
         self
     }
 
-    /// Explains what happens from now on by another policy.
-    pub(super) fn explain_by(&mut self, policy: &Arc<Policy>, now: Timestamp, followers: &mut Followers) {
+    /// Explains what happens from now on by another policy, or by other acts.
+    pub(super) fn explain_by(
+        &mut self,
+        policy: &Arc<Policy>,
+        acts: Vec<Act>,
+        now: Timestamp,
+        followers: &mut Followers,
+    ) {
         self.policy = Arc::clone(policy);
-        let outputs = self.pipeline.set_policy(Arc::new(Explainer(Arc::clone(policy))), now);
+        let outputs = self.pipeline.set_policy(Arc::new(Explainer::new(Arc::clone(policy), acts)), now);
         self.publish(outputs, now, followers);
     }
 
@@ -175,9 +189,19 @@ impl Agent {
         self.cfg.agent
     }
 
-    /// Whether nothing is refused.
+    /// Whether nothing is refused, but for what somebody has blocked by hand.
     pub(super) const fn is_audit(&self) -> bool {
         self.cfg.mode == MODE_AUDIT
+    }
+
+    /// The mode that its policy gives it, whatever was done by hand: `MODE_*`.
+    pub(super) fn policy_mode(&self) -> u8 {
+        match self.policy.is_unknown() {
+            _ if self.only_audit => MODE_AUDIT,
+            false => self.policy.compiled.mode,
+            true if self.meta().audit => MODE_AUDIT,
+            true => MODE_ENFORCE,
+        }
     }
 
     /// What was set up, for the client that asked for it.
@@ -194,8 +218,8 @@ impl Agent {
         }
     }
 
-    /// What `status` says of it.
-    pub(super) fn status(&self, kernel: &Kernel, line: &SecondLine) -> Status {
+    /// What `status` says of it, to which `acts` were done.
+    pub(super) fn status(&self, kernel: &Kernel, line: &SecondLine, acts: Vec<Act>) -> Status {
         let meta = self.meta();
         let mut problems = self.problems(kernel, line);
         let counters = kernel.counters(self.id()).unwrap_or_else(|error| {
@@ -206,6 +230,8 @@ impl Agent {
             agent: self.name.clone(),
             policy: meta.policy.clone(),
             audit: self.is_audit(),
+            quarantined: self.cfg.is_quarantined(),
+            acts,
             cgroup: meta.cgroup.display().to_string(),
             attached: !meta.made,
             uid: meta.uid,
@@ -300,6 +326,7 @@ impl Agent {
     fn problems(&self, kernel: &Kernel, line: &SecondLine) -> Vec<String> {
         let mut problems = kernel.problems(&self.name, self.cgroup.path(), &self.cfg);
         problems.extend(line.problems(kernel, &self.name));
+        problems.extend(self.unacted.clone());
         problems
     }
 
@@ -316,6 +343,17 @@ impl Agent {
     pub(super) fn change(&mut self, change: &Enforcement, now: Timestamp, followers: &mut Followers) {
         let outputs = self.pipeline.on_enforcement(change, now);
         self.publish(outputs, now, followers);
+    }
+
+    /// Tells of something that was done by hand, or has ended.
+    pub(super) fn act(&mut self, change: &Change<'_>, now: Timestamp, followers: &mut Followers) {
+        let outputs = self.pipeline.on_act(change, now);
+        self.publish(outputs, now, followers);
+    }
+
+    /// Has the client that waits for it told something at its start.
+    pub(super) fn warn(&mut self, warning: String) {
+        self.warnings.push(warning);
     }
 
     /// Takes note that the store is not as it should be.

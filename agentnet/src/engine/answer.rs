@@ -102,6 +102,9 @@ impl Engine {
             Request::Detach { agent } => {
                 steers(asker, "detach agents").and_then(|()| self.detach(&agent, rings)).map(Reply::Done)
             }
+            Request::Act(order) => steers(asker, "act on agents by hand")
+                .and_then(|()| self.act(&order, &asker.caller.by()))
+                .map(|acted| Reply::Acted(Box::new(acted))),
             Request::Reload => {
                 steers(asker, "reload policies").and_then(|()| self.reload(rings)).map(Reply::Done)
             }
@@ -134,7 +137,8 @@ impl Engine {
     fn report(&self, asker: &Asker) -> Result<Report, Failure> {
         let of = reads(asker)?;
         let agents = self.agents.values().filter(|agent| visible(agent.meta().uid, of));
-        let mut agents: Vec<Status> = agents.map(|agent| agent.status(&self.kernel, &self.line)).collect();
+        let mut agents: Vec<Status> =
+            agents.map(|agent| agent.status(&self.kernel, &self.line, self.acts.of(&agent.name))).collect();
         if agents.is_empty() && of.is_some() && !asker.rights.run {
             return Err(Failure::denied(
                 "the daemon tells root and the group of its setting `read_group` about agents, and everybody about \
@@ -153,6 +157,7 @@ impl Engine {
                 .chain(self.selecting.problems())
                 .cloned()
                 .collect(),
+            acts: if of.is_none() { self.acts.waiting(&agents) } else { Vec::new() },
             agents,
         })
     }

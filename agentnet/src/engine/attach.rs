@@ -179,24 +179,22 @@ impl Engine {
     /// # Errors
     /// If one of them may still be there.
     pub(super) fn settle(&self, id: u32, occasion: Occasion) -> Result<Report, ExistingError> {
-        match self.agents.get(&id) {
-            Some(agent) if !agent.policy.is_unknown() => {
-                // Without marks nothing can stay that needs one; that is the safe side.
-                let marks = Marks::open(self.kernel.pins())
-                    .inspect_err(|error| tracing::warn!(%error, "sockets cannot be marked"))
-                    .ok();
-                existing::settle(
-                    &Question {
-                        tables: &agent.policy.compiled,
-                        cfg: agent.cfg,
-                        cgroup: &agent.cgroup,
-                        marks: marks.as_ref(),
-                    },
-                    occasion,
-                )
-            }
-            _ => Ok(Report::default()),
-        }
+        let Some(agent) = self.agents.get(&id) else { return Ok(Report::default()) };
+        // Without marks nothing can stay that needs one; that is the safe side.
+        let marks = Marks::open(self.kernel.pins())
+            .inspect_err(|error| tracing::warn!(%error, "sockets cannot be marked"))
+            .ok();
+        existing::settle(
+            &Question {
+                tables: &self.kernel.opened(id, &agent.policy.compiled),
+                is_known: !agent.policy.is_unknown(),
+                acts: &self.acts.in_force(&agent.name),
+                cfg: agent.cfg,
+                cgroup: &agent.cgroup,
+                marks: marks.as_ref(),
+            },
+            occasion,
+        )
     }
 
     /// Tells of connections that live on although the policy does not allow them.

@@ -62,6 +62,8 @@ impl Engine {
         agent.count(kernel, now, followers);
         self.slots.release(&mut self.kernel, agent.cfg.slot);
         self.forget(&agent.name);
+        // Where a policy selects it, the next one of the name begins without anybody's doing.
+        self.forget_acts(id, &agent.name, agent.selected.is_some() && !by_hand);
         tracing::info!(agent = %agent.name, "taken down");
         let (mut footprint, closing) = agent.close(now, &mut self.followers);
         let removed = footprint.remove();
@@ -75,20 +77,14 @@ impl Engine {
     /// Destroys what must not be sent and ends enforcement.
     fn disarm(&mut self, id: u32) -> Result<(), EndError> {
         let Some(agent) = self.agents.get(&id) else { return Ok(()) };
-        let refused: HashSet<u64> = self
-            .kernel
-            .refused()?
-            .into_iter()
-            .filter(|(_, of)| *of == id)
-            .map(|(cookie, _)| cookie)
-            .collect();
-        // More than fit on the list, or nobody knows what is refused: then all sockets of the agent.
-        let all = self.kernel.counters(id)?.refused_overflow > 0 || agent.policy.is_unknown();
-        let mut destroyed = host::destroy_sockets(&refused, all.then_some(&agent.cgroup))?;
-        if agent.is_attached() && !all && !agent.is_audit() && agent.is_there() {
+        let audits = agent.is_audit() && !agent.cfg.has_blocks();
+        let (attached, all) = (agent.is_attached() && agent.is_there(), self.has_lost_count(id)?);
+        let (refused, mut destroyed) = self.destroy_refused(id, all)?;
+        if attached && !all && !audits {
             // Its processes live on, and what they have queued and was not tried yet would leave.
             destroyed += self.settle(id, Occasion::Reload)?.destroyed.len();
         }
+        let Some(agent) = self.agents.get(&id) else { return Ok(()) };
         if destroyed > 0 {
             tracing::info!(agent = %agent.name, destroyed, "destroyed sockets with refused data");
         }
@@ -97,6 +93,26 @@ impl Engine {
         self.kernel.detach(&agent.name, agent.cgroup.path())?;
         self.kernel.forget_refused(refused)?;
         Ok(())
+    }
+
+    /// Whether nobody knows which sockets of the agent hold refused data, because there were more than fit on the list or
+    /// what its policy refuses is not known: then all may.
+    fn has_lost_count(&self, id: u32) -> Result<bool, EndError> {
+        let is_unknown = self.agents.get(&id).is_some_and(|agent| agent.policy.is_unknown());
+        Ok(is_unknown || self.kernel.counters(id)?.refused_overflow > 0)
+    }
+
+    /// Destroys the agent's sockets that hold refused data, or `all` of them: what was held back must not leave when it
+    /// would be let through. Which these were, and how many were destroyed.
+    ///
+    /// # Errors
+    /// If one of them may still be there.
+    pub(super) fn destroy_refused(&self, id: u32, all: bool) -> Result<(HashSet<u64>, usize), EndError> {
+        let refused = self.kernel.refused()?.into_iter();
+        let refused: HashSet<u64> = refused.filter(|(_, of)| *of == id).map(|(cookie, _)| cookie).collect();
+        let cgroup = self.agents.get(&id).filter(|_| all).map(|agent| &agent.cgroup);
+        let destroyed = host::destroy_sockets(&refused, cgroup)?;
+        Ok((refused, destroyed))
     }
 
     fn stays(&mut self, id: u32, error: &EndError) {

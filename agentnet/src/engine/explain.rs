@@ -1,4 +1,4 @@
-//! The policy, as alerts ask it.
+//! The policy and what was done by hand, as alerts ask about them.
 
 use std::sync::Arc;
 
@@ -8,6 +8,7 @@ use agentnet_common::{
 };
 
 use crate::{
+    act::{Act, InForce},
     alert::explain::{Explain, Explained, RuleRef},
     policy::{Policy, compile::RuleInfo, explain::Lacks},
 };
@@ -15,17 +16,28 @@ use crate::{
 /// The port that rules with names are about unless they say otherwise.
 const HTTPS: u16 = 443;
 
-/// A policy that explains itself.
+/// A policy that explains itself, with what was done by hand on top of it.
 #[derive(Clone, Debug)]
-pub struct Explainer(pub Arc<Policy>);
+pub struct Explainer {
+    policy: Arc<Policy>,
+    acts: InForce,
+}
+
+impl Explainer {
+    /// Explains by `policy` and `acts`, all of which are the agent's. They may be over by the time that they are asked
+    /// about.
+    pub const fn new(policy: Arc<Policy>, acts: Vec<Act>) -> Self {
+        Self { policy, acts: InForce::new(acts, 0) }
+    }
+}
 
 impl Explain for Explainer {
     fn name(&self) -> &str {
-        &self.0.compiled.name
+        &self.policy.compiled.name
     }
 
     fn rule(&self, id: RuleId) -> Option<RuleRef> {
-        self.0.compiled.rules.iter().find(|rule| rule.id == id).map(reference)
+        self.policy.compiled.rules.iter().find(|rule| rule.id == id).map(reference)
     }
 
     fn explain(&self, endpoint: &Endpoint, reason: Reason) -> Option<Explained> {
@@ -34,7 +46,7 @@ impl Explain for Explainer {
             Reason::ForeignListener => Scope::ForeignListener,
             _ => Scope::Remote,
         };
-        let explanation = self.0.explain(endpoint, scope);
+        let explanation = self.policy.explain(endpoint, scope);
         Some(Explained {
             rule: explanation.deny_rule.map(reference),
             near: explanation
@@ -46,14 +58,27 @@ impl Explain for Explainer {
         })
     }
 
+    fn refused_by_hand(&self, endpoint: &Endpoint, reason: Reason) -> Option<String> {
+        let act = match reason {
+            Reason::Blocked => self.acts.block(&endpoint.addr),
+            Reason::Quarantined => self.acts.quarantine(),
+            _ => None,
+        };
+        act.map(Act::to_string)
+    }
+
+    fn allowed_by_hand(&self, endpoint: &Endpoint) -> Option<String> {
+        self.acts.grant(endpoint).map(Act::to_string)
+    }
+
     fn explain_name(&self, name: &str) -> Option<Explained> {
-        let search = &self.0.compiled.resolution.search;
+        let search = &self.policy.compiled.resolution.search;
         let meant = search
             .iter()
             .filter_map(|suffix| name.strip_suffix(suffix.as_str())?.strip_suffix('.'))
             // Of a name of one label nobody knows whether it was meant.
             .find(|meant| meant.contains('.'));
-        let explanation = self.0.explain_name(meant.unwrap_or(name), protocol::TCP, HTTPS).ok()?;
+        let explanation = self.policy.explain_name(meant.unwrap_or(name), protocol::TCP, HTTPS).ok()?;
         let mut suggestion = explanation.suggestion;
         if let (Some(suggestion), Some(_)) = (&mut suggestion, meant) {
             suggestion.insert_str(0, &format!("# asked for as {name}\n"));

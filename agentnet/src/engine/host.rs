@@ -16,7 +16,10 @@ use crate::{
         cgroup::{Cgroup, CgroupError, Hierarchy},
         registry::{EngineKind, Entry, Exclusive, Host, Meta, Registry, RegistryError},
     },
-    kernel::{pins, sockdiag},
+    kernel::{
+        pins,
+        sockdiag::{self, State},
+    },
 };
 
 /// The pin directory of the daemon below the mount point of bpffs.
@@ -95,7 +98,8 @@ fn clear_pins(name: &AgentName, meta: &Meta) -> io::Result<()> {
 
 /// Destroys the TCP sockets with these cookies and, where given, all that were made in `cgroup` or below, in
 /// whatever network namespace they are. Their queues may hold data that was refused, and it would leave as
-/// soon as nobody refuses it.
+/// soon as nobody refuses it. Who waits for others goes on waiting: a listener sends nothing, though what is refused of
+/// its half-open connections is told of it.
 ///
 /// # Errors
 /// If one of them may still be there.
@@ -108,7 +112,8 @@ pub fn destroy_sockets(refused: &HashSet<u64>, cgroup: Option<&Cgroup>) -> Resul
     for namespace in netns::all().map_err(SocketsError::Namespaces)? {
         // A cookie names one socket of the host, whatever its namespace.
         destroyed += sockdiag::destroy_tcp(Some(namespace.as_fd()), &|socket| {
-            refused.contains(&socket.cookie) || socket.cgroup.is_some_and(|id| ids.contains(&id))
+            socket.state != State::Listen
+                && (refused.contains(&socket.cookie) || socket.cgroup.is_some_and(|id| ids.contains(&id)))
         })?;
     }
     Ok(destroyed)

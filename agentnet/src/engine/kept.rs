@@ -79,7 +79,7 @@ pub(super) fn prune(state: &Path, known: &[AgentName]) {
 }
 
 /// Writes a file of root's; whoever reads it sees all of it or what was there before.
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let fresh = path.with_extension("new");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
     file.write_all(bytes)?;

@@ -7,6 +7,7 @@
 
 use std::{io, path::Path};
 
+pub mod acts;
 pub mod adopt;
 mod agent;
 mod answer;
@@ -24,6 +25,7 @@ pub mod notify;
 mod policies;
 pub mod process;
 mod reload;
+pub mod reset;
 pub mod selection;
 mod selectors;
 pub mod serve;

@@ -139,18 +139,24 @@ impl Engine {
         if agent.only_audit {
             cfg.mode = MODE_AUDIT;
         }
+        let (name, audit) = (agent.name.clone(), cfg.mode == MODE_AUDIT);
+        // Before: a deny rule speaks from its first moment on.
+        let withdrawn = self.withdraw(id, policy);
+        let cfg = self.acts.on(&name, cfg);
         if let Err(error) = self.put_in_force(id, cfg) {
             self.slots.release(&mut self.kernel, slot);
             return Err(error);
         }
+        let acts = self.acts.of(&name);
         let Some(agent) = self.agents.get_mut(&id) else { return Ok(()) };
         let mut meta = agent.meta().clone();
         meta.policy.clone_from(&policy.compiled.name);
-        meta.audit = agent.is_audit();
+        meta.audit = audit;
         if let Err(error) = agent.footprint.rewrite(meta) {
             tracing::warn!(agent = %agent.name, %error, "the registry has its policy of before");
         }
-        agent.explain_by(policy, Timestamp::now(), &mut self.followers);
+        agent.explain_by(policy, acts, Timestamp::now(), &mut self.followers);
+        self.tell_withdrawn(id, &withdrawn);
         self.slots.release(&mut self.kernel, before.slot);
         Ok(())
     }

@@ -266,6 +266,7 @@ pub(super) async fn run_loop(mut engine: Engine, mut inputs: Inputs) -> Result<(
             Some(call) = inputs.calls.recv() => engine.handle(call, rings),
             _ = tick.tick() => {
                 engine.records(rings.rest());
+                engine.end_acts();
                 for id in engine.tick() {
                     engine.end_if_over(id, rings);
                 }

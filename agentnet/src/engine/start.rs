@@ -25,7 +25,10 @@ use crate::{
         cgroup::{Cgroup, CgroupError, Hierarchy},
         registry::{EngineKind, Entry, Exclusive, Listed, Meta, Registry, RegistryError},
     },
-    alert::class::Enforcement,
+    alert::{
+        by_hand::{Change, Did},
+        class::Enforcement,
+    },
     control::{
         peer::{self, ChildError, Peer},
         protocol::{Failure, PolicySource, Reply, Run},
@@ -320,13 +323,16 @@ impl Engine {
         footprint.rewrite(meta)?;
         let meta = footprint.meta();
         let slot = self.slots.lease(&mut self.kernel, &selection.policy)?;
-        let cfg = selection.cfg(id, slot, 1);
-        if let Err(error) = self.kernel.attach(name, &meta.cgroup, cfg) {
+        // What was done by hand holds from the first packet.
+        let cfg = self.acts.on(name, selection.cfg(id, slot, 1));
+        let attached = self.write_acts(id, name).and_then(|()| self.kernel.attach(name, &meta.cgroup, cfg));
+        if let Err(error) = attached {
+            self.unwrite_acts(id);
             self.slots.release(&mut self.kernel, slot);
             return Err(error.into());
         }
-        let log = self.log(name, meta.uid);
-        let beginning = Beginning { name: name.clone(), cfg, selection, footprint, phase, log };
+        let (log, acts) = (self.log(name, meta.uid), self.acts.of(name));
+        let beginning = Beginning { name: name.clone(), cfg, selection, footprint, phase, log, acts };
         self.agents.insert(id, Agent::new(beginning, self.clock));
         Ok(id)
     }
@@ -341,6 +347,7 @@ impl Engine {
             tracing::error!(agent = %agent.name, %error, "something of the agent is left");
         }
         self.slots.release(&mut self.kernel, agent.cfg.slot);
+        self.unwrite_acts(id);
     }
 
     /// The agent is governed: it stays so whatever becomes of this engine. Tells everybody, the client behind
@@ -348,17 +355,25 @@ impl Engine {
     pub(super) fn begin(&mut self, id: u32, session: Option<Session>) {
         self.watch(id);
         self.keep(id);
+        let kept = self.begin_acts(id);
         let Self { agents, followers, kernel, .. } = self;
         let Some(agent) = agents.get_mut(&id) else { return };
         agent.footprint.keep();
         agent.session = session;
         let (meta, audit) = (agent.meta(), agent.is_audit());
         tracing::info!(agent = %agent.name, policy = meta.policy, audit, uid = meta.uid, "governed");
+        for act in &kept {
+            agent.warn(format!("what was done by hand before holds: {act}"));
+        }
         let ready = agent.ready(kernel);
         if let Some(session) = &mut agent.session {
             session.outbox.send(Reply::Ready(ready));
         }
         let change = if audit { Enforcement::Auditing } else { Enforcement::Started };
-        agent.change(&change, Timestamp::now(), followers);
+        let now = Timestamp::now();
+        agent.change(&change, now, followers);
+        for act in &kept {
+            agent.act(&Change::new(Did::Kept, act), now, followers);
+        }
     }
 }

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use tokio::sync::mpsc;
 
 use super::{
+    acts::Acts,
     agent::{Agent, Phase},
     end::EndError,
     follow::Followers,
@@ -80,6 +81,8 @@ pub struct Engine {
     pub(super) problems: Vec<String>,
     /// What the policies select by themselves.
     pub(super) selecting: Selecting,
+    /// What was done by hand.
+    pub(super) acts: Acts,
     /// Numbers of agents of which nothing else is known.
     pub(super) reserved: Vec<u32>,
     /// Why the agent that it governs alone cannot be taken down.
@@ -117,6 +120,7 @@ impl Engine {
             started: Timestamp::now(),
             problems: Vec::new(),
             selecting: Selecting::default(),
+            acts: Acts::default(),
             reserved: Vec::new(),
             failed: None,
             watches,

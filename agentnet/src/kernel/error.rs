@@ -45,6 +45,9 @@ pub enum KernelError {
         /// Why, with the verifier's log.
         source: Box<aya::programs::ProgramError>,
     },
+    /// The kernel has the hooks at Unix sockets and refused their programs.
+    #[error("the kernel refused the programs for Unix sockets: {0}")]
+    Unix(#[source] io::Error),
     /// A program cannot be attached.
     #[error("cannot attach program {program} to the cgroup: {source}")]
     Attach {
@@ -68,6 +71,12 @@ pub enum KernelError {
         map: &'static str,
         /// Why.
         source: MapError,
+    },
+    /// There is no room in a map.
+    #[error("map {map} is full: too much was blocked or allowed by hand; take back what is not needed")]
+    Full {
+        /// Its name.
+        map: &'static str,
     },
     /// The agent's configuration cannot be written.
     #[error("cannot write the agent's configuration: {0}")]

@@ -3,15 +3,18 @@
 //! [`Kernel`] is the one handle: it loads the object, installs policies, attaches agents and reads what the
 //! programs report.
 
+pub mod acts;
 pub mod addrs;
 mod error;
 pub mod features;
+pub mod held;
 pub mod interfaces;
 pub mod links;
 pub mod marks;
 pub mod mountinfo;
 pub mod mounts;
 pub mod object;
+pub mod opened;
 pub mod pins;
 pub mod ring;
 pub mod sockdiag;

@@ -91,7 +91,7 @@ impl Kernel {
         }
         let mut object = loader.load(bytes()?).map_err(|error| KernelError::Object(Box::new(error)))?;
         links::load_programs(&mut object)?;
-        let unix = unix::Programs::load(parsed, pins);
+        let unix = unix::Programs::load(parsed, pins).map_err(KernelError::Unix)?;
         Ok(Self { object, unix, pins: pins.to_owned() })
     }
 
@@ -213,6 +213,7 @@ impl Kernel {
         self.register(cfg.agent)?;
         self.make_room(cfg.agent)?;
         self.disarm(cgroup_id(cgroup)?)?;
+        self.tell_by_number(cfg.agent, &AgentCfg::default())?;
         links::attach_all(&self.object, &self.unix, &self.pins, agent, cgroup)?;
         self.configure(cgroup, cfg).inspect_err(|_| {
             let _ = links::detach_all(&self.pins, agent);
@@ -232,8 +233,12 @@ impl Kernel {
     /// # Errors
     /// When a pin cannot be removed; then enforcement may go on.
     pub fn detach(&mut self, agent: &AgentName, cgroup: &Path) -> Result<(), KernelError> {
+        let number = self.configuration_of(agent).map_or(0, |cfg| cfg.agent);
         links::detach_all(&self.pins, agent)
             .map_err(|source| KernelError::Unpin { path: pins::links_of(&self.pins, agent), source })?;
+        if number != 0 {
+            self.tell_by_number(number, &AgentCfg::default())?;
+        }
         match cgroup_id(cgroup) {
             Ok(id) => self.disarm(id),
             // With the cgroup its storage is gone.
@@ -270,16 +275,16 @@ impl Kernel {
         let id = cgroup_id(cgroup)?;
         let data = map_data(self.map(maps::CFG)?).ok_or_else(|| missing(maps::CFG))?;
         // What has no cgroup to go by first: a program that finds both differs for a moment only.
-        self.tell_by_number(&cfg)?;
+        self.tell_by_number(cfg.agent, &cfg)?;
         sys::map_update(data.fd().as_fd(), &id, &cfg).map_err(KernelError::Configure)?;
         if self.held(id)? == cfg { Ok(()) } else { Err(KernelError::NotInForce) }
     }
 
     /// Writes the configuration where programs look that know an agent's number alone.
-    fn tell_by_number(&self, cfg: &AgentCfg) -> Result<(), KernelError> {
+    fn tell_by_number(&self, agent: u32, cfg: &AgentCfg) -> Result<(), KernelError> {
         let failed = |error| KernelError::Map { map: maps::AGENTS, source: MapError::IoError(error) };
         let data = map_data(self.map(maps::AGENTS)?).ok_or_else(|| missing(maps::AGENTS))?;
-        sys::map_update(data.fd().as_fd(), &cfg.agent, cfg).map_err(failed)
+        sys::map_update(data.fd().as_fd(), &agent, cfg).map_err(failed)
     }
 
     /// The configuration that the kernel holds for `cgroup`.
@@ -451,6 +456,7 @@ pub(super) const fn map_data(map: &Map) -> Option<&MapData> {
         | Map::Array(data)
         | Map::PerCpuArray(data)
         | Map::ArrayOfMaps(data)
+        | Map::LpmTrie(data)
         | Map::SkStorage(data)
         | Map::SockHash(data) => Some(data),
         _ => None,

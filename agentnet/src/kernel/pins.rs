@@ -62,13 +62,21 @@ pub fn clear_agent(pins: &Path, agent: &AgentName) -> io::Result<()> {
 /// # Errors
 /// When an entry exists and cannot be removed.
 pub fn clear_pins(pins: &Path) -> io::Result<()> {
+    clear_engine(pins)?;
+    absent_is_fine(fs::remove_dir(pins))
+}
+
+/// The same, but for the directory itself, in which other engines may have theirs.
+///
+/// # Errors
+/// When an entry exists and cannot be removed.
+pub fn clear_engine(pins: &Path) -> io::Result<()> {
     let links = pins.join("links");
     for name in names(&links)? {
         clear_directory(&links.join(name))?;
     }
     clear_directory(&links)?;
-    clear_directory(&pins.join("maps"))?;
-    absent_is_fine(fs::remove_dir(pins))
+    clear_directory(&pins.join("maps"))
 }
 
 /// Removes the maps that the agents of an engine share. No agent may have links.

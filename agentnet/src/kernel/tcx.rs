@@ -289,7 +289,7 @@ impl Tcx {
                 self.host.clear();
             }
         }
-        write(kernel, maps::AGENTS, &cfg.agent, &AgentCfg::default())?;
+        // Its configuration stays: the agent may be governed by its cgroup, see [`Kernel::detach`].
         forget_visitors(kernel, cfg.agent)
     }
 

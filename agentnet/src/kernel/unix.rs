@@ -47,17 +47,17 @@ pub(super) enum Programs {
 }
 
 impl Programs {
-    /// Loads them from `object` onto the maps that are pinned below `pins`. A kernel that does not take them is no
-    /// error: what agentnet otherwise does does not depend on them.
-    pub(super) fn load(object: Object, pins: &Path) -> Self {
-        let loaded = has_hooks()
-            .map_err(|error| format!("this kernel has no hooks for them ({error}); use Linux 6.7 or later"))
-            .and_then(|()| {
-                load_all(object, pins).map_err(|error| format!("the kernel refused their programs: {error}"))
-            });
-        match loaded {
-            Ok(programs) => Self::Loaded(programs),
-            Err(why) => Self::Missing(why),
+    /// Loads them from `object` onto the maps that are pinned below `pins`. A kernel without the hooks is no error:
+    /// what agentnet otherwise does does not depend on them.
+    ///
+    /// # Errors
+    /// If the kernel has the hooks and refuses the programs.
+    pub(super) fn load(object: Object, pins: &Path) -> io::Result<Self> {
+        match has_hooks() {
+            Ok(()) => load_all(object, pins).map(Self::Loaded),
+            Err(error) => Ok(Self::Missing(format!(
+                "this kernel has no hooks for them ({error}); use Linux 6.7 or later"
+            ))),
         }
     }
 

@@ -15,6 +15,7 @@ use agentnet_common::{
 };
 
 use self::grants::Findings;
+pub use self::lookup::Nets;
 use super::{
     diagnostic::{Code, Diagnostic},
     host::Host,

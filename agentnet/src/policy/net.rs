@@ -7,6 +7,7 @@ use std::{
 
 use agentnet_common::addr::Addr;
 use ipnet::IpNet;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 /// A network of the 128-bit address space, IPv4 in its mapped form; host bits are zero.
 ///
@@ -101,6 +102,21 @@ impl fmt::Display for Net {
     }
 }
 
+impl Serialize for Net {
+    /// As it is shown.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Net {
+    /// As it is shown.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse::<IpNet>().map(Self::from).map_err(D::Error::custom)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::Net;
@@ -113,6 +129,8 @@ mod tests {
     fn both_families_are_shown_as_written() {
         for text in ["0.0.0.0/0", "10.0.0.0/8", "1.2.3.4/32", "::/0", "2001:db8::/32", "::1/128"] {
             assert_eq!(net(text).to_string(), text);
+            let json = serde_json::to_string(&net(text)).unwrap();
+            assert_eq!(serde_json::from_str::<Net>(&json).unwrap(), net(text));
         }
     }
 

@@ -82,7 +82,8 @@ impl UnixSockets {
     /// The first name that opens `name`, with its place.
     pub(super) fn opening(&self, name: &DoorName) -> Option<(&DoorEntry, &Place)> {
         let mut all = self.allow.iter();
-        let (entry, place) = all.find(|(entry, _)| entry.door(name).is_some_and(|door| name.is_at(door)))?;
+        let (entry, place) =
+            all.find(|(entry, _)| entry.door(name).is_some_and(|door| name.is_at(door, name.is_plain())))?;
         Some((entry, place))
     }
 

@@ -47,6 +47,9 @@ enum Command {
     Talk {
         /// The addresses.
         to: Vec<SocketAddr>,
+        /// Addresses over UDP, numbered behind the others.
+        #[arg(long)]
+        udp: Vec<SocketAddr>,
     },
     /// Sends to an allowed and to a denied endpoint until its input ends, and says what came of it.
     Traffic {
@@ -108,7 +111,7 @@ fn main() -> Result<()> {
             ready_until_input_ends()
         }
         Command::Serve { tcp, udp } => serve(&tcp, &udp),
-        Command::Talk { to } => Ok(probe::talk::talk(&to)?),
+        Command::Talk { to, udp } => Ok(probe::talk::talk(&to, &udp)?),
         Command::Traffic { allowed, denied, marker } => Ok(probe::talk::traffic(allowed, denied, &marker)?),
         Command::Script { file } => {
             let text = fs::read_to_string(&file)?;

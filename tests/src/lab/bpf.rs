@@ -68,7 +68,8 @@ pub fn cgroup_links() -> Result<Vec<CgroupLink>> {
         id = attributes[1];
         match info(id) {
             Ok(link) => links.extend(link),
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            // It went, or somebody is about to make it.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EAGAIN)) => {}
             Err(error) => return Err(error.into()),
         }
     }

@@ -26,6 +26,7 @@ use super::{
     Lab,
     child::{Finished, agentnet_binary, become_user, finish, wait},
     hosts::Hosts,
+    net::Family,
     netns::Namespace,
 };
 use crate::eventually::{DEADLINE, eventually};
@@ -34,6 +35,11 @@ use crate::eventually::{DEADLINE, eventually};
 pub const READERS: u32 = 60_001;
 /// A group whose members may run.
 pub const RUNNERS: u32 = 60_002;
+
+/// What the lab's denied host is called, in the daemon's place.
+pub const DENIED_NAME: &str = "denied.lab.example";
+/// What the metadata services are called there.
+pub const METADATA_NAME: &str = "metadata.lab.example";
 
 /// How long it may take until a daemon serves: it first reads what happened while there was none.
 const UP: Duration = Duration::from_secs(60);
@@ -372,13 +378,23 @@ fn place(dir: &Path) -> Result<OwnedFd> {
     let mut groups = fs::read_to_string("/etc/group")?;
     groups.push_str(&format!("agentnet:x:{READERS}:\nagentnet-run:x:{RUNNERS}:\n"));
     fs::write(dir.join("group"), groups)?;
+    let mut hosts = fs::read_to_string("/etc/hosts")?;
+    for family in Family::ALL {
+        hosts.push_str(&format!(
+            "\n{} {DENIED_NAME}\n{} {METADATA_NAME}\n",
+            family.denied(),
+            family.metadata()
+        ));
+    }
+    fs::write(dir.join("hosts"), hosts)?;
     let dir = dir.to_owned();
     let maker = thread::spawn(move || -> Result<OwnedFd> {
         // SAFETY: the mounts belong to this thread alone, which ends here.
         unsafe { unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }?;
         mount_change(c"/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
         let places = PLACES.iter().map(|(name, target)| (dir.join(name), *target));
-        for (own, target) in places.chain([(dir.join("group"), "/etc/group")]) {
+        let files = [(dir.join("group"), "/etc/group"), (dir.join("hosts"), "/etc/hosts")];
+        for (own, target) in places.chain(files) {
             mount_bind(text(own.as_os_str())?.as_c_str(), text(OsStr::new(target))?.as_c_str())?;
         }
         // A file system of its own: every mount of bpffs is.

@@ -14,13 +14,17 @@ use tempfile::TempDir;
 
 use super::{
     cgroup,
-    child::{join_cgroup, probe_binary, reports, wait},
+    child::{finish, join_cgroup, probe_binary, reports, wait},
     expect::Expected,
     hosts::Hosts,
 };
 use crate::{
     eventually::{DEADLINE, eventually},
-    probe::{Report, Request, talk::Said},
+    probe::{
+        Report, Request,
+        script::{Came, Step},
+        talk::Said,
+    },
 };
 
 static NEXT: AtomicU32 = AtomicU32::new(1);
@@ -77,12 +81,7 @@ impl<'hosts> Found<'hosts> {
         let mut command = Command::new(probe_binary()?);
         command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
         self.join(&mut command)?;
-        let mut child = command.spawn()?;
-        let output = child.stdout.take().map(BufReader::new);
-        let mut resident = Resident { child, output };
-        let line = resident.line()?;
-        ensure!(line.contains("ready"), "the probe did not come up: {line:?}");
-        Ok(resident)
+        Resident::spawn(command)
     }
 
     /// Runs operations there, each in a process of its own.
@@ -98,7 +97,22 @@ impl<'hosts> Found<'hosts> {
         reports(command, requests)
     }
 
-    /// The same, compared with what is expected.
+    /// Runs a script of the probe there; what came of each step.
+    ///
+    /// # Errors
+    /// If the probe itself fails.
+    pub fn script(&self, steps: &[Step]) -> Result<Vec<Came>> {
+        let file = self.dir.path().join(format!("script-{}.json", NEXT.fetch_add(1, Ordering::Relaxed)));
+        fs::write(&file, serde_json::to_vec(steps)?)?;
+        let mut command = Command::new(probe_binary()?);
+        command.arg("script").arg(file);
+        self.join(&mut command)?;
+        let finished = finish(command, None)?;
+        ensure!(finished.status.success(), "{finished:?}");
+        finished.stdout.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+    }
+
+    /// What [`Found::attempt`] does, compared with what is expected.
     ///
     /// # Errors
     /// If something is not as expected.
@@ -132,6 +146,16 @@ pub struct Resident {
 }
 
 impl Resident {
+    /// Starts the probe by `command` and waits until it says that it is ready.
+    pub(super) fn spawn(mut command: Command) -> Result<Self> {
+        let mut child = command.spawn()?;
+        let output = child.stdout.take().map(BufReader::new);
+        let mut resident = Self { child, output };
+        let line = resident.line()?;
+        ensure!(line.contains("ready"), "the probe did not come up: {line:?}");
+        Ok(resident)
+    }
+
     /// Its process.
     pub fn pid(&self) -> u32 {
         self.child.id()

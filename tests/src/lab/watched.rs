@@ -21,6 +21,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use super::{
     cgroup,
     child::{finish, join_cgroup, probe_binary},
+    found::Resident,
     hosts::Hosts,
     policy::Policy,
 };
@@ -96,6 +97,27 @@ impl<'a> Watched<'a> {
         let finished = finish(command, None)?;
         ensure!(finished.status.success(), "{finished:?}");
         finished.stdout.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+    }
+
+    /// Starts the probe in the cgroup and waits until it says that it is ready.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub fn start(&self, args: &[&str]) -> Result<Resident> {
+        let mut command = Command::new(probe_binary()?);
+        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
+        self.hosts.agent.attach(&mut command);
+        join_cgroup(&mut command, &self.cgroup)?;
+        Resident::spawn(command)
+    }
+
+    /// Changes its configuration, under a new generation.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn configure(&mut self, cfg: AgentCfg) -> Result<()> {
+        self.cfg = AgentCfg { generation: self.cfg.generation + 1, ..cfg };
+        Ok(self.kernel.configure(&self.cgroup, self.cfg)?)
     }
 
     /// Reads the rings and returns all records that were ever read.

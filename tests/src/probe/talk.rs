@@ -25,27 +25,46 @@ pub struct Said {
     pub broken: bool,
 }
 
-/// Connects to each of `to`, says so, then writes every line `INDEX TEXT` of its input to the connection with
-/// that number and prints a [`Said`] for it.
+/// A connection, or a socket with a peer.
+enum Line {
+    Tcp(TcpStream),
+    Udp(UdpSocket),
+}
+
+impl Line {
+    fn say(&mut self, text: &[u8]) -> io::Result<Said> {
+        let (broken, written) = match self {
+            Self::Tcp(stream) => (stream.take_error()?.is_some(), stream.write_all(text)),
+            Self::Udp(socket) => (socket.take_error()?.is_some(), socket.send(text).map(drop)),
+        };
+        let errno = written.err().map_or(0, |error| error.raw_os_error().unwrap_or(-1));
+        Ok(Said { errno, broken })
+    }
+}
+
+/// Connects to each of `tcp` and of `udp`, says so, then writes every line `INDEX TEXT` of its input to the
+/// connection with that number and prints a [`Said`] for it.
 ///
 /// # Errors
 /// If a connection cannot be made, or output not be written.
-pub fn talk(to: &[SocketAddr]) -> io::Result<()> {
-    let streams: Vec<TcpStream> =
-        to.iter().map(|to| TcpStream::connect_timeout(to, PATIENCE)).collect::<io::Result<_>>()?;
+pub fn talk(tcp: &[SocketAddr], udp: &[SocketAddr]) -> io::Result<()> {
+    let streams = tcp.iter().map(|to| TcpStream::connect_timeout(to, PATIENCE).map(Line::Tcp));
+    let sockets = udp.iter().map(|to| {
+        let socket = UdpSocket::bind((Family::of(to.ip()).unspecified(), 0))?;
+        socket.connect(to)?;
+        Ok(Line::Udp(socket))
+    });
+    let mut lines: Vec<Line> = streams.chain(sockets).collect::<io::Result<_>>()?;
     let mut output = io::stdout();
     writeln!(output, "{{\"ready\":{}}}", std::process::id())?;
     output.flush()?;
     for line in io::stdin().lock().lines() {
         let line = line?;
         let (index, text) = line.split_once(' ').unwrap_or((&line, ""));
-        let Some(mut stream) = index.parse().ok().and_then(|index: usize| streams.get(index)) else {
+        let Some(own) = index.parse().ok().and_then(|index: usize| lines.get_mut(index)) else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
-        let broken = stream.take_error()?.is_some();
-        let written = stream.write_all(text.as_bytes());
-        let errno = written.err().map_or(0, |error| error.raw_os_error().unwrap_or(-1));
-        serde_json::to_writer(&mut output, &Said { errno, broken })?;
+        serde_json::to_writer(&mut output, &own.say(text.as_bytes())?)?;
         writeln!(output)?;
         output.flush()?;
     }

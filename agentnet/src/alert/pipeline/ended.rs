@@ -88,7 +88,7 @@ impl Pipeline {
             action: FlowAction::Ended,
             process: who(&end.process, executable.as_deref()),
             destination: far_end(&end.endpoint),
-            policy: self.policy_ref(self.decided(RuleId(end.rule))),
+            policy: self.policy_ref(self.decided(RuleId(end.rule), &end.endpoint)),
             community_id: carried.local.and_then(|local| community_of(&end.endpoint, local)),
             evidence: Evidence::Flow(carried),
             count,

@@ -10,6 +10,7 @@ use agentnet_common::{
 use jiff::Timestamp;
 
 use super::{
+    by_hand::Change,
     class::Enforcement,
     clock::Clock,
     door::UnixSocket,
@@ -17,7 +18,7 @@ use super::{
     fold::{self, Fold, Repeats},
     id::IdSource,
     loss::{self, Losses},
-    model::{Alert, EnforcementEvidence, Evidence, Kind, Output},
+    model::{ActEvidence, Alert, EnforcementEvidence, Evidence, Kind, Output},
     query,
     sequence::{Ring, Sequences},
     series::SeriesTold,
@@ -187,6 +188,19 @@ impl Pipeline {
         vec![Output::Alert(Box::new(Alert { severity: change.severity(), ..alert }))]
     }
 
+    /// Takes note of something that was done by hand, or has ended.
+    pub fn on_act(&mut self, change: &Change<'_>, now: Timestamp) -> Vec<Output> {
+        let reason = change.sentence(&self.agent, self.policy.name());
+        let evidence = Evidence::Act(Box::new(ActEvidence {
+            did: change.label().into(),
+            act: change.act.clone(),
+            by: change.by.cloned(),
+            why: change.why.map(|why| clean(why, MAX_SENTENCE)),
+        }));
+        let alert = self.own(Kind::Act, reason, evidence, now);
+        vec![Output::Alert(Box::new(Alert { severity: change.severity(), ..alert }))]
+    }
+
     /// Gives what has become due; to be called about once a second.
     pub fn tick(&mut self, now: Timestamp) -> Vec<Output> {
         let ended = self.fold.expired(now);
@@ -219,7 +233,7 @@ impl Pipeline {
                 if !self.tally.allowed_again(event.endpoint, rule, count)
                     && let Some(destination) = destination(record)
                 {
-                    let policy = self.policy_ref(self.decided(rule));
+                    let policy = self.policy_ref(self.decided(rule, &event.endpoint));
                     self.tally.allowed(event.endpoint, rule, destination, policy, count);
                 }
                 &mut self.distinct_flows

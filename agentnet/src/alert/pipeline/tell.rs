@@ -1,6 +1,7 @@
 //! Alerts and flows of what the pipeline has decided to tell.
 
 use agentnet_common::{
+    addr::Endpoint,
     user::Cause,
     verdict::{Reason, RuleId},
 };
@@ -26,6 +27,7 @@ use super::{
 pub(super) enum Decided {
     Nothing,
     Reserved(&'static str),
+    ByHand(String),
     Rule(RuleRef),
 }
 
@@ -49,7 +51,7 @@ impl Pipeline {
             action: FlowAction::Allowed,
             process: process(record, executable.as_deref()),
             destination: destination(record),
-            policy: self.policy_ref(self.decided(rule)),
+            policy: self.policy_ref(self.decided(rule, &record.event.endpoint)),
             evidence: Evidence::Verdict(evidence),
             community_id: community(record),
             count,
@@ -73,6 +75,7 @@ impl Pipeline {
             (Remedy::Rule, None) if destination.is_some() => self.policy.explain(&event.endpoint, reason),
             _ => None,
         };
+        let by_hand = self.policy.refused_by_hand(&event.endpoint, reason);
         let process = process(record, executable.as_deref());
         evidence.special = explained.as_ref().and_then(|explained| explained.special.clone());
         evidence.various = *various;
@@ -90,6 +93,7 @@ impl Pipeline {
             query: evidence.query.as_ref(),
             unix: evidence.unix.as_deref(),
             explained: explained.as_ref(),
+            by_hand: by_hand.as_deref(),
             count,
             various: *various,
         });
@@ -145,10 +149,13 @@ impl Pipeline {
         }
     }
 
-    pub(super) fn decided(&self, rule: RuleId) -> Decided {
-        match reserved_rule(rule) {
-            Some(text) => Decided::Reserved(text),
-            None => self.policy.rule(rule).map_or(Decided::Nothing, Decided::Rule),
+    /// What has let `endpoint` through.
+    pub(super) fn decided(&self, rule: RuleId, endpoint: &Endpoint) -> Decided {
+        let by_hand = (rule == RuleId::GRANT).then(|| self.policy.allowed_by_hand(endpoint)).flatten();
+        match (by_hand, reserved_rule(rule)) {
+            (Some(text), _) => Decided::ByHand(text),
+            (None, Some(text)) => Decided::Reserved(text),
+            (None, None) => self.policy.rule(rule).map_or(Decided::Nothing, Decided::Rule),
         }
     }
 
@@ -159,6 +166,7 @@ impl Pipeline {
             Decided::Reserved(text) => {
                 PolicyRef { name, rule: Some(text.to_owned()), file: None, line: None }
             }
+            Decided::ByHand(text) => PolicyRef { name, rule: Some(text), file: None, line: None },
             Decided::Rule(RuleRef { text, file, line }) => {
                 PolicyRef { name, rule: Some(text), file: Some(file), line: Some(line) }
             }

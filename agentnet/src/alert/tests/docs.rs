@@ -51,9 +51,14 @@ fn the_examples_are_lines_of_the_log_and_cover_every_kind() {
     let has = |wanted: Kind| {
         examples.iter().any(|output| matches!(output, Output::Alert(alert) if alert.kind == wanted))
     };
-    for kind in
-        [Kind::EgressDenied, Kind::RawSocket, Kind::EscapeAttempt, Kind::VisibilityLost, Kind::Enforcement]
-    {
+    for kind in [
+        Kind::EgressDenied,
+        Kind::RawSocket,
+        Kind::EscapeAttempt,
+        Kind::VisibilityLost,
+        Kind::Enforcement,
+        Kind::Act,
+    ] {
         assert!(has(kind), "no example of {}", kind.label());
     }
     assert!(examples.iter().any(|output| matches!(output, Output::Flow(_))), "no example of a flow");

@@ -1,5 +1,6 @@
 //! What the tests of alerts share: a policy double, executables without `/proc`, records.
 
+mod by_hand;
 mod docs;
 mod losses;
 mod properties;
@@ -42,6 +43,14 @@ impl Explain for Demo {
             file: "policies/demo.toml".to_owned(),
             line: 12,
         })
+    }
+
+    fn refused_by_hand(&self, _endpoint: &Endpoint, _reason: Reason) -> Option<String> {
+        None
+    }
+
+    fn allowed_by_hand(&self, _endpoint: &Endpoint) -> Option<String> {
+        None
     }
 
     fn explain_name(&self, name: &str) -> Option<Explained> {

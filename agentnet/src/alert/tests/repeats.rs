@@ -94,6 +94,14 @@ impl Explain for Empty {
         None
     }
 
+    fn refused_by_hand(&self, _endpoint: &Endpoint, _reason: Reason) -> Option<String> {
+        None
+    }
+
+    fn allowed_by_hand(&self, _endpoint: &Endpoint) -> Option<String> {
+        None
+    }
+
     fn explain_name(&self, _: &str) -> Option<Explained> {
         None
     }

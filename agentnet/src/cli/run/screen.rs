@@ -141,7 +141,7 @@ impl Screen {
             Reply::Error(failure) => self.note(&failure.message),
             Reply::Summary(summary) => self.summary = Some(*summary),
             Reply::Missed(count) => self.note(&too_fast(count, self.logged)),
-            Reply::Ready(_) | Reply::Status(_) | Reply::Done(_) | Reply::Finished => {}
+            Reply::Ready(_) | Reply::Status(_) | Reply::Done(_) | Reply::Acted(_) | Reply::Finished => {}
         }
     }
 

@@ -1,6 +1,6 @@
 //! The verdict about a socket that is there already, by what the kernel lists of it. No system calls here.
 //!
-//! It is the programs' own verdict, [`decide`]. What they see of a packet has to be inferred here: whether the
+//! It is the programs' own verdict, [`verdict::judge`]. What they see of a packet has to be inferred here: whether the
 //! peer is on this host and whose it is, and which side of a connection asked for it.
 
 use std::{
@@ -11,7 +11,7 @@ use std::{
 use agentnet_common::{
     abi::AgentCfg,
     addr::{Addr, Endpoint, protocol},
-    verdict::{RuleId, Scope, Tables, Verdict, decide},
+    verdict::{self, Acts, Reason, RuleId, Scope, Tables, Verdict},
 };
 
 use crate::kernel::sockdiag::{InetSocket, Protocol, State};
@@ -40,6 +40,15 @@ pub(super) struct Place {
     pub(super) scope: Scope,
     /// Whether the peer seems to have come to us: a listener of ours has this port, and none is at the peer's.
     pub(super) came_in: bool,
+}
+
+/// The other end of a socket, as the programs name it.
+pub(super) fn endpoint(protocol: Protocol, remote: SocketAddr) -> Endpoint {
+    let number = match protocol {
+        Protocol::Tcp => protocol::TCP,
+        Protocol::Udp => protocol::UDP,
+    };
+    Endpoint::new(Addr::from(remote.ip().to_canonical()), remote.port(), number)
 }
 
 impl<'a> Scene<'a> {
@@ -119,23 +128,22 @@ pub(super) fn is_connected(protocol: Protocol, socket: &InetSocket) -> bool {
         }
 }
 
-/// The verdict about what a socket sends to its peer.
+/// The verdict about what a socket sends to its peer, whose address the name of hash `name` has opened; 0 if none has.
 pub(super) fn verdict<T: Tables>(
     tables: &T,
+    acts: &dyn Acts,
     cfg: &AgentCfg,
-    number: Protocol,
-    remote: SocketAddr,
+    endpoint: &Endpoint,
     place: Place,
+    name: u64,
 ) -> Verdict {
-    let number = match number {
-        Protocol::Tcp => protocol::TCP,
-        Protocol::Udp => protocol::UDP,
-    };
-    let endpoint = Endpoint::new(Addr::from(remote.ip().to_canonical()), remote.port(), number);
-    let verdict = decide(tables, cfg, &endpoint, place.scope);
     let let_in = place.came_in && cfg.may_come_in(place.scope != Scope::Remote);
-    match verdict {
-        Verdict::Deny(_) if let_in => Verdict::Allow(RuleId::REPLY),
+    // That it came in is a guess: a rule is the better reason.
+    match verdict::judge(tables, acts, cfg, endpoint, place.scope, false) {
+        denied @ Verdict::Deny(Reason::NoRule | Reason::PortOrProtocol) if !let_in => {
+            tables.still_named(cfg, name, endpoint).map_or(denied, Verdict::Allow)
+        }
+        Verdict::Deny(reason) if let_in && reason != Reason::Blocked => Verdict::Allow(RuleId::REPLY),
         verdict => verdict,
     }
 }
@@ -146,10 +154,8 @@ fn is_loopback(ip: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use agentnet_common::verdict::Reason;
-
     use super::*;
-    use crate::policy::Policy;
+    use crate::{act::InForce, policy::Policy};
 
     const OWN: u64 = 7;
     const OTHER: u64 = 8;
@@ -240,7 +246,9 @@ mod tests {
         let policy = Policy::from_text("t.toml", text, &[]).unwrap().compiled;
         let cfg = policy.agent_cfg(1, 0, 1);
         let judge = |cfg: &AgentCfg, remote: &str, scope, came_in| {
-            verdict(&policy, cfg, Protocol::Tcp, remote.parse().unwrap(), Place { scope, came_in })
+            let acts = InForce::default();
+            let endpoint = endpoint(Protocol::Tcp, remote.parse().unwrap());
+            verdict(&policy, &acts, cfg, &endpoint, Place { scope, came_in }, 0)
         };
         assert_eq!(judge(&cfg, "192.0.2.1:443", Scope::Remote, false), Verdict::Allow(RuleId(0)));
         assert_eq!(judge(&cfg, "[::ffff:192.0.2.1]:443", Scope::Remote, false), Verdict::Allow(RuleId(0)));

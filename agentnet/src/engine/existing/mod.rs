@@ -30,7 +30,7 @@ use agentnet_common::{
         SockState,
     },
     addr::Addr,
-    verdict::{RuleId, Scope, Tables, Verdict},
+    verdict::{Acts, Reason, RuleId, Scope, Tables, Verdict},
 };
 
 use self::{
@@ -57,6 +57,10 @@ const ROUNDS: usize = 8;
 pub struct Question<'a, T> {
     /// The policy that is in force now.
     pub tables: &'a T,
+    /// Whether it is known: if not, only what somebody has forbidden by hand is forbidden.
+    pub is_known: bool,
+    /// What was done by hand and holds now.
+    pub acts: &'a dyn Acts,
     /// The configuration that is in force now.
     pub cfg: AgentCfg,
     /// The agent's cgroup.
@@ -185,8 +189,13 @@ pub fn settle<T: Tables>(question: &Question<'_, T>, occasion: Occasion) -> Resu
         let mut forbidden = Vec::new();
         for judged in sight.connected {
             let denied = matches!(judged.existing.verdict, Verdict::Deny(_));
+            let by_hand =
+                matches!(judged.existing.verdict, Verdict::Deny(Reason::Blocked | Reason::Quarantined));
+            if !question.is_known && !by_hand {
+                continue;
+            }
             // What opens a connection is judged afresh whatever is remembered: only what is open can be kept.
-            let spare = audit || keep && judged.existing.state != State::SynSent;
+            let spare = (audit || keep && judged.existing.state != State::SynSent) && !by_hand;
             let fate = if denied && !spare { None } else { Some(denied) };
             let marked = fate.is_some_and(|denied| mark_connected(question, &judged, denied));
             report.marked += usize::from(marked);
@@ -283,7 +292,11 @@ fn judge<T: Tables>(
         // judged by them.
         place.came_in = true;
     }
-    let verdict = judge::verdict(question.tables, &question.cfg, protocol, socket.remote, place);
+    let endpoint = judge::endpoint(protocol, socket.remote);
+    let is_peer = |state: &SockState| state.peer == endpoint.addr.words && state.peer_port == endpoint.port;
+    let name =
+        state.filter(|state| protocol == Protocol::Tcp && is_peer(state)).map_or(0, |state| state.name);
+    let verdict = judge::verdict(question.tables, question.acts, &question.cfg, &endpoint, place, name);
     let existing = Existing {
         protocol,
         state: socket.state,

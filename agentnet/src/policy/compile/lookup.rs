@@ -16,21 +16,43 @@ pub(super) fn net_order(entry: &NetEntry) -> (u8, [u8; 16]) {
     (entry.prefix, entry.addr.octets())
 }
 
-impl Tables for Compiled {
-    /// A binary search for each prefix length that occurs, longest first. There is one policy, whatever
-    /// the slot.
-    fn net(&self, _slot: u32, addr: &Addr) -> Option<&Ruleset> {
-        let mut shorter = &*self.nets;
-        while let Some(longest) = shorter.last() {
-            let wanted = (longest.prefix, Net::of(*addr, longest.prefix).addr().octets());
-            if let Ok(at) = shorter.binary_search_by_key(&wanted, net_order) {
-                return shorter.get(at).map(|entry| &entry.rules);
-            }
-            let end = shorter.partition_point(|entry| entry.prefix < longest.prefix);
-            shorter = shorter.get(..end)?;
-        }
-        None
+/// The networks of one policy, in their order.
+#[derive(Clone, Debug, Default)]
+pub struct Nets(Vec<NetEntry>);
+
+impl Nets {
+    /// Of nodes in any order, each network once.
+    pub fn new(mut nodes: Vec<NetEntry>) -> Self {
+        nodes.sort_by_key(net_order);
+        Self(nodes)
     }
+}
+
+impl Tables for Nets {
+    fn net(&self, _slot: u32, addr: &Addr) -> Option<&Ruleset> {
+        longest(&self.0, addr)
+    }
+}
+
+impl Tables for Compiled {
+    /// There is one policy, whatever the slot.
+    fn net(&self, _slot: u32, addr: &Addr) -> Option<&Ruleset> {
+        longest(&self.nets, addr)
+    }
+}
+
+/// A binary search for each prefix length that occurs, longest first.
+fn longest<'a>(nets: &'a [NetEntry], addr: &Addr) -> Option<&'a Ruleset> {
+    let mut shorter = nets;
+    while let Some(longest) = shorter.last() {
+        let wanted = (longest.prefix, Net::of(*addr, longest.prefix).addr().octets());
+        if let Ok(at) = shorter.binary_search_by_key(&wanted, net_order) {
+            return shorter.get(at).map(|entry| &entry.rules);
+        }
+        let end = shorter.partition_point(|entry| entry.prefix < longest.prefix);
+        shorter = shorter.get(..end)?;
+    }
+    None
 }
 
 impl NameTables for Compiled {

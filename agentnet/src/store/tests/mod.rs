@@ -95,9 +95,8 @@ struct Source {
 
 impl Source {
     fn of(agent: &str) -> Self {
-        let policy = std::sync::Arc::new(Explainer(std::sync::Arc::new(Policy::audit(
-            &crate::policy::host::Host::default(),
-        ))));
+        let policy = Policy::audit(&crate::policy::host::Host::default());
+        let policy = std::sync::Arc::new(Explainer::new(std::sync::Arc::new(policy), Vec::new()));
         Self { pipeline: Pipeline::new(agent, "host1", policy, Clock::new(Timestamp::UNIX_EPOCH)) }
     }
 
