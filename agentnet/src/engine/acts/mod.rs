@@ -11,7 +11,7 @@ mod orders;
 
 use std::collections::BTreeMap;
 
-use agentnet_common::abi::{AgentCfg, CFG_BLOCKS, CFG_GRANTS, CFG_ICMP, Grant, MODE_QUARANTINE, OPEN};
+use agentnet_common::abi::{AgentCfg, CFG_BLOCKS, CFG_GRANTS, Grant, MODE_QUARANTINE, OPEN};
 use jiff::Timestamp;
 
 use self::ledger::Ledger;
@@ -53,7 +53,7 @@ impl Acts {
     pub(super) fn on(&self, agent: &AgentName, cfg: AgentCfg) -> AgentCfg {
         let Written { blocks, grants } = self.ledger.written(agent);
         let flag = |flag: u8, is_set: bool| if is_set { flag } else { 0 };
-        let flags = cfg.flags & CFG_ICMP
+        let flags = cfg.flags & !(CFG_BLOCKS | CFG_GRANTS)
             | flag(CFG_BLOCKS, !blocks.is_empty())
             | flag(CFG_GRANTS, !grants.is_empty());
         let mode = if self.ledger.quarantine(agent).is_some() { MODE_QUARANTINE } else { cfg.mode };
