@@ -17,7 +17,7 @@ const AGENT: u32 = 3;
 
 fn act(id: u32, what: What, expiry: u64) -> Act {
     let since = Timestamp::UNIX_EPOCH;
-    Act { id, what, agent: None, by: None, reason: None, since, until: None, expiry }
+    Act { id, what, agent: None, by: None, detection: None, reason: None, since, until: None, expiry }
 }
 
 /// The kernel's tables: a trie that finds the longest match alone, and a hash.
@@ -252,6 +252,7 @@ fn an_act_keeps_its_form() {
     let act = Act {
         agent: Some("demo".parse().unwrap()),
         by: Some(by),
+        detection: None,
         reason: Some("restore of the backup".to_owned()),
         until: Some("2026-11-22T12:14:05.9Z".parse().unwrap()),
         ..act(4, What::Allow(allowed), 9)

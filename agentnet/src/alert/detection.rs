@@ -9,7 +9,7 @@ use super::{
     id::IdSource,
     model::{self, Alert, Destination, Evidence, PolicyRef, Process, Severity},
     sentence,
-    text::{MAX_COMM, MAX_PATH, clean},
+    text::{MAX_COMM, MAX_PATH, MAX_SENTENCE, clean},
 };
 use crate::detect::{
     action::Action,
@@ -36,10 +36,60 @@ pub struct Told<'a> {
     pub host: &'a str,
     /// Name of the policy.
     pub policy: &'a str,
-    /// What was done.
+    /// What the policy wants done.
     pub action: Action,
-    /// It was recorded: nothing was done, and the action is what would have been.
-    pub replayed: bool,
+    /// What came of that.
+    pub done: &'a Done,
+}
+
+/// What came of what the policy wants done about a finding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// It was done.
+    AsAsked,
+    /// It was recorded: nothing was done.
+    Replayed,
+    /// The policy only audits: nothing was done.
+    Audited,
+    /// Somebody has taken the same back: nothing was done.
+    Spared,
+    /// It could not be done, and the agent is in quarantine instead; why.
+    Quarantined(String),
+    /// It could not be done, nor anything else; why.
+    Failed(String),
+}
+
+impl Done {
+    /// The clause of the alert.
+    fn clause(&self, action: Action) -> String {
+        let wanted = match action {
+            Action::Nothing | Action::Alert => return "nothing was blocked".to_owned(),
+            Action::Block => "the destination",
+            Action::Quarantine => "the agent",
+        };
+        let state = if action == Action::Block { "blocked" } else { "in quarantine" };
+        match self {
+            Self::AsAsked => format!("{wanted} is {state}"),
+            Self::Replayed => format!("live, {wanted} would now be {state}"),
+            Self::Audited => format!("the policy only audits, else {wanted} would now be {state}"),
+            Self::Spared => format!("{wanted} is not {state}, because somebody has taken that back before"),
+            Self::Quarantined(why) => {
+                format!("{wanted} cannot be blocked ({}), so the agent is in quarantine", clean(why, MAX_SENTENCE))
+            }
+            Self::Failed(why) => format!("{wanted} cannot be {state}: {}", clean(why, MAX_SENTENCE)),
+        }
+    }
+
+    /// What was done, as alerts have it.
+    const fn action(&self, action: Action) -> model::Action {
+        match (self, action) {
+            (_, Action::Nothing | Action::Alert) | (Self::Audited | Self::Spared | Self::Failed(_), _) => {
+                model::Action::Alerted
+            }
+            (Self::AsAsked | Self::Replayed, Action::Block) => model::Action::Blocked,
+            (Self::Quarantined(_), _) | (_, Action::Quarantine) => model::Action::Quarantined,
+        }
+    }
 }
 
 /// The alert of a finding.
@@ -50,13 +100,7 @@ pub fn alert(finding: Finding, event: &Event<'_>, told: &Told<'_>, ids: &mut IdS
     let domain = Some(finding.subject.as_str()).filter(|subject| {
         subject.parse::<IpAddr>().is_err() && subject.contains('.') && !subject.contains(' ')
     });
-    let done = match (told.action, told.replayed) {
-        (Action::Quarantine, false) => "the agent is in quarantine",
-        (Action::Block, false) => "the destination is blocked",
-        (Action::Alert | Action::Nothing, _) => "nothing was blocked",
-        (Action::Quarantine, true) => "live, the agent would now be in quarantine",
-        (Action::Block, true) => "live, the destination would now be blocked",
-    };
+    let done = told.done.clause(told.action);
     let times = if finding.count > 1 { format!(" ({} times)", finding.count) } else { String::new() };
     let process = event.process.map(|process| Process {
         comm: clean(&process.comm, MAX_COMM),
@@ -73,12 +117,11 @@ pub fn alert(finding: Finding, event: &Event<'_>, told: &Told<'_>, ids: &mut IdS
         host: told.host.to_owned(),
         agent: event.agent.name.to_owned(),
         kind: finding.kind,
-        severity: severity(finding.strength, told.action),
-        action: match told.action {
-            Action::Nothing | Action::Alert => model::Action::Alerted,
-            Action::Block => model::Action::Blocked,
-            Action::Quarantine => model::Action::Quarantined,
+        severity: match told.done {
+            Done::Quarantined(_) | Done::Failed(_) => Severity::Critical,
+            _ => severity(finding.strength, told.action),
         },
+        action: told.done.action(told.action),
         reason: format!("{who}{times} {}; {done}; {}.", clean(&finding.reason, 1024), finding.advice),
         process,
         destination: Some(Destination {

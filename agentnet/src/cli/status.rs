@@ -305,7 +305,8 @@ impl Row {
         }
         let acts = self.engine.iter().flat_map(|engine| &engine.acts).chain(&self.acts);
         for act in acts {
-            writeln!(text, "    {} {act}", "by hand:".bold())?;
+            let how = if act.detection.is_some() { "detection:" } else { "by hand:" };
+            writeln!(text, "    {} {act}", how.bold())?;
         }
         if let Some(engine) = &self.engine {
             let for_how_long = now.duration_since(engine.started).as_secs().max(0);

@@ -7,6 +7,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use agentnet_common::verdict::DNS_PORT;
+
 use super::{
     action::{Action, Actions},
     app::App,
@@ -20,7 +22,7 @@ use super::{
     ledger::Keys,
     places::Places,
 };
-use crate::alert::model::Process;
+use crate::alert::model::{Kind, Process};
 
 /// Flows at a time; of more, those that were silent longest are dissected anew.
 pub const FLOWS: usize = 16_384;
@@ -71,6 +73,8 @@ pub struct Sample<'a> {
 pub struct Verdict {
     /// What to do: first in the kernel, then told.
     pub action: Action,
+    /// What kind of thing was found.
+    pub kind: Kind,
     /// What to close to the agent, for at least [`BLOCK_SECONDS`]. Empty if nothing is to be closed.
     pub targets: Vec<Target>,
     /// What to tell; `None` if the same was told lately, and is only to be kept closed.
@@ -234,22 +238,25 @@ fn judge(
     actions: &Actions,
     verdicts: &mut Vec<Verdict>,
 ) {
-    // Of a resolver that is not the policy's it is the resolver that is to be closed, not who was asked about.
-    let by_name = matches!(body, Body::Dns(_)) && !bank.is_foreign_resolver(source.flow.remote.ip());
+    // Of a resolver that is not the policy's it is the resolver that is to be closed, not who was asked about; and
+    // names are judged on the way to the port of DNS alone.
+    let remote = source.flow.remote;
+    let by_name =
+        matches!(body, Body::Dns(_)) && remote.port() == DNS_PORT && !bank.is_foreign_resolver(remote.ip());
     let Source { time, agent, process, lineage, flow } = *source;
     let Outcome { findings, again, .. } = bank.on_event(&Event { time, agent, process, lineage, flow, body });
     for finding in findings {
         let action = actions.of(&finding);
         if action > Action::Nothing {
             let targets = targets(action, by_name, &finding.about, &flow);
-            verdicts.push(Verdict { action, targets, finding: Some(finding) });
+            verdicts.push(Verdict { action, kind: finding.kind, targets, finding: Some(finding) });
         }
     }
     for repeat in again {
         let action = actions.decide(repeat.kind, repeat.strength);
         if action >= Action::Block {
             let targets = targets(action, by_name, &repeat.about, &flow);
-            verdicts.push(Verdict { action, targets, finding: None });
+            verdicts.push(Verdict { action, kind: repeat.kind, targets, finding: None });
         }
     }
 }

@@ -7,7 +7,7 @@ use agentnet_common::addr::protocol;
 
 use crate::{
     alert::{
-        detection::{self, Told},
+        detection::{self, Done, Told},
         id::IdSource,
         model::Alert,
     },
@@ -250,7 +250,7 @@ impl Judge {
                 continue;
             }
             self.summary.finding(event.agent.name, &finding, action, time);
-            let told = Told { host: &self.source, policy: &self.policy, action, replayed: true };
+            let told = Told { host: &self.source, policy: &self.policy, action, done: &Done::Replayed };
             self.alerts.push(detection::alert(finding, &event, &told, &mut self.ids));
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use agentnet_common::{
-    abi::AgentCounters,
+    abi::{AgentCounters, Process},
     event::{Outcome, VerdictEvent},
     user::{Cause, DecodeError, Record, VerdictRecord},
 };
@@ -13,6 +13,7 @@ use super::{
     by_hand::Change,
     class::Enforcement,
     clock::Clock,
+    detection::{self, Done},
     door::UnixSocket,
     explain::Explain,
     fold::{self, Fold, Repeats},
@@ -24,9 +25,16 @@ use super::{
     series::SeriesTold,
     summary::{Summary, Tally},
     text::{MAX_COMM, MAX_SENTENCE, clean},
-    verdict::destination,
+    verdict::{destination, who},
 };
-use crate::agent::process::{Executables, Freshness, ProcessTable};
+use crate::{
+    agent::process::{Executables, Freshness, ProcessTable},
+    detect::{
+        action::Action,
+        event::{self, Body, Event, Flow, Lineage, Time},
+        finding::Finding,
+    },
+};
 
 mod ended;
 mod key;
@@ -199,6 +207,35 @@ impl Pipeline {
         }));
         let alert = self.own(Kind::Act, reason, evidence, now);
         vec![Output::Alert(Box::new(Alert { severity: change.severity(), ..alert }))]
+    }
+
+    /// Takes note of what a detector found in a flow, about which `action` was wanted and this was `done`. `time` is
+    /// of `CLOCK_MONOTONIC`, nanoseconds.
+    pub fn on_finding(
+        &mut self,
+        finding: Finding,
+        time: u64,
+        process: &Process,
+        flow: Flow,
+        (action, done): (Action, &Done),
+        now: Timestamp,
+    ) -> Vec<Output> {
+        let executable = (process.pid != 0)
+            .then(|| self.executables.executable(process.pid, &process.comm_text(), time, Freshness::Now))
+            .flatten();
+        let process = who(process, executable.as_deref());
+        let wall = self.clock.wall(time);
+        let event = Event {
+            time: Time(u64::try_from(wall.as_nanosecond()).unwrap_or_default()),
+            agent: event::Agent { id: 0, name: &self.agent },
+            process: process.as_ref(),
+            lineage: Lineage::default(),
+            flow,
+            body: Body::Start,
+        };
+        let told = detection::Told { host: &self.host, policy: self.policy.name(), action, done };
+        let alert = detection::alert(finding, &event, &told, &mut self.ids);
+        vec![Output::Alert(Box::new(Alert { id: self.ids.next(now), ..alert }))]
     }
 
     /// Gives what has become due; to be called about once a second.

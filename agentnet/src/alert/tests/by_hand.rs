@@ -26,6 +26,7 @@ fn acts() -> [Act; 4] {
         what,
         agent: agent.map(|agent| agent.parse().unwrap()),
         by: Some(by.clone()),
+        detection: None,
         reason: reason.map(str::to_owned),
         since: Timestamp::UNIX_EPOCH,
         until: until.map(|until| until.parse().unwrap()),

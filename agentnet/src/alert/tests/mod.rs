@@ -49,6 +49,10 @@ impl Explain for Demo {
         None
     }
 
+    fn refused_name(&self, _name: &str) -> Option<String> {
+        None
+    }
+
     fn allowed_by_hand(&self, _endpoint: &Endpoint) -> Option<String> {
         None
     }
