@@ -74,7 +74,10 @@ impl Done {
             Self::Audited => format!("the policy only audits, else {wanted} would now be {state}"),
             Self::Spared => format!("{wanted} is not {state}, because somebody has taken that back before"),
             Self::Quarantined(why) => {
-                format!("{wanted} cannot be blocked ({}), so the agent is in quarantine", clean(why, MAX_SENTENCE))
+                format!(
+                    "{wanted} cannot be blocked ({}), so the agent is in quarantine",
+                    clean(why, MAX_SENTENCE)
+                )
             }
             Self::Failed(why) => format!("{wanted} cannot be {state}: {}", clean(why, MAX_SENTENCE)),
         }

@@ -39,10 +39,6 @@ pub mod stream;
 pub mod url;
 pub mod workload;
 
-/// Whether the engine shows live traffic to the detectors. Until it does, a policy that says what is done about
-/// findings has a warning.
-pub const LIVE: bool = false;
-
 pub use registry::{Detector, REGISTRY};
 
 #[cfg(test)]

@@ -153,7 +153,8 @@ impl Engine {
         self.recall_acts(meta.id, name, &cfg);
         let (log, acts) = (self.log(name, meta.uid), self.acts.of(name));
         let narrowed = Arc::clone(&selection.policy);
-        let beginning = Beginning { name: name.clone(), cfg, selection, footprint, phase, log, acts, narrowed };
+        let beginning =
+            Beginning { name: name.clone(), cfg, selection, footprint, phase, log, acts, narrowed };
         let counters = self.kernel.counters(meta.id).unwrap_or_default();
         let mut agent = Agent::new(beginning, self.clock).resumed(&counters);
         agent.notes = notes;

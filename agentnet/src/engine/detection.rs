@@ -218,7 +218,9 @@ impl Engine {
 
     fn keep_ledger(&self, id: u32) -> io::Result<()> {
         let Some(agent) = self.agents.get(&id) else { return Ok(()) };
-        let Some(kept) = self.detection.live.keep(id.into()).map_err(io::Error::other)? else { return Ok(()) };
+        let Some(kept) = self.detection.live.keep(id.into()).map_err(io::Error::other)? else {
+            return Ok(());
+        };
         make_directory(&self.settings.state.join("agents"), 0o700)?;
         kept::replace(&self.state_file(&agent.name, LEDGER), &kept)
     }
@@ -260,7 +262,8 @@ impl Agent {
         now: Timestamp,
         followers: &mut super::follow::Followers,
     ) {
-        let outputs = self.pipeline.on_finding(finding, seen.time, seen.process, seen.flow, (action, done), now);
+        let outputs =
+            self.pipeline.on_finding(finding, seen.time, seen.process, seen.flow, (action, done), now);
         self.publish(outputs, now, followers);
     }
 }

@@ -333,7 +333,8 @@ impl Engine {
             return Err(error.into());
         }
         let (log, acts) = (self.log(name, meta.uid), self.acts.of(name));
-        let beginning = Beginning { name: name.clone(), cfg, selection, footprint, phase, log, acts, narrowed };
+        let beginning =
+            Beginning { name: name.clone(), cfg, selection, footprint, phase, log, acts, narrowed };
         self.agents.insert(id, Agent::new(beginning, self.clock));
         Ok(id)
     }

@@ -105,8 +105,6 @@ problem_codes! {
     WideWildcard = Warning "wide_wildcard",
     /// A name that is denied, at addresses of special-purpose networks that are allowed.
     DenyByNameOnly = Warning "deny_by_name_only",
-    /// `[detect]`, which only `replay` and `scan` heed.
-    DetectNotLive = Warning "detect_not_live",
     /// A Unix socket of somebody who does what he is asked to.
     UnixDoor = Warning "unix_door",
     /// A Unix socket in a directory that others than root may change.

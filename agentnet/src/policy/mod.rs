@@ -160,7 +160,15 @@ impl Policy {
         if problems.count(Severity::Error) > 0 {
             return Err(problems);
         }
-        Ok(Self { compiled, warnings: problems, sources, extended, valid, host: host.clone(), narrowed: false })
+        Ok(Self {
+            compiled,
+            warnings: problems,
+            sources,
+            extended,
+            valid,
+            host: host.clone(),
+            narrowed: false,
+        })
     }
 
     /// The policy of an agent that was given none: everything is reported, nothing is refused.
@@ -175,7 +183,6 @@ impl Policy {
             dns: Dns::default(),
             agents: Vec::new(),
             detect: Actions::default(),
-            detect_span: None,
             unix: unix::UnixSockets::default(),
         };
         // Without rules nothing can be wrong.
@@ -201,7 +208,9 @@ impl Policy {
         }
         let mut problems = Vec::new();
         let compiled = Compiled::new(&valid, &sources, &self.host, &mut problems);
-        if valid.rules.len() > MAX_RULES || problems.iter().any(|problem| problem.severity() == Severity::Error) {
+        if valid.rules.len() > MAX_RULES
+            || problems.iter().any(|problem| problem.severity() == Severity::Error)
+        {
             return Err(format!("policy {} has no room for more names", self.compiled.name));
         }
         Ok(Self { compiled, sources, valid, narrowed: true, ..self.clone() })

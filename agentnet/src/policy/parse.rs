@@ -49,8 +49,6 @@ pub struct Document {
     pub deny: Vec<RuleText>,
     /// `[detect.KIND] action` by kind.
     pub detect: Vec<(Kind, Field<u8>)>,
-    /// Where `[detect]` is.
-    pub detect_span: Option<Range<usize>>,
 }
 
 /// An entry of `[[agents]]` as written.
@@ -157,7 +155,6 @@ impl Document {
             document.deny = egress.tables("deny", RuleText::read);
         }
         if let Some(mut detect) = root.table("detect") {
-            document.detect_span = Some(detect.span.clone());
             document.detect = kinds()
                 .filter_map(|kind| Some((kind, detect.table(kind.label())?.choice("action"))))
                 .collect();

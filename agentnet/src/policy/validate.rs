@@ -4,8 +4,6 @@ mod agents;
 mod dns;
 mod rule;
 
-use std::ops::Range;
-
 use agentnet_common::{
     abi::{LOCAL_OWN, MAX_RULES, MODE_ENFORCE},
     verdict::RuleId,
@@ -47,8 +45,6 @@ pub struct Valid {
     pub agents: Vec<Agents>,
     /// `[detect]`.
     pub detect: Actions,
-    /// Where that is.
-    pub detect_span: Option<Range<usize>>,
 }
 
 /// A file of a policy as written.
@@ -97,7 +93,6 @@ impl Valid {
                 detect.set(*kind, schema::setting(*code.get_ref()));
             }
         }
-        let detect_span = parts.first().and_then(|part| part.document.detect_span.clone());
         let word = |field: fn(&Document) -> &Field<u8>, default| {
             let mut values = parts.iter().filter_map(|part| field(&part.document).value());
             values.next().map_or(default, |value| *value.get_ref())
@@ -112,7 +107,6 @@ impl Valid {
             dns,
             agents,
             detect,
-            detect_span,
         }
     }
 

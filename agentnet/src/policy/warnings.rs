@@ -16,23 +16,8 @@ pub fn of(valid: &Valid) -> Vec<Diagnostic> {
     duplicates(valid, &mut warnings);
     wide_wildcards(valid, &mut warnings);
     denies_by_name_only(valid, &mut warnings);
-    detect_not_live(valid, &mut warnings);
     warnings.extend(valid.unix.warnings());
     warnings
-}
-
-fn detect_not_live(valid: &Valid, warnings: &mut Vec<Diagnostic>) {
-    if let Some(span) = valid.detect_span.clone().filter(|_| !crate::detect::LIVE) {
-        warnings.push(
-            Diagnostic::new(
-                Code::DetectNotLive,
-                span,
-                "detectors do not see live traffic in this version: `[detect]` is heeded by `agentnet replay` \
-                 and `agentnet scan` alone",
-            )
-            .help("nothing that detectors find is blocked while an agent runs"),
-        );
-    }
 }
 
 fn duplicates(valid: &Valid, warnings: &mut Vec<Diagnostic>) {

@@ -27,7 +27,8 @@ impl Engine {
         let Some(agent) = self.agents.get(&id) else { return Err("the agent is gone".to_owned()) };
         let name = agent.name.clone();
         let (until, expiry) = act::end(length);
-        let lasts = |act: &Act| act.expiry == 0 || expiry != 0 && act.expiry.saturating_add(RENEWED) >= expiry;
+        let lasts =
+            |act: &Act| act.expiry == 0 || expiry != 0 && act.expiry.saturating_add(RENEWED) >= expiry;
         if self.acts.ledger.of(&name).any(|act| act.what == what && lasts(act)) {
             return Ok(());
         }

@@ -168,7 +168,8 @@ impl Engine {
 
     fn unblock_name(&mut self, given: &Given<'_>, name: &str) -> Result<Acted, Failure> {
         let Some(act) = self.acts.ledger.block_name(given.agent, name).cloned() else {
-            let of = |act: &Act| act.agent.as_ref().map_or_else(String::new, |agent| format!(" --agent {agent}"));
+            let of =
+                |act: &Act| act.agent.as_ref().map_or_else(String::new, |agent| format!(" --agent {agent}"));
             let mut same = self.acts.ledger.all().iter().filter(|act| act.blocks_name() == Some(name));
             return Err(Failure::new(match same.next() {
                 Some(act) => format!("{act}; `agentnet unblock {name}{}` takes that back", of(act)),
@@ -487,7 +488,9 @@ impl Engine {
     fn undo(&mut self, given: &Given<'_>, act: &Act, acted: &mut Acted) {
         if act.detection.is_some() {
             self.detection.spare(act);
-            acted.notes.push("detection tells of it still, and does not do it again while the agent lives".to_owned());
+            acted.notes.push(
+                "detection tells of it still, and does not do it again while the agent lives".to_owned(),
+            );
         }
         let change =
             Change { by: Some(given.by), why: given.reason.as_deref(), ..Change::new(Did::Undone, act) };
