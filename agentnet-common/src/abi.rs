@@ -503,6 +503,8 @@ wire! {
         pub since: u64,
         /// Payload bytes sampled in it.
         pub bytes: u64,
+        /// Most payload bytes of streams in a second; for all else there is twice that. 0 stands for [`SAMPLE_BUDGET`].
+        pub most: u64,
     }
 }
 

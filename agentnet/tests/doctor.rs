@@ -64,6 +64,8 @@ fn a_recent_kernel_has_all_that_is_needed() {
         "hook_sock_release",
         "hook_setsockopt",
         "hook_sock_ops",
+        "hook_sk_msg",
+        "lockdown",
         "privilege",
         "seccomp",
         "cgroup_kill",
@@ -76,10 +78,9 @@ fn a_recent_kernel_has_all_that_is_needed() {
     assert_eq!(known, required.len(), "a required check is missing from this test: {checks:?}");
     assert_eq!(find(&checks, "landlock").state, State::Ok);
     for (id, purpose) in [
-        ("hook_connect_unix", Purpose::Later),
-        ("hook_sendmsg_unix", Purpose::Later),
+        ("hook_connect_unix", Purpose::Enforcement),
+        ("hook_sendmsg_unix", Purpose::Enforcement),
         ("hook_tcx", Purpose::Containers),
-        ("hook_sk_msg", Purpose::Later),
     ] {
         let check = find(&checks, id);
         assert!(!check.required && check.state == State::Ok, "{check:?}");
@@ -114,7 +115,7 @@ fn without_root_what_cannot_be_tried_is_unknown_and_nothing_is_missing() {
     });
     for check in checks.iter().filter(|check| check.needed_for == Purpose::Enforcement && check.required) {
         let expected = match check.id {
-            "cgroup2" | "bpffs" => State::Ok,
+            "cgroup2" | "bpffs" | "lockdown" => State::Ok,
             _ => State::Unknown,
         };
         assert_eq!(check.state, expected, "{check:?}");

@@ -163,7 +163,12 @@ fn is_affordable(cfg: &AgentCfg, part: &Part) -> bool {
     let Some(budget) = BUDGETS.get_ptr_mut(cfg.agent) else { return false };
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_ns() };
-    let most = if part.flags & SAMPLE_STREAM != 0 { SAMPLE_BUDGET } else { 2 * SAMPLE_BUDGET };
+    // SAFETY: a map value that outlives the run.
+    let most = match unsafe { (&raw const (*budget).most).read() } {
+        0 => SAMPLE_BUDGET,
+        most => most,
+    };
+    let most = if part.flags & SAMPLE_STREAM != 0 { most } else { most.wrapping_mul(2) };
     // SAFETY: a map value that outlives the run. CPUs that begin a second at once give the agent a little more.
     let used = unsafe {
         if now.saturating_sub((&raw const (*budget).since).read_volatile()) >= SECOND {

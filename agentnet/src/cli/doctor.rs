@@ -51,7 +51,6 @@ fn table(checks: &[Check], root: bool) -> String {
         (Purpose::Enforcement, "Enforcement"),
         (Purpose::Run, "agentnet run"),
         (Purpose::Containers, "Containers, by the daemon"),
-        (Purpose::Later, "Later versions"),
     ];
     let width = checks.iter().map(|check| check.title.len()).max().unwrap_or_default();
     let mut text = String::new();
@@ -129,7 +128,6 @@ mod tests {
             check("seccomp", Purpose::Run, State::Missing, true, Some("build it in")),
             check("landlock", Purpose::Run, State::Missing, false, Some("build it in")),
             check("tcx", Purpose::Containers, State::Missing, false, Some("wait")),
-            check("btf", Purpose::Later, State::Ok, false, None),
         ]
     }
 
@@ -151,9 +149,6 @@ mod tests {
         Containers, by the daemon
           ! tcx       optional: seen
                       → wait
-
-        Later versions
-          ✓ btf       seen
 
         agentnet cannot enforce on this host yet. First, for seccomp: build it in.
         ");

@@ -142,6 +142,9 @@ impl Engine {
             notes.push(format!("its programs are those of the daemon before: {error}"));
             tracing::error!(agent = %name, %error, slot = cfg.slot, "programs were not replaced");
         }
+        if let Err(error) = self.kernel.give_budget(meta.id) {
+            notes.push(format!("it has the budget of samples of before: {error}"));
+        }
         if here && let Err(error) = self.line.adopt(&self.kernel, name, meta.id) {
             notes.push(format!("its interfaces are guarded by the programs of before: {error}"));
             tracing::error!(agent = %name, %error, "programs were not replaced");

@@ -94,7 +94,8 @@ pub fn run(config: &DaemonConfig) -> Result<(), DaemonError> {
     make_directory(state, 0o755).map_err(|error| DaemonError::State { path: state.to_owned(), error })?;
     let (host, unknown) = resolv::this_host().map_err(StartError::Addresses)?;
     let pins = host::daemon_pins(&mounts::ensure_bpffs().map_err(StartError::from)?);
-    let kernel = open_kernel(&pins)?;
+    let mut kernel = open_kernel(&pins)?;
+    kernel.sample_at_most(config.http_bytes_per_second);
     let settings = Settings {
         state: state.to_owned(),
         policies: Some(config.policies.clone()),

@@ -12,8 +12,8 @@ use std::{
 
 use agentnet_common::{
     abi::{
-        AgentCfg, AgentCounters, NAMED_ENTRIES, NameNode, Named, PIN_ENTRIES, Pins, Ruleset, SERIES_PLACES,
-        Series, maps,
+        AgentCfg, AgentCounters, Budget, NAMED_ENTRIES, NameNode, Named, PIN_ENTRIES, Pins, Ruleset,
+        SAMPLE_BUDGET, SERIES_PLACES, Series, maps,
     },
     addr::Addr,
     event::VerdictEvent,
@@ -44,6 +44,7 @@ pub struct Kernel {
     object: Ebpf,
     unix: unix::Programs,
     pins: PathBuf,
+    sample_most: u64,
 }
 
 /// The object.
@@ -92,7 +93,23 @@ impl Kernel {
         let mut object = loader.load(bytes()?).map_err(|error| KernelError::Object(Box::new(error)))?;
         links::load_programs(&mut object)?;
         let unix = unix::Programs::load(parsed, pins).map_err(KernelError::Unix)?;
-        Ok(Self { object, unix, pins: pins.to_owned() })
+        Ok(Self { object, unix, pins: pins.to_owned(), sample_most: SAMPLE_BUDGET })
+    }
+
+    /// From now on agents that are attached get `bytes` a second of payload sampled, at least one.
+    pub fn sample_at_most(&mut self, bytes: u64) {
+        self.sample_most = bytes.max(1);
+    }
+
+    /// Gives an agent its budget of samples.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub fn give_budget(&self, agent: u32) -> Result<(), KernelError> {
+        let failed = |error| KernelError::Map { map: maps::BUDGETS, source: MapError::IoError(error) };
+        let data = map_data(self.map(maps::BUDGETS)?).ok_or_else(|| missing(maps::BUDGETS))?;
+        let budget = Budget { most: self.sample_most, ..Budget::default() };
+        sys::map_update(data.fd().as_fd(), &agent, &budget).map_err(failed)
     }
 
     /// The programs at Unix sockets.
@@ -212,6 +229,7 @@ impl Kernel {
     pub fn attach(&mut self, agent: &AgentName, cgroup: &Path, cfg: AgentCfg) -> Result<(), KernelError> {
         self.register(cfg.agent)?;
         self.make_room(cfg.agent)?;
+        self.give_budget(cfg.agent)?;
         self.disarm(cgroup_id(cgroup)?)?;
         self.tell_by_number(cfg.agent, &AgentCfg::default())?;
         links::attach_all(&self.object, &self.unix, &self.pins, agent, cgroup)?;
@@ -426,7 +444,7 @@ impl Kernel {
     /// # Errors
     /// When a pin cannot be removed; then enforcement may go on.
     pub fn close(self) -> Result<(), KernelError> {
-        let Self { object, unix, pins } = self;
+        let Self { object, unix, pins, sample_most: _ } = self;
         for agent in pins::agents(&pins).unwrap_or_default() {
             links::detach_all(&pins, &agent)
                 .map_err(|source| KernelError::Unpin { path: pins.clone(), source })?;

@@ -13,6 +13,7 @@ use super::{
     program::{Maps, Socket, Use, assemble},
     scratch::{Scratch, scratch},
 };
+use crate::kernel::sys;
 
 /// What helps when only attaching is refused (`hierarchy_allows_attach`, kernel/bpf/cgroup.c).
 const EXCLUSIVE: &str = "find with `bpftool cgroup tree` what another tool attached to a cgroup above without \
@@ -121,7 +122,7 @@ const UNIX_HOOKS: &[Hook] =
 
 const KILL: Subject = Subject::required("cgroup_kill", "cgroup.kill", Purpose::Run);
 const TCX: Subject = Subject::optional("hook_tcx", "tcx", Purpose::Containers);
-const MSG: Subject = Subject::optional("hook_sk_msg", "sk_msg", Purpose::Later);
+const MSG: Subject = Subject::required("hook_sk_msg", "sk_msg", Purpose::Enforcement);
 
 /// What is lost without tcx, and how to get it.
 const NO_TCX: &str = "use Linux 6.6 or later with CONFIG_NET_XGRESS=y; until then what attached containers send without \
@@ -220,12 +221,9 @@ fn sk_msg() -> Check {
             return judge(MSG, Err(refusal), "", "use Linux 4.20 or later with CONFIG_NET_SOCK_MSG=y");
         }
     };
-    match bpf::attach(program.as_fd(), map.as_raw_fd(), SK_MSG_VERDICT) {
-        Ok(_) => MSG.ok("loads and attaches"),
-        Err(refusal) => {
-            let detail = format!("loads, but not as a link that can be pinned; {refusal}");
-            MSG.degraded(detail, "use Linux 6.10 or later")
-        }
+    match sys::prog_attach(program.as_fd(), map.as_fd(), SK_MSG_VERDICT) {
+        Ok(()) => MSG.ok("loads and attaches"),
+        Err(error) => MSG.missing(format!("loads, and cannot be attached: {error}"), KERNEL),
     }
 }
 

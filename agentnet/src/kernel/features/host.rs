@@ -24,8 +24,7 @@ const BPFFS: Subject = Subject::required("bpffs", "bpffs", Purpose::Enforcement)
 const DESTROY: Subject = Subject::required("sock_destroy", "socket destruction", Purpose::Enforcement);
 const SECCOMP: Subject = Subject::required("seccomp", "seccomp filter", Purpose::Run);
 const RESOLVED: Subject = Subject::optional("resolved", "systemd-resolved", Purpose::Run);
-const BTF: Subject = Subject::optional("btf", "BTF of the kernel", Purpose::Later);
-const LOCKDOWN: Subject = Subject::optional("lockdown", "lockdown", Purpose::Later);
+const LOCKDOWN: Subject = Subject::required("lockdown", "lockdown", Purpose::Enforcement);
 
 /// Looks at them all.
 pub(super) fn probe(privileges: &Privileges) -> Vec<Check> {
@@ -46,7 +45,6 @@ pub(super) fn probe(privileges: &Privileges) -> Vec<Check> {
         settings::tiocsti(setting("dev/tty/legacy_tiocsti").as_deref(), filter),
         settings::ping(setting("net/ipv4/ping_group_range").as_deref()),
         resolved(Path::new("/run/systemd/resolve")),
-        btf(Path::new("/sys/kernel/btf/vmlinux")),
         lockdown(read("/sys/kernel/security/lockdown").as_deref()),
     ]
 }
@@ -149,20 +147,12 @@ fn resolved(runtime: &Path) -> Check {
     }
 }
 
-fn btf(path: &Path) -> Check {
-    match fs::metadata(path) {
-        Ok(metadata) => BTF.ok(format!("{}, {} KiB", path.display(), metadata.len() / 1024)),
-        Err(_) => BTF
-            .missing(format!("{} is not there", path.display()), "use a kernel with CONFIG_DEBUG_INFO_BTF=y"),
-    }
-}
-
 fn lockdown(text: Option<&str>) -> Check {
     let Some(text) = text else { return LOCKDOWN.ok("not in this kernel, or not shown") };
     let mode = text.split_whitespace().find_map(|mode| mode.strip_prefix('[')?.strip_suffix(']'));
     match mode {
         Some("confidentiality") => LOCKDOWN
-            .degraded("confidentiality: programs cannot read kernel memory", "boot with lockdown=integrity"),
+            .missing("confidentiality: programs cannot read kernel memory", "boot with lockdown=integrity"),
         Some(mode) => LOCKDOWN.ok(mode),
         None => LOCKDOWN.unknown(format!("cannot be understood: {text}")),
     }
@@ -191,10 +181,9 @@ mod tests {
         let cases = [
             (lockdown(Some("[none] integrity confidentiality")), State::Ok),
             (lockdown(Some("none [integrity] confidentiality")), State::Ok),
-            (lockdown(Some("none integrity [confidentiality]")), State::Degraded),
+            (lockdown(Some("none integrity [confidentiality]")), State::Missing),
             (lockdown(Some("nonsense")), State::Unknown),
             (lockdown(None), State::Ok),
-            (btf(Path::new("/nowhere")), State::Missing),
             (resolved(Path::new("/nowhere")), State::Ok),
         ];
         for (check, state) in cases {

@@ -39,8 +39,6 @@ pub enum Purpose {
     Run,
     /// Guarding containers from the host, which the daemon does.
     Containers,
-    /// Nothing yet: name rules will use it.
-    Later,
 }
 
 /// What is looked at.
