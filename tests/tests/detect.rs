@@ -1,6 +1,6 @@
 //! Detectors on live traffic: what the policy allows and carries data is found, told, and closed as the policy says.
 
-use std::{net::SocketAddr, process::Command};
+use std::{fs, net::SocketAddr, process::Command};
 
 use agentnet_common::verdict::DNS_PORT;
 use agentnet_tests::{
@@ -9,6 +9,8 @@ use agentnet_tests::{
         Lab,
         agent::Agent,
         child::{agentnet, finish, join_cgroup, probe_binary},
+        daemon::{Daemon, Served},
+        found::{Found, Resident},
         net::{ALLOWED_PORT, Family},
         policy::Policy,
         resolver::{A, Resolver, query},
@@ -19,10 +21,13 @@ use agentnet_tests::{
 };
 use anyhow::{Context as _, Result, ensure};
 use rstest::rstest;
+use rustix::process::Signal;
 use serde_json::Value;
 
 /// A domain nobody visits, of which everything is allowed.
 const TUNNEL: &str = "channel-seven.net";
+/// A host of it that is there.
+const TUNNEL_HOST: &str = "host.channel-seven.net";
 /// Its names on the wire end in this.
 const TUNNEL_WIRE: &[u8] = b"\x0dchannel-seven\x03net";
 /// A name of every day, and a piece of it on the wire.
@@ -33,7 +38,7 @@ const TWIN_WIRE: &[u8] = b"\x03api\x07example\x03com";
 fn policy(resolver: SocketAddr, mode: &str, detect: &str) -> String {
     format!(
         "version = 1\nname = \"lab\"\nmode = {mode:?}\n[dns]\nresolvers = [\"{}\"]\nsearch = []\n\
-         [[egress.allow]]\ndomain = \"*.{TUNNEL}\"\n[[egress.allow]]\ndomain = {TWIN:?}\nports = [{ALLOWED_PORT}]\n{detect}",
+         [[egress.allow]]\ndomain = \"*.{TUNNEL}\"\nports = [{ALLOWED_PORT}]\n[[egress.allow]]\ndomain = {TWIN:?}\nports = [{ALLOWED_PORT}]\n{detect}",
         resolver.ip()
     )
 }
@@ -61,33 +66,15 @@ fn ask(resolver: SocketAddr, name: &str) -> Step {
     Step::Ask { to: resolver, message: query(7, name, A) }
 }
 
-/// The alerts of a kind that the agent's log has.
-fn alerts(agent: &Agent<'_>, kind: &str) -> Result<Vec<Value>> {
-    Ok(agent
-        .log()?
-        .into_iter()
-        .filter(|line| line["kind"] == kind && line["evidence"]["detector"].is_string())
-        .collect())
-}
+/// Runs steps as an agent.
+type Run<'a> = &'a dyn Fn(&[Step]) -> Result<Vec<Came>>;
+/// What an agent's log has.
+type Log<'a> = &'a dyn Fn() -> Result<Vec<Value>>;
 
-/// Sends queries of the tunnel until an alert about it says `action`; that alert.
-fn tunnel_until(
-    lab: &Lab,
-    (agent, running): (&Agent<'_>, &Running<'_>),
-    resolver: SocketAddr,
-    action: &str,
-) -> Result<Value> {
-    let mut number = 0;
-    eventually(4 * DEADLINE, "an alert about the tunnel", || {
-        let seen = alerts(agent, "dns_tunnel").map_err(|error| error.to_string())?;
-        if let Some(alert) = seen.iter().find(|alert| alert["action"] == action) {
-            return Ok(alert.clone());
-        }
-        let steps: Vec<Step> = (number..number + 8).map(|number| ask(resolver, &tunnelled(number))).collect();
-        number += 8;
-        script(lab, running, &steps).map_err(|error| error.to_string())?;
-        Err(format!("{number} queries, {seen:?}"))
-    })
+/// The alerts of a kind in a log that detectors have brought about.
+fn alerts(log: Log<'_>, kind: &str) -> Result<Vec<Value>> {
+    let is_finding = |line: &Value| line["kind"] == kind && line["evidence"]["detector"].is_string();
+    Ok(log()?.into_iter().filter(is_finding).collect())
 }
 
 struct Scene {
@@ -98,30 +85,50 @@ struct Scene {
 
 impl Scene {
     fn new(family: Family) -> Result<Self> {
-        let lab = Lab::new()?;
+        Self::of(Lab::new()?, family)
+    }
+
+    fn of(lab: Lab, family: Family) -> Result<Self> {
         let at = SocketAddr::from((family.allowed(), DNS_PORT));
-        let resolver = Resolver::of_zone(&lab.server, &[at], &[(TWIN, vec![Family::V4.named(1)])])?;
+        let zone = [(TWIN, vec![Family::V4.named(1)]), (TUNNEL_HOST, vec![Family::V4.named(2)])];
+        let resolver = Resolver::of_zone(&lab.server, &[at], &zone)?;
         Ok(Self { lab, resolver, at })
     }
 
     /// The twin is asked for, and answered.
-    fn ensure_twin(&self, running: &Running<'_>) -> Result<()> {
+    fn ensure_twin(&self, run: Run<'_>) -> Result<()> {
         let before = self.resolver.asked_for(TWIN_WIRE);
-        let came = script(&self.lab, running, &[ask(self.at, TWIN)])?;
+        let came = run(&[ask(self.at, TWIN)])?;
         ensure!(came.iter().all(Came::is_ok), "{came:?}");
         ensure!(self.resolver.asked_for(TWIN_WIRE) == before + 1, "the twin did not arrive");
         Ok(())
     }
 
     /// Whether queries of the tunnel arrive at the resolver.
-    fn arrives(&self, running: &Running<'_>) -> Result<bool> {
+    fn arrives(&self, run: Run<'_>) -> Result<bool> {
         let before = self.resolver.asked_for(TUNNEL_WIRE);
         let steps: Vec<Step> = (0..4).map(|number| ask(self.at, &tunnelled(1_000_000 + number))).collect();
-        let came = script(&self.lab, running, &steps)?;
+        let came = run(&steps)?;
         let all_refused = came.iter().all(|came| came.step == "sendto" && came.errno == libc::EPERM);
         let arrived = self.resolver.asked_for(TUNNEL_WIRE) - before;
         ensure!(all_refused == (arrived == 0), "{arrived} arrived, and the agent was told {came:?}");
         Ok(arrived > 0)
+    }
+
+    /// Sends queries of the tunnel until an alert about it says `action`; that alert.
+    fn tunnel_until(&self, run: Run<'_>, log: Log<'_>, action: &str) -> Result<Value> {
+        let mut number = 0;
+        eventually(4 * DEADLINE, "an alert about the tunnel", || {
+            let seen = alerts(log, "dns_tunnel").map_err(|error| error.to_string())?;
+            if let Some(alert) = seen.iter().find(|alert| alert["action"] == action) {
+                return Ok(alert.clone());
+            }
+            let steps: Vec<Step> =
+                (number..number + 8).map(|number| ask(self.at, &tunnelled(number))).collect();
+            number += 8;
+            run(&steps).map_err(|error| error.to_string())?;
+            Err(format!("{number} queries, {seen:?}"))
+        })
     }
 }
 
@@ -130,17 +137,17 @@ impl Scene {
 #[rstest]
 fn a_tunnel_is_found_and_its_name_blocked(#[values(Family::V4, Family::V6)] family: Family) -> Result<()> {
     let scene = Scene::new(family)?;
-    let detect = "[detect.dns_tunnel]\naction = \"block\"\n";
-    let agent = Agent::with_text(&scene.lab, &policy(scene.at, "enforce", detect))?;
+    let agent = Agent::with_text(&scene.lab, &policy(scene.at, "enforce", BLOCK_TUNNELS))?;
     let running = agent.hold()?;
-    scene.ensure_twin(&running)?;
+    let (run, log) = (|steps: &[Step]| script(&scene.lab, &running, steps), || agent.log());
+    scene.ensure_twin(&run)?;
 
-    let alert = tunnel_until(&scene.lab, (&agent, &running), scene.at, "blocked")?;
+    let alert = scene.tunnel_until(&run, &log, "blocked")?;
     ensure!(alert["destination"]["domain"] == TUNNEL, "{alert:#}");
     ensure!(alert["evidence"]["bytes_before_block"].as_u64().is_some_and(|bytes| bytes > 0), "{alert:#}");
     ensure!(alert["process"]["comm"] == "probe", "{alert:#}");
-    ensure!(!scene.arrives(&running)?, "it goes on");
-    scene.ensure_twin(&running)?;
+    ensure!(!scene.arrives(&run)?, "it goes on");
+    scene.ensure_twin(&run)?;
     let refused = |line: &Value| {
         line["kind"] == "dns_denied"
             && line["reason"]
@@ -165,10 +172,10 @@ fn a_tunnel_is_found_and_its_name_blocked(#[values(Family::V4, Family::V6)] fami
 
     let undone = agentnet(None, &["unblock", TUNNEL, "--agent", &agent.name])?;
     ensure!(undone.status.success(), "{undone:?}");
-    ensure!(scene.arrives(&running)?, "a person has taken it back");
+    ensure!(scene.arrives(&run)?, "a person has taken it back");
     // What was taken back is not done again, though it is found again.
-    ensure!(scene.arrives(&running)?, "it was blocked again");
-    scene.ensure_twin(&running)?;
+    ensure!(scene.arrives(&run)?, "it was blocked again");
+    scene.ensure_twin(&run)?;
     ensure!(running.finish()?.status.success());
     Ok(())
 }
@@ -177,18 +184,119 @@ fn a_tunnel_is_found_and_its_name_blocked(#[values(Family::V4, Family::V6)] fami
 #[test]
 fn a_tunnel_is_only_told_in_audit_mode() -> Result<()> {
     let scene = Scene::new(Family::V4)?;
-    let detect = "[detect.dns_tunnel]\naction = \"block\"\n";
-    let agent = Agent::with_text(&scene.lab, &policy(scene.at, "audit", detect))?;
+    let agent = Agent::with_text(&scene.lab, &policy(scene.at, "audit", BLOCK_TUNNELS))?;
     let running = agent.hold()?;
-    let alert = tunnel_until(&scene.lab, (&agent, &running), scene.at, "alerted")?;
+    let (run, log) = (|steps: &[Step]| script(&scene.lab, &running, steps), || agent.log());
+    let alert = scene.tunnel_until(&run, &log, "alerted")?;
     ensure!(
         alert["reason"].as_str().is_some_and(|text| text.contains("the policy only audits")),
         "{alert:#}"
     );
-    ensure!(scene.arrives(&running)?, "it is blocked though the policy audits");
-    scene.ensure_twin(&running)?;
+    ensure!(scene.arrives(&run)?, "it is blocked though the policy audits");
+    scene.ensure_twin(&run)?;
     ensure!(running.finish()?.status.success());
     Ok(())
+}
+
+const BLOCK_TUNNELS: &str = "[detect.dns_tunnel]\naction = \"block\"\n";
+
+/// Puts a cgroup under a policy that blocks tunnels, as a daemon does it.
+fn attach(daemon: &Daemon, scene: &Scene, found: &Found<'_>) -> Result<()> {
+    daemon.write_policy("lab", &policy(scene.at, "enforce", BLOCK_TUNNELS))?;
+    daemon.tell(&["attach", "--agent", &found.name, "--cgroup", found.arg(), "--policy", "lab"]).map(drop)
+}
+
+/// Whether a connection takes what is written.
+fn is_open(talker: &mut Resident, index: usize) -> Result<bool> {
+    let said = talker.say(index, "something")?;
+    Ok(said.errno == 0 && !said.broken)
+}
+
+/// A name that was blocked stays so without a daemon and under the next one; what it had opened is closed.
+#[test]
+fn a_blocked_name_outlives_the_daemon() -> Result<()> {
+    let Served { lab, mut daemon } = Served::new()?;
+    let scene = Scene::of(lab, Family::V4)?;
+    let found = Found::new(&scene.lab)?;
+    attach(&daemon, &scene, &found)?;
+    let run = |steps: &[Step]| found.script(steps);
+    let came = run(&[ask(scene.at, TUNNEL_HOST), ask(scene.at, TWIN)])?;
+    ensure!(came.iter().all(Came::is_ok), "{came:?}");
+    let ends = [2, 1].map(|number| SocketAddr::from((Family::V4.named(number), ALLOWED_PORT)).to_string());
+    let mut talker = found.start(&["talk", &ends[0], &ends[1]])?;
+    for index in [0, 1] {
+        ensure!(is_open(&mut talker, index)?, "connection {index} is not open");
+    }
+
+    scene.tunnel_until(&run, &|| daemon.log_of(&found.name), "blocked")?;
+    ensure!(!is_open(&mut talker, 0)?, "a connection that the name has opened lives");
+    ensure!(is_open(&mut talker, 1)?, "a connection of the twin was closed");
+    daemon.kill()?;
+    ensure!(!scene.arrives(&run)?, "without a daemon");
+    scene.ensure_twin(&run)?;
+    daemon.start()?;
+    ensure!(!scene.arrives(&run)?, "under the next daemon");
+    scene.ensure_twin(&run)?;
+    // A policy that is read anew does not open it either.
+    let fresh =
+        policy(scene.at, "enforce", BLOCK_TUNNELS) + "[[egress.allow]]\ndomain = \"more.example.com\"\n";
+    daemon.write_policy("lab", &fresh)?;
+    daemon.tell(&["reload"])?;
+    ensure!(!scene.arrives(&run)?, "after a reload");
+    daemon.tell(&["unblock", TUNNEL, "--agent", &found.name])?;
+    ensure!(scene.arrives(&run)?, "it was taken back");
+    daemon.tell(&["detach", &found.name])?;
+    daemon.ensure_no_agents()
+}
+
+/// What an agent told whom is kept for the next daemon; if it cannot be read, that is told, and it begins anew.
+#[rstest]
+#[case::intact(None)]
+#[case::corrupt(Some("agentnet-ledger 1 00000000\n{}"))]
+fn a_ledger_is_kept(#[case] text: Option<&str>) -> Result<()> {
+    let Served { lab, mut daemon } = Served::new()?;
+    let scene = Scene::of(lab, Family::V4)?;
+    let found = Found::new(&scene.lab)?;
+    attach(&daemon, &scene, &found)?;
+    scene.ensure_twin(&|steps| found.script(steps))?;
+    let file = daemon.directory("state").join("agents").join(format!("{}.ledger", found.name));
+    ensure!(daemon.end(Signal::TERM)?.success());
+    ensure!(fs::read(&file)?.starts_with(b"agentnet-ledger"), "no ledger");
+    if let Some(text) = text {
+        fs::write(&file, text)?;
+    }
+    daemon.start()?;
+    let status = daemon.status_of(&found.name)?.to_string();
+    ensure!(status.contains("counts as new") == text.is_some(), "{status}");
+    scene.ensure_twin(&|steps| found.script(steps))?;
+    daemon.tell(&["detach", &found.name])?;
+    ensure!(!file.exists(), "it is kept for nobody");
+    daemon.ensure_no_agents()
+}
+
+/// Who is found when there is no room for another block is put into quarantine: that always fits.
+#[test]
+fn who_leaves_no_room_for_a_block_is_quarantined() -> Result<()> {
+    let Served { lab, daemon } = Served::new()?;
+    let scene = Scene::of(lab, Family::V4)?;
+    let found = Found::new(&scene.lab)?;
+    attach(&daemon, &scene, &found)?;
+    let run = |steps: &[Step]| found.script(steps);
+    let mut blocks = 0_u8;
+    while daemon.ask(&["block", &format!("203.0.113.{blocks}"), "--agent", &found.name])?.status.success() {
+        blocks += 1;
+        ensure!(blocks < 200, "there is room for all of them");
+    }
+    scene.ensure_twin(&run)?;
+    let alert = scene.tunnel_until(&run, &|| daemon.log_of(&found.name), "quarantined")?;
+    ensure!(alert["severity"] == "critical", "{alert:#}");
+    ensure!(!scene.arrives(&run)?, "it goes on");
+    let status = daemon.status_of(&found.name)?;
+    ensure!(status["engine"]["quarantined"] == true, "{status:#}");
+    daemon.tell(&["release", &found.name])?;
+    scene.ensure_twin(&run)?;
+    daemon.tell(&["detach", &found.name])?;
+    daemon.ensure_no_agents()
 }
 
 /// A token of Amazon's form, which is nobody's. In pieces, or those who look for such things find it here.
@@ -220,12 +328,12 @@ fn a_secret_in_a_request_is_found(
     let plain = "GET /index.html HTTP/1.1\r\nHost: docs.example.com\r\n\r\n";
     let came = script(&lab, &running, &[say(to, plain), say(other, plain)])?;
     ensure!(came.iter().all(Came::is_ok), "{came:?}");
-    ensure!(alerts(&agent, "secret")?.is_empty(), "nothing was said yet");
+    ensure!(alerts(&|| agent.log(), "secret")?.is_empty(), "nothing was said yet");
 
     let leak = format!("GET /?aws_access_key_id={} HTTP/1.1\r\nHost: docs.example.com\r\n\r\n", token());
     script(&lab, &running, &[say(to, &leak)])?;
     let alert = eventually(DEADLINE, "an alert about the secret", || {
-        let seen = alerts(&agent, "secret").map_err(|error| error.to_string())?;
+        let seen = alerts(&|| agent.log(), "secret").map_err(|error| error.to_string())?;
         seen.first().cloned().ok_or_else(|| "none".to_owned())
     })?;
     ensure!(alert["action"] == action, "{alert:#}");

@@ -148,6 +148,11 @@ impl Act {
         !matches!(self.what, What::Allow(_))
     }
 
+    /// Whether it holds until an engine ends it, though its time may be over: the kernel keeps no time of it.
+    pub const fn is_ended_by_engine(&self) -> bool {
+        matches!(self.what, What::Quarantine | What::BlockName { .. })
+    }
+
     /// The addresses it blocks.
     pub const fn blocks(&self) -> Option<Net> {
         match self.what {

@@ -271,6 +271,54 @@ fn an_act_keeps_its_form() {
 }
 
 #[test]
+fn what_a_detector_did_says_so() {
+    let name = "evil.example".to_owned();
+    let act = Act {
+        agent: Some("demo".parse().unwrap()),
+        detection: Some("dns_tunnel".to_owned()),
+        reason: Some("told it 600 bytes".to_owned()),
+        until: Some("2026-11-22T12:14:05Z".parse().unwrap()),
+        ..act(4, What::BlockName { name }, 9)
+    };
+    let json = serde_json::to_string(&act).unwrap();
+    assert_eq!(
+        json,
+        r#"{"id":4,"act":"block_name","name":"evil.example","agent":"demo","by":null,"detection":"dns_tunnel","reason":"told it 600 bytes","since":"1970-01-01T00:00:00Z","until":"2026-11-22T12:14:05Z","expiry":9}"#
+    );
+    assert_eq!(serde_json::from_str::<Act>(&json).unwrap(), act);
+    assert_eq!(
+        act.to_string(),
+        "evil.example is blocked with every name below it by detection (dns_tunnel) until 2026-11-22T12:14:05Z (told it \
+         600 bytes)"
+    );
+}
+
+#[rstest]
+#[case("evil.example", Some("evil.example"))]
+#[case("a.evil.example", Some("evil.example"))]
+#[case("b.a.evil.example", Some("evil.example"))]
+#[case("x.deep.evil.example", Some("deep.evil.example"))]
+#[case("notevil.example", None)]
+#[case("example", None)]
+#[case("evil.example.com", None)]
+fn a_blocked_name_holds_for_all_below_it(#[case] name: &str, #[case] expected: Option<&str>) {
+    let blocked = ["evil.example", "deep.evil.example"];
+    let acts = blocked.map(|name| act(1, What::BlockName { name: name.to_owned() }, 0)).to_vec();
+    let acts = InForce::new(acts, 0);
+    assert_eq!(acts.block_name(name).and_then(Act::blocks_name), expected);
+}
+
+#[rstest]
+#[case("203.0.113.7", Some(Blocked::Net(net("203.0.113.7").unwrap())))]
+#[case("Evil.Example.", Some(Blocked::Name("evil.example".to_owned())))]
+#[case("*.evil.example", None)]
+#[case("203.0.113.7/24", None)]
+#[case("https://evil.example/", None)]
+fn what_was_blocked_is_read(#[case] text: &str, #[case] expected: Option<Blocked>) {
+    assert_eq!(blocked(text).ok(), expected);
+}
+
+#[test]
 fn a_reason_is_one_line_of_bounded_length() {
     assert_eq!(reason(" two\n lines \u{9}").unwrap().as_deref(), Some("two lines"));
     assert_eq!(reason(" ").unwrap(), None);

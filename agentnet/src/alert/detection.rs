@@ -150,3 +150,54 @@ pub fn alert(finding: Finding, event: &Event<'_>, told: &Told<'_>, ids: &mut IdS
 fn timestamp(time: Time) -> Timestamp {
     Timestamp::from_nanosecond(i128::from(time.0)).unwrap_or(Timestamp::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case(Done::AsAsked, Action::Alert, model::Action::Alerted, "nothing was blocked")]
+    #[case(Done::AsAsked, Action::Block, model::Action::Blocked, "the destination is blocked")]
+    #[case(Done::AsAsked, Action::Quarantine, model::Action::Quarantined, "the agent is in quarantine")]
+    #[case(
+        Done::Replayed,
+        Action::Block,
+        model::Action::Blocked,
+        "live, the destination would now be blocked"
+    )]
+    #[case(Done::Audited, Action::Alert, model::Action::Alerted, "nothing was blocked")]
+    #[case(
+        Done::Audited,
+        Action::Quarantine,
+        model::Action::Alerted,
+        "the policy only audits, else the agent would now be in quarantine"
+    )]
+    #[case(
+        Done::Spared,
+        Action::Block,
+        model::Action::Alerted,
+        "the destination is not blocked, because somebody has taken that back before"
+    )]
+    #[case(
+        Done::Quarantined("full".to_owned()),
+        Action::Block,
+        model::Action::Quarantined,
+        "the destination cannot be blocked (full), so the agent is in quarantine"
+    )]
+    #[case(
+        Done::Failed("gone".to_owned()),
+        Action::Quarantine,
+        model::Action::Alerted,
+        "the agent cannot be in quarantine: gone"
+    )]
+    fn what_was_done_is_told(
+        #[case] done: Done,
+        #[case] wanted: Action,
+        #[case] action: model::Action,
+        #[case] clause: &str,
+    ) {
+        assert_eq!((done.action(wanted), done.clause(wanted).as_str()), (action, clause));
+    }
+}

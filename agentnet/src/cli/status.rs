@@ -13,7 +13,7 @@ use owo_colors::OwoColorize as _;
 use serde::Serialize;
 
 use crate::{
-    act::{self, Act, What},
+    act::{self, Act},
     agent::{
         AgentName,
         cgroup::Cgroup,
@@ -276,7 +276,7 @@ impl Row {
         match acts::read_kept(Path::new(STATE_DIRECTORY)) {
             Ok(kept) => {
                 let own = kept.into_iter().filter(|act| {
-                    act.concerns(&self.agent) && (!act.is_over(now) || act.what == What::Quarantine)
+                    act.concerns(&self.agent) && (!act.is_over(now) || act.is_ended_by_engine())
                 });
                 self.acts.extend(own);
             }

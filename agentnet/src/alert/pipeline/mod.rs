@@ -19,7 +19,7 @@ use super::{
     fold::{self, Fold, Repeats},
     id::IdSource,
     loss::{self, Losses},
-    model::{ActEvidence, Alert, EnforcementEvidence, Evidence, Kind, Output},
+    model::{self, ActEvidence, Alert, EnforcementEvidence, Evidence, Kind, Output},
     query,
     sequence::{Ring, Sequences},
     series::SeriesTold,
@@ -60,6 +60,9 @@ pub struct Pipeline {
     series: SeriesTold,
     losses: Losses,
     tally: Tally,
+    findings: Distinct,
+    /// Findings that are too many to be told one by one: the last of each kind, with how many there were.
+    more_findings: Vec<Alert>,
 }
 
 impl std::fmt::Debug for Pipeline {
@@ -87,6 +90,8 @@ impl Pipeline {
             series: SeriesTold::default(),
             losses: Losses::default(),
             tally: Tally::default(),
+            findings: Distinct::default(),
+            more_findings: Vec::new(),
         }
     }
 
@@ -235,7 +240,33 @@ impl Pipeline {
         };
         let told = detection::Told { host: &self.host, policy: self.policy.name(), action, done };
         let alert = detection::alert(finding, &event, &told, &mut self.ids);
-        vec![Output::Alert(Box::new(Alert { id: self.ids.next(now), ..alert }))]
+        // What was done is told each time, and its number is bounded by what can be done.
+        if alert.action != model::Action::Alerted || self.findings.admit(now) {
+            return vec![Output::Alert(Box::new(alert))];
+        }
+        match self.more_findings.iter_mut().find(|more| more.kind == alert.kind) {
+            Some(more) => {
+                let count = more.count.saturating_add(alert.count);
+                *more = Alert { count, ..alert };
+            }
+            None => self.more_findings.push(alert),
+        }
+        Vec::new()
+    }
+
+    /// Findings that were not told one by one, at the end of their window; all of them with `all`.
+    fn rest_of_findings(&mut self, now: Timestamp, all: bool) -> impl Iterator<Item = Output> + use<> {
+        let due = all || self.findings.is_over(now);
+        let more = if due { std::mem::take(&mut self.more_findings) } else { Vec::new() };
+        more.into_iter().map(|alert| {
+            let reason = match alert.count {
+                0 | 1 => alert.reason,
+                count => {
+                    format!("The last of {count} findings that are not told one by one: {}", alert.reason)
+                }
+            };
+            Output::Alert(Box::new(Alert { reason, ..alert }))
+        })
     }
 
     /// Gives what has become due; to be called about once a second.
@@ -244,6 +275,7 @@ impl Pipeline {
         let mut outputs = self.repeats(ended, now);
         let ended = self.ends.expired(now);
         outputs.extend(self.ended_repeats(ended, now));
+        outputs.extend(self.rest_of_findings(now, false));
         outputs.extend(self.lost(now, false));
         outputs
     }
@@ -254,6 +286,7 @@ impl Pipeline {
         let mut outputs = self.repeats(ended, now);
         let ended = self.ends.drain();
         outputs.extend(self.ended_repeats(ended, now));
+        outputs.extend(self.rest_of_findings(now, true));
         self.losses.missing(self.sequences.missing());
         outputs.extend(self.lost(now, true));
         let policy = Arc::clone(&self.policy);

@@ -240,6 +240,23 @@ mod tests {
     }
 
     #[test]
+    fn a_quarantine_always_fits() {
+        let mut ledger = Ledger::default();
+        for index in 0..MOST {
+            add(&mut ledger, Some("a"), What::BlockName { name: format!("n{index}.example") });
+        }
+        let more = act(&ledger, Some("a"), What::BlockName { name: "more.example".to_owned() }, None);
+        assert!(ledger.add(more).is_err());
+        add(&mut ledger, Some("a"), What::Quarantine);
+        assert_eq!(ledger.names(&name("a")).len(), MOST);
+        assert!(ledger.names(&name("b")).is_empty());
+        assert!(ledger.block_name(Some(&name("a")), "n7.example").is_some());
+        assert!(ledger.block_name(None, "n7.example").is_none());
+        // Names are no nodes of the kernel's trie for addresses.
+        assert!(ledger.written(&name("a")).is_empty());
+    }
+
+    #[test]
     fn only_what_closes_waits_for_an_agent_that_begins_again() {
         let mut ledger = Ledger::default();
         for agent in ["a", "b"] {
