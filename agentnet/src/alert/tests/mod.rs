@@ -2,6 +2,7 @@
 
 mod by_hand;
 mod docs;
+mod findings;
 mod losses;
 mod properties;
 mod reasons;

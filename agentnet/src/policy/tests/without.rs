@@ -18,6 +18,7 @@ domain = "api.example.com"
 [[egress.allow]]
 cidr = "192.0.2.0/24"
 protocols = ["tcp", "icmp"]
+ports = [443]
 "#;
 
 fn policy() -> Policy {
