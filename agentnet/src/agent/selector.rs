@@ -1,6 +1,9 @@
 //! Which cgroups of this host the `[[agents]]` of the policies mean, and when each is to be governed.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use super::cgroup::{Cgroup, CgroupError, Hierarchy};
 use crate::policy::selector::Selector;
@@ -96,6 +99,27 @@ impl<P: Clone + PartialEq> Selectors<P> {
                 }
             }
         }
+        found
+    }
+
+    /// The cgroups that are there and may be meant, a parent before its children.
+    pub fn there(&self, hierarchy: &Hierarchy) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        let mut open = vec![hierarchy.top().path().to_owned()];
+        // Without recursion: an agent may make them as deep as it likes.
+        while let Some(path) = open.pop() {
+            if !self.may_be_below(hierarchy, &path) {
+                continue;
+            }
+            // Gone meanwhile, or told by the watch, which lists it too.
+            let children = fs::read_dir(&path).into_iter().flatten().flatten();
+            let children = children.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+            for child in children {
+                found.push(child.path());
+                open.push(child.path());
+            }
+        }
+        found.sort();
         found
     }
 

@@ -136,9 +136,9 @@ fn engines(agent: Option<&AgentName>) -> anyhow::Result<Vec<PathBuf>> {
 
 /// Whether anybody answers there, as far as that can be told without asking.
 fn serves(socket: &Path) -> bool {
-    match std::os::unix::net::UnixStream::connect(socket) {
-        Ok(_) => true,
-        Err(error) => !client::is_absence(&error),
+    match client::connect(socket) {
+        Err(ClientError::Frame(FrameError::Io(error))) => !client::is_absence(&error),
+        _ => true,
     }
 }
 

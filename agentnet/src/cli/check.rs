@@ -11,8 +11,8 @@ use anyhow::Context as _;
 
 use crate::{
     agent::resolv,
-    alert::text::plural,
-    config::check::Check,
+    alert::text::{MAX_SENTENCE, clean, plural},
+    config::check::{Check, Selected},
     exit::WRONG_USAGE,
     policy::{Policy, diagnostic::Diagnostics},
 };
@@ -53,11 +53,12 @@ fn tell(check: &Check, out: &mut impl Write, err: &mut impl Write) -> io::Result
     if check.policies.is_empty() {
         writeln!(out, "policies: none in {}, only those built in", config.policies.display())?;
     }
-    for (file, policy) in &check.policies {
+    for (index, (file, policy)) in check.policies.iter().enumerate() {
         match policy {
             Ok(policy) => {
                 show(&policy.warnings, err)?;
                 writeln!(out, "{}: {}", file.display(), summary(policy))?;
+                selects(policy, check.selected.iter().filter(|found| found.policy == index), out)?;
             }
             Err(problems) => show(problems, err)?,
         }
@@ -69,6 +70,34 @@ fn summary(policy: &Policy) -> String {
     let rules = plural(u64::try_from(policy.compiled.rules.len()).unwrap_or(u64::MAX), "rule");
     let mode = if policy.compiled.mode == MODE_AUDIT { "audits only" } else { "enforces" };
     format!("valid, {rules}, {mode}")
+}
+
+/// What a policy would take of what is there now.
+fn selects<'a>(
+    policy: &Policy,
+    found: impl Iterator<Item = &'a Selected> + Clone,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    for agents in &policy.compiled.agents {
+        let selector = agents.selector.to_string();
+        if agents.selector.is_of_containers() {
+            writeln!(out, "  selects {selector}: containers, which the daemon asks their runtimes for")?;
+            continue;
+        }
+        let mut meant = found.clone().filter(|found| found.selector == selector).peekable();
+        if meant.peek().is_none() {
+            writeln!(out, "  selects {selector}: nothing that is there now")?;
+        }
+        for Selected { cgroup, late, .. } in meant {
+            let late = if *late { ", where something ran before" } else { "" };
+            writeln!(
+                out,
+                "  selects {selector}: {}{late}",
+                clean(&cgroup.display().to_string(), MAX_SENTENCE)
+            )?;
+        }
+    }
+    Ok(())
 }
 
 fn show(problems: &Diagnostics, err: &mut impl Write) -> io::Result<()> {
@@ -125,5 +154,25 @@ mod tests {
         assert!(!valid && out.is_empty() && err.contains("no absolute path"), "{out}{err}");
         let (valid, _, err) = told(&[], "[policies]\ndirectory = \"HOME/config.toml\"\n");
         assert!(!valid && err.contains("cannot read the policies"), "{err}");
+    }
+
+    #[test]
+    fn what_is_selected_is_told() {
+        let text = "version = 1\nname = \"a\"\n[[agents]]\nunit = \"agent-*.service\"\n[[agents]]\ncgroup = \"/none/*\"\n\
+                    [[agents]]\ncontainer = \"bot-*\"\n";
+        let policy = Policy::from_text("a.toml", text, &[]).unwrap();
+        let found = |cgroup: &str, late| Selected {
+            policy: 0,
+            selector: policy.compiled.agents[0].selector.to_string(),
+            cgroup: cgroup.into(),
+            late,
+        };
+        let found = [
+            found("/sys/fs/cgroup/a.slice/agent-1.service", true),
+            found("/sys/fs/cgroup/agent-2.service", false),
+        ];
+        let mut out = Vec::new();
+        selects(&policy, found.iter(), &mut out).unwrap();
+        insta::assert_snapshot!("selects", String::from_utf8(out).unwrap());
     }
 }

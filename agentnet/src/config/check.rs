@@ -6,7 +6,13 @@ use std::{
 };
 
 use super::DaemonConfig;
-use crate::policy::{Policy, diagnostic::Diagnostics, host::Host};
+use crate::{
+    agent::{
+        cgroup::{Cgroup, Hierarchy},
+        selector::{Match, Rule, Selectors, Timing, timing},
+    },
+    policy::{Policy, diagnostic::Diagnostics, host::Host},
+};
 
 /// What was found.
 #[derive(Debug)]
@@ -19,6 +25,21 @@ pub struct Check {
     pub policies: Vec<(PathBuf, Result<Policy, Diagnostics>)>,
     /// Why the directory of the policies cannot be read.
     pub unreadable: Option<(PathBuf, io::Error)>,
+    /// What the policies select of what is there now.
+    pub selected: Vec<Selected>,
+}
+
+/// A cgroup that a policy selects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selected {
+    /// Index among the policies.
+    pub policy: usize,
+    /// The selector, as it is written.
+    pub selector: String,
+    /// The cgroup.
+    pub cgroup: PathBuf,
+    /// Whether something ran there already, so that it may have sent something before a daemon governs it.
+    pub late: bool,
 }
 
 impl Check {
@@ -30,6 +51,7 @@ impl Check {
             missing_groups: Vec::new(),
             policies: Vec::new(),
             unreadable: None,
+            selected: Vec::new(),
         };
         let Ok(config) = &check.config else { return check };
         let groups = [&config.read_group, &config.run_group].into_iter().flatten();
@@ -45,6 +67,8 @@ impl Check {
             }
             Err(error) => check.unreadable = Some((config.policies.clone(), error)),
         }
+        // Without a cgroup hierarchy there is nothing to be selected, as `doctor` says.
+        check.selected = Hierarchy::find().map(|there| selected(&there, &check.policies)).unwrap_or_default();
         check
     }
 
@@ -54,6 +78,30 @@ impl Check {
             && self.unreadable.is_none()
             && self.policies.iter().all(|(_, policy)| policy.is_ok())
     }
+}
+
+/// What `policies` select in `hierarchy`.
+fn selected(hierarchy: &Hierarchy, policies: &[(PathBuf, Result<Policy, Diagnostics>)]) -> Vec<Selected> {
+    let rules = policies.iter().enumerate().flat_map(|(policy, (_, read))| {
+        let agents = read.iter().flat_map(|read| &read.compiled.agents);
+        agents.map(move |agents| Rule { policy, selector: agents.selector.clone() })
+    });
+    let selectors = Selectors::new(rules.collect());
+    let own = hierarchy.of(rustix::process::getpid().as_raw_nonzero().get());
+    let own = own.map_or_else(|_| PathBuf::new(), |own| own.path().to_owned());
+    let mut found = Vec::new();
+    let mut governed: Vec<(PathBuf, usize)> = Vec::new();
+    for cgroup in selectors.there(hierarchy) {
+        let above = governed.iter().map(|(path, policy)| (path.as_path(), policy));
+        for Match { policy, selector, .. } in selectors.due(hierarchy, &own, &cgroup, above) {
+            let late = timing(&Cgroup::at(&cgroup), false).map_or(true, |timing| timing == Timing::Late);
+            found.push(Selected { policy, selector, cgroup: cgroup.clone(), late });
+        }
+        governed.extend(
+            found.iter().filter(|found| found.cgroup == cgroup).map(|found| (cgroup.clone(), found.policy)),
+        );
+    }
+    found
 }
 
 /// The files of a directory of policies, by name; none if there is no such directory.
@@ -77,4 +125,35 @@ pub fn policy_files(directory: &Path) -> io::Result<Vec<PathBuf>> {
     }
     files.sort();
     Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the daemon would take them: what is below a cgroup that the same policy governs is not another agent.
+    #[test]
+    fn what_is_there_is_selected() {
+        let top = tempfile::tempdir().unwrap();
+        for path in
+            ["agents/one/inner", "agents/two", "system.slice/agent-7.service", "system.slice/other.service"]
+        {
+            fs::create_dir_all(top.path().join(path)).unwrap();
+        }
+        let policy = |name: &str, agents: &str| {
+            let text = format!("version = 1\nname = \"{name}\"\n{agents}");
+            (PathBuf::from(name), Policy::from_text(name, &text, &[]))
+        };
+        let policies = [
+            policy("units", "[[agents]]\nunit = \"agent-*.service\"\n[[agents]]\ncgroup = \"/none/*\"\n"),
+            policy("broken", "?"),
+            policy("places", "[[agents]]\ncgroup = \"/agents/*\"\n"),
+        ];
+        let found = selected(&Hierarchy::at(top.path()), &policies);
+        let found: Vec<_> = found
+            .iter()
+            .map(|found| (found.policy, found.cgroup.strip_prefix(top.path()).unwrap().to_str().unwrap()))
+            .collect();
+        assert_eq!(found, [(2, "agents/one"), (2, "agents/two"), (0, "system.slice/agent-7.service")]);
+    }
 }

@@ -69,6 +69,13 @@ pub enum ClientError {
     /// There is no daemon.
     #[error("no agentnet daemon is running; start it with `systemctl start agentnet` or `agentnet daemon`")]
     NoDaemon,
+    /// The caller is an agent, and its policy closes the socket.
+    #[error(
+        "this process is under a policy itself, which closes agentnet's socket to it; if it is to have agents of its own, \
+         add to that policy: [local] unix_allow = [\"{}\"]",
+        .0.display()
+    )]
+    Governed(PathBuf),
     /// The engine answered something else.
     #[error("agentnet's engine answered something unexpected; are both of the same version?")]
     Unexpected,
@@ -93,10 +100,13 @@ impl Session {
     /// # Errors
     /// If it is there and does not answer.
     fn with_daemon() -> Result<Option<Self>> {
-        match UnixStream::connect(DAEMON_SOCKET) {
+        let socket = Path::new(DAEMON_SOCKET);
+        match connect(socket) {
             Ok(stream) => Ok(Some(Self { stream, daemon: true })),
-            Err(error) if is_absence(&error) => Ok(None),
-            Err(error) => Err(FrameError::Io(error).into()),
+            Err(ClientError::Frame(FrameError::Io(error))) if is_absence(&error) => Ok(None),
+            // The kernel refuses before it looks whether there is one.
+            Err(ClientError::Governed(_)) if !socket.exists() => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
@@ -194,12 +204,24 @@ pub fn status(socket: &Path) -> Result<Report> {
     }
 }
 
+/// Connects to the engine that listens at `socket`.
+///
+/// # Errors
+/// If nobody listens there, or this process may not connect.
+pub fn connect(socket: &Path) -> Result<UnixStream> {
+    UnixStream::connect(socket).map_err(|error| match error.raw_os_error() {
+        // File permissions say EACCES.
+        Some(libc::EPERM) => ClientError::Governed(socket.to_owned()),
+        _ => FrameError::Io(error).into(),
+    })
+}
+
 /// Asks the engine that listens at `socket` something that is answered once.
 ///
 /// # Errors
 /// If nobody answers there, or the answer is that it was not done.
 pub fn ask(socket: &Path, request: &Request) -> Result<Reply> {
-    let stream = UnixStream::connect(socket).map_err(FrameError::Io)?;
+    let stream = connect(socket)?;
     peer::set_timeout(&stream, Some(PATIENCE)).map_err(FrameError::Io)?;
     frame::write(&stream, request)?;
     match frame::read(&stream)? {
@@ -234,7 +256,7 @@ impl Following {
     /// # Errors
     /// If nobody listens there.
     pub fn begin(socket: &Path, request: &Request) -> Result<Self> {
-        let stream = UnixStream::connect(socket).map_err(FrameError::Io)?;
+        let stream = connect(socket)?;
         frame::write(&stream, request)?;
         Ok(Self { stream })
     }

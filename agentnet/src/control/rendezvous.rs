@@ -35,6 +35,12 @@ pub enum RendezvousError {
         #[source]
         error: io::Error,
     },
+    /// Both are an agent, whose policy closes Unix sockets.
+    #[error(
+        "this process is under a policy itself, which closes Unix sockets to it; if it is to have agents of its own, add to \
+         that policy: [local] unix = \"any\", or have a daemon and its socket in unix_allow"
+    )]
+    Governed,
     /// Somebody else connected.
     #[error("user {0} connected in the place of the engine, which is root")]
     NotRoot(u32),
@@ -110,7 +116,10 @@ impl Rendezvous {
 /// # Errors
 /// If there is no such client, or if it is somebody else.
 pub fn connect(path: &Path, starter: u32) -> Result<UnixStream, RendezvousError> {
-    let failed = |error| RendezvousError::Connect { path: path.to_owned(), error };
+    let failed = |error: io::Error| match error.raw_os_error() {
+        Some(libc::EPERM) => RendezvousError::Governed,
+        _ => RendezvousError::Connect { path: path.to_owned(), error },
+    };
     let stream = UnixStream::connect(path).map_err(failed)?;
     let client = Peer::of(&stream).map_err(failed)?.uid;
     if client != starter {

@@ -127,7 +127,7 @@ impl Engine {
         let before = self.agents.len();
         let mut unwanted: BTreeSet<u32> =
             self.agents.values().filter(|agent| !self.is_wanted(agent)).map(Agent::id).collect();
-        for path in rules::there(&self.hierarchy, &self.selecting.selectors) {
+        for path in self.selecting.selectors.there(&self.hierarchy) {
             self.consider(&path, &mut unwanted, rings);
         }
         for container in self.selecting.containers.values().cloned().collect::<Vec<_>>() {

@@ -1,10 +1,14 @@
 //! Which program goes to which attach point, attaching them all, and moving links to newer programs.
 
 use std::{
+    collections::HashMap,
     fs::File,
     io,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+    panic::resume_unwind,
     path::Path,
+    sync::{Mutex, PoisonError},
+    thread,
 };
 
 use agentnet_common::abi::{TAIL_DNS, TAIL_DNS_STREAM, TAIL_REPORT, TAIL_SAMPLE, maps};
@@ -114,21 +118,7 @@ fn programs<'a>(
 /// Loads every program of the hooks into the kernel, and those that they hand packets to, which are put in their
 /// places: on adopted maps the programs of before hand to these from then on. Nothing is attached.
 pub(super) fn load_programs(object: &mut Ebpf) -> Result<(), KernelError> {
-    let hooks = HOOKS.iter().map(|hook| hook.program);
-    let names = hooks.chain(TAILS.iter().map(|tail| tail.program)).chain([GATE.program]);
-    for name in names {
-        let program = object.program_mut(name).ok_or(KernelError::NoProgram { program: name })?;
-        let loaded = match program {
-            Program::CgroupSkb(program) => program.load(),
-            Program::CgroupSock(program) => program.load(),
-            Program::CgroupSockAddr(program) => program.load(),
-            Program::CgroupSockopt(program) => program.load(),
-            Program::SockOps(program) => program.load(),
-            Program::SkMsg(program) => program.load(),
-            _ => return Err(KernelError::NoProgram { program: name }),
-        };
-        loaded.map_err(|source| KernelError::Load { program: name, source: Box::new(source) })?;
-    }
+    verify(object)?;
     for tail in &TAILS {
         let program = object.program(tail.program).and_then(|program| program.fd().ok());
         let program = program.ok_or(KernelError::NoProgram { program: tail.program })?;
@@ -144,6 +134,50 @@ pub(super) fn load_programs(object: &mut Ebpf) -> Result<(), KernelError> {
     let map = object.map(GATE.map).and_then(map_data).ok_or_else(|| failed(MapError::KeyNotFound))?;
     sys::prog_attach(program.as_fd(), map.fd().as_fd(), bpf_attach_type::BPF_SK_MSG_VERDICT as u32)
         .map_err(|source| KernelError::Attach { program: GATE.program, source })
+}
+
+/// Has the kernel verify the programs, on every processor: it is most of what starting takes.
+fn verify(object: &mut Ebpf) -> Result<(), KernelError> {
+    let hooks = HOOKS.iter().map(|hook| hook.program);
+    let names: Vec<_> = hooks.chain(TAILS.iter().map(|tail| tail.program)).chain([GATE.program]).collect();
+    let mut found: HashMap<&str, &mut Program> = object
+        .programs_mut()
+        .filter_map(|(name, program)| Some((*names.iter().find(|wanted| **wanted == name)?, program)))
+        .collect();
+    let mut waiting = Vec::with_capacity(names.len());
+    for &name in &names {
+        waiting.push((name, found.remove(name).ok_or(KernelError::NoProgram { program: name })?));
+    }
+    let waiting = Mutex::new(waiting);
+    let work = || {
+        loop {
+            let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let Some((name, program)) = next else { return Ok(()) };
+            load(name, program)?;
+        }
+    };
+    let processors = thread::available_parallelism().map_or(1, usize::from).min(names.len());
+    thread::scope(|scope| {
+        let others: Vec<_> = (1..processors).map(|_| scope.spawn(work)).collect();
+        let own = work();
+        others
+            .into_iter()
+            .map(|other| other.join().unwrap_or_else(|panic| resume_unwind(panic)))
+            .fold(own, Result::and)
+    })
+}
+
+fn load(name: &'static str, program: &mut Program) -> Result<(), KernelError> {
+    let loaded = match program {
+        Program::CgroupSkb(program) => program.load(),
+        Program::CgroupSock(program) => program.load(),
+        Program::CgroupSockAddr(program) => program.load(),
+        Program::CgroupSockopt(program) => program.load(),
+        Program::SockOps(program) => program.load(),
+        Program::SkMsg(program) => program.load(),
+        _ => return Err(KernelError::NoProgram { program: name }),
+    };
+    loaded.map_err(|source| KernelError::Load { program: name, source: Box::new(source) })
 }
 
 /// Why the links that the engine at `pins` has pinned for `agent` do not guard `cgroup`, a hook each, as the

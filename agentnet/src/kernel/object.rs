@@ -7,7 +7,9 @@ use std::{
         fd::{AsFd as _, AsRawFd as _, BorrowedFd},
         unix::fs::MetadataExt as _,
     },
+    panic::resume_unwind,
     path::{Path, PathBuf},
+    thread,
 };
 
 use agentnet_common::{
@@ -91,8 +93,12 @@ impl Kernel {
             loader.map_pin_path(name, pins::map_path(pins, name));
         }
         let mut object = loader.load(bytes()?).map_err(|error| KernelError::Object(Box::new(error)))?;
-        links::load_programs(&mut object)?;
-        let unix = unix::Programs::load(parsed, pins).map_err(KernelError::Unix)?;
+        // Both have the kernel verify programs, which takes a while.
+        let unix = thread::scope(|scope| {
+            let unix = scope.spawn(|| unix::Programs::load(parsed, pins));
+            links::load_programs(&mut object)?;
+            unix.join().unwrap_or_else(|panic| resume_unwind(panic)).map_err(KernelError::Unix)
+        })?;
         Ok(Self { object, unix, pins: pins.to_owned(), sample_most: SAMPLE_BUDGET })
     }
 

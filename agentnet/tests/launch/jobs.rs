@@ -20,20 +20,28 @@ const RUN: &str = "$L --helper run --";
 
 fn ctrl_c() -> Result<()> {
     let mut tty = Terminal::shell()?;
-    tty.send(&format!("{RUN} sh -c 'trap \"echo caught\" INT; echo sta''rted; read x; read x; echo e''nd; exit 4'; echo code=$?\n"))?;
+    let wait = "until read x && [ \"$x\" = stop ]; do :; done";
+    tty.send(&format!(
+        "{RUN} sh -c 'trap \"echo caught\" INT; echo sta''rted; {wait}; echo e''nd; exit 4'; echo code=$?\n"
+    ))?;
     tty.expect("started\r\n")?;
     tty.send("\x03")?;
+    tty.expect("^C")?;
+    // A shell that was not reading yet runs its trap when it has read something.
+    tty.send("\n")?;
     tty.expect("caught\r\n")?;
-    tty.send("a\nb\n")?;
+    tty.send("stop\n")?;
     let before = tty.expect("end\r\n")?;
     ensure!(!before.contains("caught"), "{before:?}");
     tty.expect("code=4")?;
 
-    // Only the terminal's own signal arrives, not a copy by the launcher.
+    // Only the terminal's own signal arrives, not a copy by the launcher. One after the other: each makes the terminal
+    // forget what was not shown yet.
     tty.send(&format!("{RUN} $L --helper listen\n"))?;
     tty.expect("ready\r\n")?;
-    tty.send("\x03\x1c")?;
+    tty.send("\x03")?;
     tty.expect("2 from the kernel\r\n")?;
+    tty.send("\x1c")?;
     tty.expect("3 from the kernel\r\n")?;
     let launcher = tty.launcher()?;
     kill(launcher, libc::SIGTERM)?;

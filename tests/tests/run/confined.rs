@@ -3,6 +3,7 @@
 use agentnet_tests::lab::{
     Lab,
     agent::{Agent, NOBODY},
+    child::{finish, join_cgroup},
     expect::{EPERM, Expected, Said},
     net::{ALLOWED_PORT, Family},
     policy::Policy,
@@ -11,11 +12,13 @@ use agentnet_tests::lab::{
 use anyhow::{Context as _, Result, ensure};
 use rstest::rstest;
 
+use super::{AGENTNET_FAILED, ensure_nothing_happened, witness};
+
 /// An agent below an agent: what both policies allow.
 #[rstest]
 fn a_nested_run_is_under_both_policies(#[values(Family::V4, Family::V6)] family: Family) -> Result<()> {
     let lab = Lab::new()?;
-    let outer = Agent::new(&lab, &Policy::standard())?;
+    let outer = Agent::new(&lab, &Policy::standard().unix("any"))?;
     let running = outer.hold()?;
     let residue = Residue::of(&outer.name, &running)?;
     let policy = Policy::closed()
@@ -32,6 +35,24 @@ fn a_nested_run_is_under_both_policies(#[values(Family::V4, Family::V6)] family:
     running.finish()?;
     lab.ensure_nothing_reached(family.denied())?;
     residue.ensure_gone()
+}
+
+/// Where Unix sockets are closed nothing begins below, and whoever tried is told what to add.
+#[test]
+fn a_nested_run_needs_a_socket() -> Result<()> {
+    let lab = Lab::new()?;
+    let outer = Agent::new(&lab, &Policy::standard())?;
+    let running = outer.hold()?;
+    let inner = Agent::new(&lab, &Policy::closed())?;
+    let mut command = inner.command()?;
+    command.args(witness(&inner));
+    join_cgroup(&mut command, &running.cgroup)?;
+    let finished = finish(command, None)?;
+    let told = finished.stderr.contains("under a policy itself") && finished.stderr.contains("unix");
+    ensure!(finished.status.code() == Some(AGENTNET_FAILED) && told, "{finished:?}");
+    ensure_nothing_happened(&inner)?;
+    running.finish()?;
+    Ok(())
 }
 
 /// The agent has no privilege, can get none, and reaches neither cgroups nor BPF nor other processes.

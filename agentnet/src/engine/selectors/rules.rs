@@ -1,20 +1,13 @@
 //! The selectors of the policies in a directory.
 
-use std::{
-    collections::BTreeMap,
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fs, io, path::Path};
 
 use super::super::{
     selection::{Origin, Selection},
     slots::Slots,
 };
 use crate::{
-    agent::{
-        cgroup::Hierarchy,
-        selector::{Rule, Selectors},
-    },
+    agent::selector::{Rule, Selectors},
     policy::{host::Host, selector::Selector, validate::is_policy_name},
 };
 
@@ -103,30 +96,10 @@ fn names(directory: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// The cgroups that are there and may be meant by `selectors`, a parent before its children.
-pub(super) fn there(hierarchy: &Hierarchy, selectors: &Selectors<String>) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let mut open = vec![hierarchy.top().path().to_owned()];
-    // Without recursion: an agent may make them as deep as it likes.
-    while let Some(path) = open.pop() {
-        if !selectors.may_be_below(hierarchy, &path) {
-            continue;
-        }
-        // Gone meanwhile, or told by the watch, which lists it too.
-        let children = fs::read_dir(&path).into_iter().flatten().flatten();
-        let children = children.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-        for child in children {
-            found.push(child.path());
-            open.push(child.path());
-        }
-    }
-    found.sort();
-    found
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::cgroup::Hierarchy;
 
     const SELECTING: &str = "version = 1\nname = \"a\"\n\n[[agents]]\ncgroup = \"/a/*\"\n";
 
@@ -161,7 +134,7 @@ mod tests {
         fs::create_dir_all(top.path().join("a/b/c")).unwrap();
         fs::create_dir_all(top.path().join("x/y")).unwrap();
         let rule = Rule { policy: "p".to_owned(), selector: Selector::cgroup("/a/b").unwrap() };
-        let found = there(&Hierarchy::at(top.path()), &Selectors::new(vec![rule]));
+        let found = Selectors::new(vec![rule]).there(&Hierarchy::at(top.path()));
         let below: Vec<_> =
             found.iter().map(|path| path.strip_prefix(top.path()).unwrap().to_str().unwrap()).collect();
         assert_eq!(below, ["a", "a/b", "x"]);
