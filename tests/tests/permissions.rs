@@ -38,7 +38,8 @@ fn steering<'a>(found: &'a Found<'_>) -> [Vec<&'a str>; 3] {
 
 fn attached<'hosts>(served: &'hosts Served) -> Result<Found<'hosts>> {
     let Served { lab, daemon } = served;
-    daemon.write_policy("lab", &Policy::standard().text())?;
+    // With Unix sockets, or its kernel programs would be all that stands between an agent and the daemon.
+    daemon.write_policy("lab", &Policy::standard().unix("any").text())?;
     let found = Found::new(lab)?;
     daemon.tell(&["attach", "--agent", &found.name, "--cgroup", found.arg(), "--policy", "lab"])?;
     Ok(found)
@@ -109,8 +110,6 @@ fn an_agents_user_may_ask_about_it() -> Result<()> {
 #[test]
 fn a_governed_root_may_only_go_deeper() -> Result<()> {
     let served = Served::new()?;
-    // With Unix sockets, or its kernel programs would be all that stands between an agent and the daemon.
-    served.daemon.write_policy("lab", &Policy::standard().unix("any").text())?;
     let found = attached(&served)?;
     let (lab, daemon) = (&served.lab, &served.daemon);
     let inside = |args: &[&str]| -> Result<Finished> {
@@ -154,7 +153,7 @@ fn a_governed_root_may_only_go_deeper() -> Result<()> {
         "suite",
         &text(&file)?,
     ])?;
-    table.check(&nested.reports()?)?;
+    table.check(&nested.reports()?).with_context(|| format!("{nested:?}"))?;
     lab.ensure_nothing_reached(Family::V4.denied())?;
     daemon.tell(&["detach", &found.name])?;
     daemon.ensure_no_agents()
