@@ -4,6 +4,7 @@ use agentnet_common::{
     abi::{SAMPLE_DATAGRAMS, SAMPLE_EVERY, SAMPLE_TCP_BYTES, SockState, TAIL_SAMPLE},
     addr::protocol,
     event::Way,
+    verdict::DNS_PORT,
 };
 use aya_ebpf::programs::SkBuffContext;
 
@@ -12,10 +13,10 @@ use crate::{
     packet::Packet,
 };
 
-/// Ports whose streams are sampled whole, as far as the budget reaches: HTTP in the clear.
+/// Ports whose streams are sampled whole, as far as the budget reaches: DNS, and HTTP in the clear.
 #[inline(always)]
 pub const fn is_stream(port: u16) -> bool {
-    matches!(port, 80 | 8080)
+    matches!(port, DNS_PORT | 80 | 8080)
 }
 
 /// Whether a packet of a socket of which `state` is known is to be sampled. What stays on this host is not: it leaves

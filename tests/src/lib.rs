@@ -7,7 +7,9 @@
 
 pub mod bench;
 pub mod demo;
+pub mod eval;
 pub mod eventually;
+pub mod hostile;
 pub mod lab;
 pub mod probe;
 pub mod skip;

@@ -8,25 +8,41 @@ use crate::{
     build::{self, AGENTNET, Programs},
     command::{as_root, live, output, without_cargo_run},
     progress::Steps,
-    workspace::root,
+    workspace::{self, E2E_PACKAGE, root},
 };
 
-/// The page with the published table, below the root.
-const PAGE: &str = "docs/benchmarks.md";
-const BEGIN: &str = "<!-- measured: begin -->";
-const END: &str = "<!-- measured: end -->";
+/// A page with a part that is measured.
+pub(crate) struct Page {
+    /// Below the root.
+    pub(crate) path: &'static str,
+    pub(crate) begin: &'static str,
+    pub(crate) end: &'static str,
+}
+
+/// What enforcement costs.
+const PAGE: Page =
+    Page { path: "docs/benchmarks.md", begin: "<!-- measured: begin -->", end: "<!-- measured: end -->" };
+/// What detection costs.
+const DETECT: Page =
+    Page { path: "docs/benchmarks.md", begin: "<!-- detection: begin -->", end: "<!-- detection: end -->" };
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Put the result into docs/benchmarks.md
     #[arg(long)]
     write: bool,
+    /// Measure what detection costs instead: no root, no kernel programs, one core
+    #[arg(long)]
+    detect: bool,
     /// Arguments of the benchmark, after `--`
     #[arg(last = true)]
     args: Vec<OsString>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
+    if args.detect {
+        return detect(args);
+    }
     let mut steps = Steps::new("bench", 3);
     let object = build::object(&mut steps)?;
     let bin = build::host(&mut steps, &object, Programs::Lab)?;
@@ -42,22 +58,40 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let result = output(&mut bench)?;
     print!("{result}");
     step.done("measured");
-    let path = root().join(PAGE);
-    let page = fs::read_to_string(&path).with_context(|| format!("cannot read {PAGE}"))?;
-    fs::write(&path, with_section(&page, &result)?).with_context(|| format!("cannot write {PAGE}"))?;
-    eprintln!("    wrote {PAGE}");
+    write(&PAGE, &result)
+}
+
+fn detect(args: &Args) -> Result<()> {
+    let mut cargo = workspace::cargo("run");
+    cargo.args(["--locked", "--release", "--quiet", "--package", E2E_PACKAGE, "--bin", "bench_detect", "--"]);
+    cargo.args(&args.args);
+    if !args.write {
+        return live(&mut cargo);
+    }
+    let result = output(&mut cargo)?;
+    print!("{result}");
+    write(&DETECT, &result)
+}
+
+fn write(to: &Page, result: &str) -> Result<()> {
+    let path = root().join(to.path);
+    let page = fs::read_to_string(&path).with_context(|| format!("cannot read {}", to.path))?;
+    fs::write(&path, with_section(to, &page, result)?)
+        .with_context(|| format!("cannot write {}", to.path))?;
+    eprintln!("    wrote {}", to.path);
     Ok(())
 }
 
-/// The page with the text between the two markers replaced.
-fn with_section(page: &str, section: &str) -> Result<String> {
-    let (Some((before, rest)), Some((_, after))) = (page.split_once(BEGIN), page.split_once(END)) else {
-        bail!("{PAGE} lacks one of the markers {BEGIN} and {END}");
+/// The page with the text between its two markers replaced.
+pub(crate) fn with_section(to: &Page, page: &str, section: &str) -> Result<String> {
+    let Page { path, begin, end } = to;
+    let (Some((before, rest)), Some((_, after))) = (page.split_once(begin), page.split_once(end)) else {
+        bail!("{path} lacks one of the markers {begin} and {end}");
     };
-    if !rest.contains(END) {
-        bail!("{PAGE} has the markers in the wrong order");
+    if !rest.contains(end) {
+        bail!("{path} has the markers in the wrong order");
     }
-    Ok(format!("{before}{BEGIN}\n\n{}\n\n{END}{after}", section.trim()))
+    Ok(format!("{before}{begin}\n\n{}\n\n{end}{after}", section.trim()))
 }
 
 #[cfg(test)]
@@ -66,18 +100,21 @@ mod tests {
 
     #[test]
     fn the_section_between_the_markers_is_replaced() {
-        let page = format!("# Title\n{BEGIN}\nold\n{END}\nrest\n");
+        let (begin, end) = (PAGE.begin, PAGE.end);
+        let page = format!("# Title\n{begin}\nold\n{end}\nrest\n");
         assert_eq!(
-            with_section(&page, "| new |\n").unwrap(),
-            format!("# Title\n{BEGIN}\n\n| new |\n\n{END}\nrest\n")
+            with_section(&PAGE, &page, "| new |\n").unwrap(),
+            format!("# Title\n{begin}\n\n| new |\n\n{end}\nrest\n")
         );
-        assert!(with_section("no markers", "x").is_err());
-        assert!(with_section(&format!("{END}{BEGIN}"), "x").is_err());
+        assert!(with_section(&PAGE, "no markers", "x").is_err());
+        assert!(with_section(&PAGE, &format!("{end}{begin}"), "x").is_err());
     }
 
     #[test]
     fn the_page_has_its_markers() {
-        let page = fs::read_to_string(root().join(PAGE)).unwrap();
-        with_section(&page, "x").unwrap();
+        for to in [&PAGE, &DETECT] {
+            let page = fs::read_to_string(root().join(to.path)).unwrap();
+            with_section(to, &page, "x").unwrap();
+        }
     }
 }

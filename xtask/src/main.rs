@@ -7,6 +7,8 @@ mod build;
 mod cargo_install;
 mod ci;
 mod command;
+mod eval;
+mod fuzz;
 mod lint;
 mod progress;
 mod run;
@@ -45,8 +47,12 @@ enum Command {
     Lint,
     /// Load every kernel program and hold its verifier cost against the budget
     Verify(verify::Args),
-    /// Measure the overhead of enforcement
+    /// Measure what enforcement costs, or detection
     Bench(bench::Args),
+    /// Show what the detectors reach on labelled data
+    Eval(eval::Args),
+    /// Feed every parser of hostile bytes what a coverage-guided fuzzer thinks of
+    Fuzz(fuzz::Args),
     /// What a change must pass: lint, test, verify
     Ci,
 }
@@ -60,6 +66,8 @@ fn main() -> ExitCode {
         Command::Lint => lint::run(),
         Command::Verify(args) => verify::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Eval(args) => eval::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::Ci => ci::run(),
     };
     match outcome {

@@ -6,6 +6,7 @@ use agentnet_common::{
     event::{Header, Kind, SAMPLE_BYTES, SAMPLE_STREAM, SampleHead, Way},
 };
 use aya_ebpf::{
+    bindings::BPF_RB_FORCE_WAKEUP,
     helpers::{
         bpf_get_smp_processor_id, bpf_ktime_get_ns,
         generated::{
@@ -246,7 +247,8 @@ fn write<const BYTES: usize, const ALL: usize>(copy: &mut Copy, left: u32) -> u3
             bpf_ringbuf_discard(record, 0);
             return 0;
         }
-        bpf_ringbuf_submit(record, 0);
+        // Records that wake nobody may lie before it, and the kernel wakes for the first that was not read alone.
+        bpf_ringbuf_submit(record, BPF_RB_FORCE_WAKEUP.into());
         len
     };
     len

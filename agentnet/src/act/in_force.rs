@@ -35,6 +35,15 @@ impl InForce {
         covering.max_by_key(|act| act.blocks().map(Net::prefix))
     }
 
+    /// The act that blocks `name`: the one for the longest name.
+    pub fn block_name(&self, name: &str) -> Option<&Act> {
+        let above = |blocked: &str| {
+            name.strip_suffix(blocked).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        };
+        let covering = self.live().filter(|act| act.blocks_name().is_some_and(above));
+        covering.max_by_key(|act| act.blocks_name().map(str::len))
+    }
+
     /// The act that allows `endpoint`.
     pub fn grant(&self, endpoint: &Endpoint) -> Option<&Act> {
         self.live()

@@ -23,7 +23,7 @@ mod target;
 
 pub use in_force::{InForce, grants, nodes};
 pub use order::{Acted, Deed, Order};
-pub use target::{Host, NetError, PlaceError, Target, net};
+pub use target::{Blocked, Host, NetError, PlaceError, Target, blocked, net};
 
 /// Longest reason, in characters.
 pub const MAX_REASON: usize = 300;
@@ -38,8 +38,11 @@ pub struct Act {
     pub what: What,
     /// To which agent; `None` for every one.
     pub agent: Option<AgentName>,
-    /// Who did it; `None` if that is not known any more.
+    /// Who did it; `None` if that is not known any more, or nobody did.
     pub by: Option<By>,
+    /// The kind of finding for which the engine did it by itself, as alerts have it; `None` if somebody did it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detection: Option<String>,
     /// Why, in the words of whoever did it.
     pub reason: Option<String>,
     /// When.
@@ -58,6 +61,11 @@ pub enum What {
     Block {
         /// The addresses.
         net: Net,
+    },
+    /// Neither this name nor any below it may be asked for, and addresses that they have opened are closed.
+    BlockName {
+        /// The name, in lower case.
+        name: String,
     },
     /// This may be sent although the policy does not allow it.
     Allow(Allowed),
@@ -140,11 +148,24 @@ impl Act {
         !matches!(self.what, What::Allow(_))
     }
 
+    /// Whether it holds until an engine ends it, though its time may be over: the kernel keeps no time of it.
+    pub const fn is_ended_by_engine(&self) -> bool {
+        matches!(self.what, What::Quarantine | What::BlockName { .. })
+    }
+
     /// The addresses it blocks.
     pub const fn blocks(&self) -> Option<Net> {
         match self.what {
             What::Block { net } => Some(net),
-            What::Allow(_) | What::Quarantine => None,
+            What::BlockName { .. } | What::Allow(_) | What::Quarantine => None,
+        }
+    }
+
+    /// The name it blocks, with all below it.
+    pub fn blocks_name(&self) -> Option<&str> {
+        match &self.what {
+            What::BlockName { name } => Some(name),
+            What::Block { .. } | What::Allow(_) | What::Quarantine => None,
         }
     }
 
@@ -152,17 +173,22 @@ impl Act {
     pub const fn allows(&self) -> Option<&Allowed> {
         match &self.what {
             What::Allow(allowed) => Some(allowed),
-            What::Block { .. } | What::Quarantine => None,
+            What::Block { .. } | What::BlockName { .. } | What::Quarantine => None,
+        }
+    }
+
+    /// Who did it.
+    pub fn who(&self) -> String {
+        match (&self.by, &self.detection) {
+            (Some(by), _) => by.to_string(),
+            (None, Some(kind)) => format!("detection ({})", clean(kind, MAX_REASON)),
+            (None, None) => "somebody who is not known any more".to_owned(),
         }
     }
 
     /// Who, until when and why, as the end of a sentence.
     pub fn circumstances(&self) -> String {
-        let by = match &self.by {
-            Some(by) => format!("by {by}"),
-            None => "by somebody who is not known any more".to_owned(),
-        };
-        by + &self.terms()
+        format!("by {}{}", self.who(), self.terms())
     }
 
     /// Until when and why, as the end of a sentence.
@@ -189,6 +215,9 @@ impl fmt::Display for What {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Block { net } => write!(f, "{} is blocked", short(*net)),
+            Self::BlockName { name } => {
+                write!(f, "{} is blocked with every name below it", clean(name, MAX_REASON))
+            }
             Self::Allow(allowed) => write!(f, "{allowed} is allowed"),
             Self::Quarantine => write!(f, "the agent is in quarantine"),
         }

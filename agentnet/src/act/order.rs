@@ -57,6 +57,11 @@ pub enum Deed {
         /// What was blocked.
         net: Net,
     },
+    /// Take the block of a name back.
+    UnblockName {
+        /// The name.
+        name: String,
+    },
     /// Let nothing be sent.
     Quarantine {
         /// For how long; without it until it is taken back.

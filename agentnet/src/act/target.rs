@@ -46,6 +46,30 @@ pub fn net(text: &str) -> Result<Net, NetError> {
     Ok(net.into())
 }
 
+/// What may be blocked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Blocked {
+    /// Addresses.
+    Net(Net),
+    /// A name and all below it.
+    Name(String),
+}
+
+/// What `text` means where something blocked is meant: addresses as [`net`] reads them, or else a name.
+///
+/// # Errors
+/// See [`NetError`].
+pub fn blocked(text: &str) -> Result<Blocked, NetError> {
+    match net(text) {
+        Ok(net) => Ok(Blocked::Net(net)),
+        Err(NetError::Neither(text)) => match Pattern::parse(&text) {
+            Ok(pattern) if !pattern.is_below() => Ok(Blocked::Name(pattern.base().to_owned())),
+            _ => Err(NetError::Neither(text)),
+        },
+        Err(error) => Err(error),
+    }
+}
+
 /// A place that may be allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {

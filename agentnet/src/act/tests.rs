@@ -17,7 +17,7 @@ const AGENT: u32 = 3;
 
 fn act(id: u32, what: What, expiry: u64) -> Act {
     let since = Timestamp::UNIX_EPOCH;
-    Act { id, what, agent: None, by: None, reason: None, since, until: None, expiry }
+    Act { id, what, agent: None, by: None, detection: None, reason: None, since, until: None, expiry }
 }
 
 /// The kernel's tables: a trie that finds the longest match alone, and a hash.
@@ -252,6 +252,7 @@ fn an_act_keeps_its_form() {
     let act = Act {
         agent: Some("demo".parse().unwrap()),
         by: Some(by),
+        detection: None,
         reason: Some("restore of the backup".to_owned()),
         until: Some("2026-11-22T12:14:05.9Z".parse().unwrap()),
         ..act(4, What::Allow(allowed), 9)
@@ -267,6 +268,54 @@ fn an_act_keeps_its_form() {
         "tcp db.example.com:5432 (192.0.2.9) is allowed by alice as root (uid 0, pid 7) until 2026-11-22T12:14:06Z \
          (restore of the backup)"
     );
+}
+
+#[test]
+fn what_a_detector_did_says_so() {
+    let name = "evil.example".to_owned();
+    let act = Act {
+        agent: Some("demo".parse().unwrap()),
+        detection: Some("dns_tunnel".to_owned()),
+        reason: Some("told it 600 bytes".to_owned()),
+        until: Some("2026-11-22T12:14:05Z".parse().unwrap()),
+        ..act(4, What::BlockName { name }, 9)
+    };
+    let json = serde_json::to_string(&act).unwrap();
+    assert_eq!(
+        json,
+        r#"{"id":4,"act":"block_name","name":"evil.example","agent":"demo","by":null,"detection":"dns_tunnel","reason":"told it 600 bytes","since":"1970-01-01T00:00:00Z","until":"2026-11-22T12:14:05Z","expiry":9}"#
+    );
+    assert_eq!(serde_json::from_str::<Act>(&json).unwrap(), act);
+    assert_eq!(
+        act.to_string(),
+        "evil.example is blocked with every name below it by detection (dns_tunnel) until 2026-11-22T12:14:05Z (told it \
+         600 bytes)"
+    );
+}
+
+#[rstest]
+#[case("evil.example", Some("evil.example"))]
+#[case("a.evil.example", Some("evil.example"))]
+#[case("b.a.evil.example", Some("evil.example"))]
+#[case("x.deep.evil.example", Some("deep.evil.example"))]
+#[case("notevil.example", None)]
+#[case("example", None)]
+#[case("evil.example.com", None)]
+fn a_blocked_name_holds_for_all_below_it(#[case] name: &str, #[case] expected: Option<&str>) {
+    let blocked = ["evil.example", "deep.evil.example"];
+    let acts = blocked.map(|name| act(1, What::BlockName { name: name.to_owned() }, 0)).to_vec();
+    let acts = InForce::new(acts, 0);
+    assert_eq!(acts.block_name(name).and_then(Act::blocks_name), expected);
+}
+
+#[rstest]
+#[case("203.0.113.7", Some(Blocked::Net(net("203.0.113.7").unwrap())))]
+#[case("Evil.Example.", Some(Blocked::Name("evil.example".to_owned())))]
+#[case("*.evil.example", None)]
+#[case("203.0.113.7/24", None)]
+#[case("https://evil.example/", None)]
+fn what_was_blocked_is_read(#[case] text: &str, #[case] expected: Option<Blocked>) {
+    assert_eq!(blocked(text).ok(), expected);
 }
 
 #[test]

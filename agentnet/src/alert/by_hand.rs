@@ -43,10 +43,10 @@ impl<'a> Change<'a> {
     /// The name in JSON.
     pub const fn label(&self) -> &'static str {
         match (self.did, &self.act.what) {
-            (Did::Done, What::Block { .. }) => "blocked",
+            (Did::Done, What::Block { .. } | What::BlockName { .. }) => "blocked",
             (Did::Done, What::Allow(_)) => "allowed",
             (Did::Done, What::Quarantine) => "quarantined",
-            (Did::Undone, What::Block { .. }) => "unblocked",
+            (Did::Undone, What::Block { .. } | What::BlockName { .. }) => "unblocked",
             (Did::Undone, What::Allow(_)) => "revoked",
             (Did::Undone, What::Quarantine) => "released",
             (Did::Ended, _) => "ended",
@@ -68,25 +68,28 @@ impl<'a> Change<'a> {
     pub fn sentence(&self, agent: &str, policy: &str) -> String {
         let Self { act, .. } = self;
         let somebody = || "Somebody who is not known any more".to_owned();
-        let (who, by) = (
-            act.by.as_ref().map_or_else(somebody, By::to_string),
-            self.by.map_or_else(somebody, By::to_string),
-        );
+        let (who, by) = (capital(act.who()), self.by.map_or_else(somebody, By::to_string));
         let (terms, why) =
             (act.terms(), self.why.map(|why| format!(" ({})", clean(why, MAX_SENTENCE))).unwrap_or_default());
         let agents = if act.agent.is_some() { format!("agent {agent}") } else { "every agent".to_owned() };
         let done = match &act.what {
             What::Block { net } => format!("{who} blocked {} for {agents}{terms}", short(*net)),
+            What::BlockName { name } => {
+                format!("{who} blocked {} and all below it for {agents}{terms}", clean(name, MAX_SENTENCE))
+            }
             What::Allow(allowed) => format!("{who} allowed {agents} to send to {allowed}{terms}"),
             What::Quarantine => format!("{who} put {agents} into quarantine{terms}"),
         };
         let had = match &act.what {
-            What::Block { .. } => format!("{who} had blocked it{terms}"),
+            What::Block { .. } | What::BlockName { .. } => format!("{who} had blocked it{terms}"),
             What::Allow(_) => format!("{who} had allowed it{terms}"),
             What::Quarantine => format!("{who} had put it there{terms}"),
         };
         let no_longer = match &act.what {
             What::Block { net } => format!("{} is no longer blocked for {agents}", short(*net)),
+            What::BlockName { name } => {
+                format!("{} is no longer blocked for {agents}", clean(name, MAX_SENTENCE))
+            }
             What::Allow(allowed) => {
                 format!("Agent {agent} is no longer allowed by hand to send to {allowed}")
             }
@@ -101,5 +104,17 @@ impl<'a> Change<'a> {
                 format!("{no_longer}, because policy {policy} as it was read anew denies it{why}. {had}.")
             }
         }
+    }
+}
+
+/// The beginning of a sentence.
+fn capital(text: String) -> String {
+    let mut letters = text.chars();
+    match letters.next() {
+        // Names of users are written as they are.
+        Some(first) if text.starts_with("somebody ") || text.starts_with("detection ") => {
+            first.to_uppercase().chain(letters).collect()
+        }
+        _ => text,
     }
 }

@@ -61,6 +61,16 @@ impl Class {
         Self { kind, severity, technique, short, because, remedy }
     }
 
+    /// The class of a query for a name that was blocked because of what a detector found.
+    pub const BLOCKED_NAME: Self = Self::new(
+        Kind::DnsDenied,
+        Severity::Medium,
+        Some("T1071.004"),
+        "name blocked by detection",
+        "that name was blocked for what a detector found",
+        Remedy::Operator("if it is needed, lift the block with `agentnet unblock`"),
+    );
+
     /// The class of a refusal for `reason`.
     #[rustfmt::skip] // A table: one reason, one block, the columns always in the same order.
     pub const fn of(reason: Reason) -> Self {

@@ -63,6 +63,9 @@ pub trait Explain: Send + Sync {
     /// What was done by hand that has `endpoint` refused for `reason`, as a clause.
     fn refused_by_hand(&self, endpoint: &Endpoint, reason: Reason) -> Option<String>;
 
+    /// What has `name` refused whatever the policy says of it, as a clause.
+    fn refused_name(&self, name: &str) -> Option<String>;
+
     /// What was done by hand that allows `endpoint`, as a clause.
     fn allowed_by_hand(&self, endpoint: &Endpoint) -> Option<String>;
 }

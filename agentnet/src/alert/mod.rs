@@ -10,6 +10,7 @@ pub mod by_hand;
 pub mod class;
 pub mod clock;
 pub mod community;
+pub mod detection;
 pub mod door;
 pub mod explain;
 pub mod fold;

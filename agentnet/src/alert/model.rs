@@ -15,7 +15,10 @@ use super::{
     door::UnixSocket,
     names::{Socket, SocketOption},
 };
-use crate::act::{Act, By};
+use crate::{
+    act::{Act, By},
+    detect::evidence::Thousandths,
+};
 
 /// Text that is a constant when made and owned when read back.
 type Label = Cow<'static, str>;
@@ -105,8 +108,6 @@ pub enum Kind {
     EgressDenied,
     /// A DNS query for a name that the policy does not allow.
     DnsDenied,
-    /// A DNS message of a form that carries data.
-    DnsAnomaly,
     /// A socket of a kind that sends what rules cannot name: raw, ping, MPTCP, SCTP, ...
     RawSocket,
     /// An attempt to slip past the hooks: socket options and packet headers that would hide a destination.
@@ -115,6 +116,20 @@ pub enum Kind {
     VisibilityLost,
     /// Enforcement began, ended, is not active or could not decide.
     Enforcement,
+    /// Data in names that are looked up, and in what is answered.
+    DnsTunnel,
+    /// A DNS message that is malformed or hides data, or a resolver that is not the policy's.
+    DnsAnomaly,
+    /// Data in the addresses and bodies of requests.
+    UrlEntropy,
+    /// A secret that leaves.
+    Secret,
+    /// ICMP that carries something.
+    IcmpTunnel,
+    /// A service where anybody can read what is sent.
+    DestinationClass,
+    /// Many names that do not exist and look generated.
+    Dga,
     /// Somebody blocked, allowed or quarantined something by hand, or that has ended.
     Act,
 }
@@ -125,11 +140,17 @@ impl Kind {
         match self {
             Self::EgressDenied => "egress_denied",
             Self::DnsDenied => "dns_denied",
-            Self::DnsAnomaly => "dns_anomaly",
             Self::RawSocket => "raw_socket",
             Self::EscapeAttempt => "escape_attempt",
             Self::VisibilityLost => "visibility_lost",
             Self::Enforcement => "enforcement",
+            Self::DnsTunnel => "dns_tunnel",
+            Self::DnsAnomaly => "dns_anomaly",
+            Self::UrlEntropy => "url_entropy",
+            Self::Secret => "secret",
+            Self::IcmpTunnel => "icmp_tunnel",
+            Self::DestinationClass => "destination_class",
+            Self::Dga => "dga",
             Self::Act => "act",
         }
     }
@@ -267,6 +288,20 @@ pub enum Evidence {
     Enforcement(EnforcementEvidence),
     /// Something that was done by hand.
     Act(Box<ActEvidence>),
+    /// What a detector measured.
+    Detection(Box<DetectionEvidence>),
+}
+
+/// What a detector measured.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DetectionEvidence {
+    /// How sure the detector is, from 0 to 1.
+    pub score: Thousandths,
+    /// How sure all detectors together are about the destination, from 0 to 1.
+    pub fused_score: Thousandths,
+    /// The numbers.
+    #[serde(flatten)]
+    pub measured: crate::detect::evidence::Evidence,
 }
 
 /// Which way something went.

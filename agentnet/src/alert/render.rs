@@ -79,6 +79,13 @@ impl Renderer {
             Evidence::Enforcement(_) | Evidence::Flow(_) => {
                 return self.message(&time, "· notice", Look::Dim, &alert.reason);
             }
+            Evidence::Detection(_) => {
+                let (verb, look) = match alert.action {
+                    Action::Blocked | Action::Quarantined => ("✗ blocked", Look::Bad),
+                    Action::Alerted => ("! found", Look::Warn),
+                };
+                return self.message(&time, verb, look, &alert.reason);
+            }
         };
         let (verb, look) = match alert.action {
             Action::Blocked | Action::Quarantined => ("✗ blocked", Look::Bad),
@@ -112,7 +119,9 @@ impl Renderer {
         let (various, carried) = match &flow.evidence {
             Evidence::Verdict(evidence) => (evidence.various, None),
             Evidence::Flow(carried) => (carried.various, Some(carried)),
-            Evidence::Loss(_) | Evidence::Enforcement(_) | Evidence::Act(_) => (false, None),
+            Evidence::Loss(_) | Evidence::Enforcement(_) | Evidence::Detection(_) | Evidence::Act(_) => {
+                (false, None)
+            }
         };
         let what = if various && flow.count > 1 {
             VARIOUS.to_owned()

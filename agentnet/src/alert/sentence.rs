@@ -96,10 +96,14 @@ fn attempt(facts: &Facts<'_>) -> String {
 }
 
 fn who(facts: &Facts<'_>) -> String {
-    match facts.process {
-        Some(Process { pid, comm, exe: Some(exe), uid }) => format!("{comm} ({exe}, pid {pid}, uid {uid})"),
-        Some(Process { pid, comm, exe: None, uid }) => format!("{comm} (pid {pid}, uid {uid})"),
-        None => format!("a process of agent {}", facts.agent),
+    facts.process.map_or_else(|| format!("a process of agent {}", facts.agent), process)
+}
+
+/// A process, for people.
+pub(super) fn process(process: &Process) -> String {
+    match process {
+        Process { pid, comm, exe: Some(exe), uid } => format!("{comm} ({exe}, pid {pid}, uid {uid})"),
+        Process { pid, comm, exe: None, uid } => format!("{comm} (pid {pid}, uid {uid})"),
     }
 }
 

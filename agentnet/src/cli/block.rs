@@ -4,7 +4,7 @@ use std::{process::ExitCode, time::Duration};
 
 use super::by_hand::{self, Words};
 use crate::{
-    act::{self, Deed, Order},
+    act::{self, Blocked, Deed, Order},
     agent::AgentName,
     policy::net::Net,
 };
@@ -31,9 +31,9 @@ pub struct BlockArgs {
 /// Arguments of `agentnet unblock`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct UnblockArgs {
-    /// What was blocked, as it was written then
-    #[arg(value_name = "ADDRESS", value_parser = act::net)]
-    net: Net,
+    /// What was blocked, as it was written then; or the name that a detector has blocked
+    #[arg(value_name = "ADDRESS", value_parser = act::blocked)]
+    what: Blocked,
     /// The agent that it was blocked for; without it what was blocked for every agent
     #[arg(long, value_name = "NAME")]
     agent: Option<AgentName>,
@@ -56,6 +56,10 @@ pub fn block(args: BlockArgs) -> anyhow::Result<ExitCode> {
 /// # Errors
 /// If there is none, or it is not blocked.
 pub fn unblock(args: UnblockArgs) -> anyhow::Result<ExitCode> {
-    let UnblockArgs { net, agent, words } = args;
-    by_hand::give(&Order { agent, deed: Deed::Unblock { net }, reason: words.reason }, words.json)
+    let UnblockArgs { what, agent, words } = args;
+    let deed = match what {
+        Blocked::Net(net) => Deed::Unblock { net },
+        Blocked::Name(name) => Deed::UnblockName { name },
+    };
+    by_hand::give(&Order { agent, deed, reason: words.reason }, words.json)
 }

@@ -58,7 +58,7 @@ fn tell(check: &Check, out: &mut impl Write, err: &mut impl Write) -> io::Result
             Ok(policy) => {
                 show(&policy.warnings, err)?;
                 writeln!(out, "{}: {}", file.display(), summary(policy))?;
-                selects(policy, check.selected.iter().filter(|found| found.policy == index), out)?;
+                selects(policy, &check.selected.iter().filter(|found| found.policy == index), out)?;
             }
             Err(problems) => show(problems, err)?,
         }
@@ -75,7 +75,7 @@ fn summary(policy: &Policy) -> String {
 /// What a policy would take of what is there now.
 fn selects<'a>(
     policy: &Policy,
-    found: impl Iterator<Item = &'a Selected> + Clone,
+    found: &(impl Iterator<Item = &'a Selected> + Clone),
     out: &mut impl Write,
 ) -> io::Result<()> {
     for agents in &policy.compiled.agents {
@@ -172,7 +172,7 @@ mod tests {
             found("/sys/fs/cgroup/agent-2.service", false),
         ];
         let mut out = Vec::new();
-        selects(&policy, found.iter(), &mut out).unwrap();
+        selects(&policy, &found.iter(), &mut out).unwrap();
         insta::assert_snapshot!("selects", String::from_utf8(out).unwrap());
     }
 }

@@ -21,8 +21,10 @@ mod lines;
 mod policies;
 pub mod policy;
 pub mod quarantine;
+pub mod replay;
 pub mod reset;
 pub mod run;
+pub mod scan;
 pub mod status;
 pub mod verify;
 
@@ -66,6 +68,10 @@ enum Command {
     Flows(flows::FlowsArgs),
     /// Check policies, and explain what they decide
     Policy(policy::PolicyArgs),
+    /// Show what the detectors find in a capture
+    Replay(replay::ReplayArgs),
+    /// Give a verdict on each line of a list
+    Scan(scan::ScanArgs),
     /// Show what this kernel and host can do, what is missing, and how to get it
     Doctor(doctor::DoctorArgs),
     /// What `cargo xtask verify` asks
@@ -110,6 +116,8 @@ pub fn main() -> ExitCode {
         Command::Alerts(args) => alerts::run(args),
         Command::Flows(args) => flows::run(args),
         Command::Policy(args) => policy::run(args),
+        Command::Replay(args) => replay::run(&args),
+        Command::Scan(args) => scan::run(&args),
         Command::Doctor(args) => doctor::run(args),
         Command::Verify(args) => verify::run(&args),
     };

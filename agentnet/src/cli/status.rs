@@ -13,7 +13,7 @@ use owo_colors::OwoColorize as _;
 use serde::Serialize;
 
 use crate::{
-    act::{self, Act, What},
+    act::{self, Act},
     agent::{
         AgentName,
         cgroup::Cgroup,
@@ -276,7 +276,7 @@ impl Row {
         match acts::read_kept(Path::new(STATE_DIRECTORY)) {
             Ok(kept) => {
                 let own = kept.into_iter().filter(|act| {
-                    act.concerns(&self.agent) && (!act.is_over(now) || act.what == What::Quarantine)
+                    act.concerns(&self.agent) && (!act.is_over(now) || act.is_ended_by_engine())
                 });
                 self.acts.extend(own);
             }
@@ -305,7 +305,8 @@ impl Row {
         }
         let acts = self.engine.iter().flat_map(|engine| &engine.acts).chain(&self.acts);
         for act in acts {
-            writeln!(text, "    {} {act}", "by hand:".bold())?;
+            let how = if act.detection.is_some() { "detection:" } else { "by hand:" };
+            writeln!(text, "    {} {act}", how.bold())?;
         }
         if let Some(engine) = &self.engine {
             let for_how_long = now.duration_since(engine.started).as_secs().max(0);

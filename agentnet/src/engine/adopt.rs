@@ -155,7 +155,9 @@ impl Engine {
         let cfg = AgentCfg { agent: meta.id, ..before };
         self.recall_acts(meta.id, name, &cfg);
         let (log, acts) = (self.log(name, meta.uid), self.acts.of(name));
-        let beginning = Beginning { name: name.clone(), cfg, selection, footprint, phase, log, acts };
+        let narrowed = Arc::clone(&selection.policy);
+        let beginning =
+            Beginning { name: name.clone(), cfg, selection, footprint, phase, log, acts, narrowed };
         let counters = self.kernel.counters(meta.id).unwrap_or_default();
         let mut agent = Agent::new(beginning, self.clock).resumed(&counters);
         agent.notes = notes;
@@ -166,6 +168,7 @@ impl Engine {
         let gone = !agent.is_there();
         self.agents.insert(meta.id, agent);
         self.reserved.retain(|id| *id != meta.id);
+        self.restore_ledger(meta.id);
         if !gone {
             if let Err(error) = self.write_acts(meta.id, name) {
                 self.stand(meta.id, format!("what was done by hand is as it was before: {error}"));
@@ -229,7 +232,9 @@ impl Engine {
         if agent.policy.is_unknown() {
             return Ok(());
         }
-        let slot = self.slots.lease(&mut self.kernel, &agent.policy)?;
+        let narrowed = self.acts.narrowed(&agent.name, &agent.policy)?;
+        let slot = self.slots.lease(&mut self.kernel, &narrowed)?;
+        agent.narrowed = narrowed;
         let mut cfg = agent.policy.compiled.agent_cfg(id, slot, 1);
         cfg.mode = agent.policy_mode();
         let cfg = self.acts.on(&agent.name, cfg);

@@ -1,6 +1,9 @@
 //! One agent as its engine knows it.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 use agentnet_common::{
     abi::{AgentCfg, AgentCounters, CFG_UNIX_ANY, MODE_AUDIT, MODE_ENFORCE},
@@ -65,6 +68,10 @@ pub(super) struct Agent {
     /// What the kernel was told.
     pub(super) cfg: AgentCfg,
     pub(super) policy: Arc<Policy>,
+    /// What is in its slot: the policy without the names that are blocked.
+    pub(super) narrowed: Arc<Policy>,
+    /// Those names.
+    pub(super) closed: BTreeSet<String>,
     pub(super) origin: Origin,
     /// Whether it was asked only to report, whatever the policy says.
     pub(super) only_audit: bool,
@@ -90,7 +97,7 @@ pub(super) struct Agent {
     pub(super) waited: u32,
     /// The task that waits for its last process.
     pub(super) watch: Option<AbortHandle>,
-    pipeline: Pipeline,
+    pub(super) pipeline: Pipeline,
     log: Log,
     /// Whether the log could be written when the agent began.
     logged: bool,
@@ -113,12 +120,14 @@ pub(super) struct Beginning {
     pub(super) log: Log,
     /// What was done to it by hand before it began.
     pub(super) acts: Vec<Act>,
+    /// What is in its slot.
+    pub(super) narrowed: Arc<Policy>,
 }
 
 impl Agent {
     /// An agent that is about to begin.
     pub(super) fn new(beginning: Beginning, clock: Clock) -> Self {
-        let Beginning { name, cfg, selection, footprint, phase, mut log, acts } = beginning;
+        let Beginning { name, cfg, selection, footprint, phase, mut log, acts, narrowed } = beginning;
         let Selection { policy, origin, audit, own, note } = selection;
         // A disk that is full or read-only is no reason to leave an agent ungoverned.
         let unwritable = log.prepare().err();
@@ -127,6 +136,7 @@ impl Agent {
             format!("alerts cannot be written for now, which is tried again with each: {error}")
         });
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let closed = acts.iter().filter_map(Act::blocks_name).map(str::to_owned).collect();
         let explainer = Explainer::new(Arc::clone(&policy), acts);
         let pipeline = Pipeline::new(name.as_str(), &host, Arc::new(explainer), clock);
         let cgroup = Cgroup::at(&footprint.meta().cgroup);
@@ -134,6 +144,8 @@ impl Agent {
             name,
             cfg,
             policy,
+            narrowed,
+            closed,
             origin,
             place: id_of(cgroup.path()),
             selected: None,
@@ -370,7 +382,7 @@ impl Agent {
     }
 
     /// Writes to the log, then shows. What the log does not take becomes an output itself.
-    fn publish(&mut self, outputs: Vec<Output>, now: Timestamp, followers: &mut Followers) {
+    pub(super) fn publish(&mut self, outputs: Vec<Output>, now: Timestamp, followers: &mut Followers) {
         let mut queue = VecDeque::from(outputs);
         while let Some(output) = queue.pop_front() {
             if let Some(trouble) = self.log.append(&output, now) {

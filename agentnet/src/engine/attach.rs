@@ -186,7 +186,7 @@ impl Engine {
             .ok();
         existing::settle(
             &Question {
-                tables: &self.kernel.opened(id, &agent.policy.compiled),
+                tables: &self.kernel.opened(id, &agent.narrowed.compiled),
                 is_known: !agent.policy.is_unknown(),
                 acts: &self.acts.in_force(&agent.name),
                 cfg: agent.cfg,

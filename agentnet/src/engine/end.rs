@@ -66,6 +66,7 @@ impl Engine {
         }
         self.slots.release(&mut self.kernel, agent.cfg.slot);
         self.forget(&agent.name);
+        self.detection.forget(id, &agent.name);
         // Where a policy selects it, the next one of the name begins without anybody's doing.
         self.forget_acts(id, &agent.name, agent.selected.is_some() && !by_hand);
         tracing::info!(agent = %agent.name, "taken down");

@@ -67,6 +67,10 @@ impl Explain for Explainer {
         act.map(Act::to_string)
     }
 
+    fn refused_name(&self, name: &str) -> Option<String> {
+        self.acts.block_name(name).map(Act::to_string)
+    }
+
     fn allowed_by_hand(&self, endpoint: &Endpoint) -> Option<String> {
         self.acts.grant(endpoint).map(Act::to_string)
     }

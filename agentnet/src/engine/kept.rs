@@ -113,7 +113,7 @@ impl Engine {
     /// Forgets what was kept about an agent that has ended.
     pub(super) fn forget(&self, name: &AgentName) {
         if self.kind == EngineKind::Daemon {
-            for extension in ["json", "toml"] {
+            for extension in ["json", "toml", super::detection::LEDGER] {
                 // It may be that nothing was kept.
                 let _ = fs::remove_file(self.state_file(name, extension));
             }

@@ -17,6 +17,7 @@ use super::{
     state::Engine,
 };
 use crate::{
+    act::Act,
     agent::resolv,
     alert::class::Enforcement,
     control::protocol::Failure,
@@ -132,8 +133,9 @@ impl Engine {
     /// # Errors
     /// If the kernel does not take it; what was in force still is.
     pub(super) fn switch(&mut self, id: u32, policy: &Arc<Policy>) -> Result<(), StartError> {
-        let slot = self.slots.lease(&mut self.kernel, policy)?;
         let Some(agent) = self.agents.get(&id) else { return Ok(()) };
+        let narrowed = self.acts.narrowed(&agent.name, policy)?;
+        let slot = self.slots.lease(&mut self.kernel, &narrowed)?;
         let before = agent.cfg;
         let mut cfg = policy.compiled.agent_cfg(id, slot, before.generation.wrapping_add(1));
         if agent.only_audit {
@@ -149,6 +151,8 @@ impl Engine {
         }
         let acts = self.acts.of(&name);
         let Some(agent) = self.agents.get_mut(&id) else { return Ok(()) };
+        agent.narrowed = narrowed;
+        agent.closed = acts.iter().filter_map(Act::blocks_name).map(str::to_owned).collect();
         let mut meta = agent.meta().clone();
         meta.policy.clone_from(&policy.compiled.name);
         meta.audit = audit;

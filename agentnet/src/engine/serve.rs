@@ -378,6 +378,7 @@ impl Engine {
 
     /// Writes what is left to be written; agents stay under their policies.
     fn leave(&mut self) {
+        self.keep_ledgers();
         let now = jiff::Timestamp::now();
         for (_, agent) in std::mem::take(&mut self.agents) {
             drop(agent.close(now, &mut self.followers));

@@ -322,7 +322,8 @@ impl Engine {
         meta.id = id;
         footprint.rewrite(meta)?;
         let meta = footprint.meta();
-        let slot = self.slots.lease(&mut self.kernel, &selection.policy)?;
+        let narrowed = self.acts.narrowed(name, &selection.policy)?;
+        let slot = self.slots.lease(&mut self.kernel, &narrowed)?;
         // What was done by hand holds from the first packet.
         let cfg = self.acts.on(name, selection.cfg(id, slot, 1));
         let attached = self.write_acts(id, name).and_then(|()| self.kernel.attach(name, &meta.cgroup, cfg));
@@ -332,7 +333,8 @@ impl Engine {
             return Err(error.into());
         }
         let (log, acts) = (self.log(name, meta.uid), self.acts.of(name));
-        let beginning = Beginning { name: name.clone(), cfg, selection, footprint, phase, log, acts };
+        let beginning =
+            Beginning { name: name.clone(), cfg, selection, footprint, phase, log, acts, narrowed };
         self.agents.insert(id, Agent::new(beginning, self.clock));
         Ok(id)
     }
@@ -348,6 +350,7 @@ impl Engine {
         }
         self.slots.release(&mut self.kernel, agent.cfg.slot);
         self.unwrite_acts(id);
+        self.detection.forget(id, &agent.name);
     }
 
     /// The agent is governed: it stays so whatever becomes of this engine. Tells everybody, the client behind

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use super::{
     acts::Acts,
     agent::{Agent, Phase},
+    detection::Detection,
     end::EndError,
     follow::Followers,
     line::SecondLine,
@@ -40,6 +41,9 @@ const TICKS_PER_CHECK: u32 = 10;
 
 /// Ticks between two comparisons of the clocks.
 const TICKS_PER_CLOCK: u32 = 600;
+
+/// Ticks between two keepings of what agents told whom.
+const TICKS_PER_KEEPING: u32 = 600;
 
 /// After so many ticks a client is told that processes of its agent do not die.
 const TICKS_TO_DIE: u32 = 100;
@@ -83,6 +87,8 @@ pub struct Engine {
     pub(super) selecting: Selecting,
     /// What was done by hand.
     pub(super) acts: Acts,
+    /// What watches what is allowed.
+    pub(super) detection: Detection,
     /// Numbers of agents of which nothing else is known.
     pub(super) reserved: Vec<u32>,
     /// Why the agent that it governs alone cannot be taken down.
@@ -121,6 +127,7 @@ impl Engine {
             problems: Vec::new(),
             selecting: Selecting::default(),
             acts: Acts::default(),
+            detection: Detection::default(),
             reserved: Vec::new(),
             failed: None,
             watches,
@@ -150,7 +157,10 @@ impl Engine {
         for item in items {
             match &item {
                 Ok(record) => match self.agents.get_mut(&agent_of(record)) {
-                    Some(agent) => agent.record(Ok(record), now, &mut self.followers),
+                    Some(agent) => {
+                        agent.record(Ok(record), now, &mut self.followers);
+                        self.detect(record);
+                    }
                     // Of an agent that was taken down since.
                     None => tracing::debug!(?record, "a record of no agent"),
                 },
@@ -168,6 +178,9 @@ impl Engine {
     pub fn tick(&mut self) -> Vec<u32> {
         let now = Timestamp::now();
         self.ticks = self.ticks.wrapping_add(1);
+        if self.ticks.is_multiple_of(TICKS_PER_KEEPING) {
+            self.keep_ledgers();
+        }
         let Self { agents, kernel, followers, line, hierarchy, .. } = self;
         let again = self.ticks.is_multiple_of(TICKS_PER_RETRY);
         line.tick(kernel, again);

@@ -25,7 +25,7 @@ use super::{
     source::{Place, Sources},
     validate::{Effect, Rule, Valid},
 };
-use crate::kernel::unix::DoorEntry;
+use crate::{detect::action::Actions, kernel::unix::DoorEntry};
 
 /// A policy as the kernel reads it, and what people are told about its rules.
 #[derive(Clone, Debug)]
@@ -51,6 +51,8 @@ pub struct Compiled {
     pub resolution: Resolution,
     /// Which agents the daemon puts under this policy by itself, `[[agents]]`.
     pub agents: Vec<AgentsInfo>,
+    /// What is done about findings of detectors, `[detect]`.
+    pub detect: Actions,
     /// Where each rule was written, by [`RuleId`]: those of the file in its order, then those of its presets and of
     /// what it extends.
     pub rules: Vec<RuleInfo>,
@@ -119,6 +121,7 @@ impl Compiled {
                     line: line(sources, &entry.span.clone().into()),
                 })
                 .collect(),
+            detect: valid.detect.clone(),
             rules: valid
                 .numbered()
                 .map(|(id, rule)| RuleInfo {

@@ -121,7 +121,7 @@ impl Policy {
         };
 
         let covering = |rule: &Rule| rule.net().is_some_and(|net| net.covers(host));
-        let special = special::innermost(host, &self.local);
+        let special = special::innermost(host, &self.host.local);
         let names = |rule: &Rule| {
             special.is_none_or(|Special { net, .. }| rule.net().is_some_and(|own| net.covers(own)))
         };

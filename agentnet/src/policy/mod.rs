@@ -31,7 +31,7 @@ use std::{
     path::Path,
 };
 
-use agentnet_common::abi::{LOCAL_OWN, MODE_AUDIT};
+use agentnet_common::abi::{LOCAL_OWN, MAX_RULES, MODE_AUDIT};
 
 use self::{
     compile::Compiled,
@@ -40,8 +40,9 @@ use self::{
     library::{Gathered, Library, Missing},
     parse::Document,
     source::{FileId, Sources},
-    validate::{Dns, Valid},
+    validate::{Dns, Rule, Valid},
 };
+use crate::detect::action::Actions;
 
 /// Where policies are looked up by name.
 pub const DIRECTORY: &str = "/etc/agentnet/policies";
@@ -70,7 +71,10 @@ pub struct Policy {
     /// The policies it extends, by name.
     extended: Vec<(String, FileId)>,
     valid: Valid,
-    local: Vec<IpAddr>,
+    /// What it was read for.
+    host: Host,
+    /// Whether it is what [`Self::without`] makes.
+    narrowed: bool,
 }
 
 impl Policy {
@@ -156,7 +160,15 @@ impl Policy {
         if problems.count(Severity::Error) > 0 {
             return Err(problems);
         }
-        Ok(Self { compiled, warnings: problems, sources, extended, valid, local: host.local.clone() })
+        Ok(Self {
+            compiled,
+            warnings: problems,
+            sources,
+            extended,
+            valid,
+            host: host.clone(),
+            narrowed: false,
+        })
     }
 
     /// The policy of an agent that was given none: everything is reported, nothing is refused.
@@ -170,12 +182,38 @@ impl Policy {
             rules: Vec::new(),
             dns: Dns::default(),
             agents: Vec::new(),
+            detect: Actions::default(),
             unix: unix::UnixSockets::default(),
         };
         // Without rules nothing can be wrong.
         let compiled = Compiled::new(&valid, &sources, host, &mut Vec::new());
         let warnings = Diagnostics::new(sources.clone(), Vec::new());
-        Self { compiled, warnings, sources, extended: Vec::new(), valid, local: host.local.clone() }
+        Self { compiled, warnings, sources, extended: Vec::new(), valid, host: host.clone(), narrowed: false }
+    }
+
+    /// The same policy with these names, and all below them, denied on top of what it says.
+    ///
+    /// # Errors
+    /// If it has no room for more rules.
+    pub fn without<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Result<Self, String> {
+        let mut valid = self.valid.clone();
+        let mut sources = self.sources.clone();
+        let file = sources.add(Source::new("<detection>", ""));
+        for name in names {
+            for pattern in [name.to_owned(), format!("*.{name}")] {
+                let pattern = name::Pattern::parse(&pattern)
+                    .map_err(|error| format!("{} cannot be blocked by its name: {error}", quote(name)))?;
+                valid.rules.push(Rule::deny_all(pattern, file));
+            }
+        }
+        let mut problems = Vec::new();
+        let compiled = Compiled::new(&valid, &sources, &self.host, &mut problems);
+        if valid.rules.len() > MAX_RULES
+            || problems.iter().any(|problem| problem.severity() == Severity::Error)
+        {
+            return Err(format!("policy {} has no room for more names", self.compiled.name));
+        }
+        Ok(Self { compiled, sources, valid, narrowed: true, ..self.clone() })
     }
 
     /// A policy of which only the name is known: what it allows, the kernel alone knows.
@@ -200,9 +238,10 @@ impl Policy {
     /// Whether it is what [`Policy::read_from`] makes of these now.
     pub fn is_of(&self, directory: &Path, file: &str, text: &str, host: &Host) -> bool {
         let library = Library(directory);
-        self.file() == file
+        !self.narrowed
+            && self.file() == file
             && self.text() == text
-            && self.local == host.local
+            && self.host.local == host.local
             && self.compiled.resolution == self.valid.dns.on(&host.resolution)
             && self.extended.iter().all(|(name, id)| {
                 let known = self.sources.get(*id);

@@ -14,6 +14,7 @@ use super::{
     diagnostic::{Code, Diagnostic},
     schema,
 };
+use crate::{alert::model::Kind, detect::action::kinds};
 
 /// A policy file as written.
 #[derive(Debug, Default)]
@@ -46,6 +47,8 @@ pub struct Document {
     pub allow: Vec<RuleText>,
     /// `[[egress.deny]]`.
     pub deny: Vec<RuleText>,
+    /// `[detect.KIND] action` by kind.
+    pub detect: Vec<(Kind, Field<u8>)>,
 }
 
 /// An entry of `[[agents]]` as written.
@@ -150,6 +153,11 @@ impl Document {
             document.presets = egress.strings("presets");
             document.allow = egress.tables("allow", RuleText::read);
             document.deny = egress.tables("deny", RuleText::read);
+        }
+        if let Some(mut detect) = root.table("detect") {
+            document.detect = kinds()
+                .filter_map(|kind| Some((kind, detect.table(kind.label())?.choice("action"))))
+                .collect();
         }
         Some(document)
     }

@@ -1,5 +1,7 @@
 //! The keys of a policy file: one table, which the parser walks and the published JSON Schema is made of.
 
+use std::sync::LazyLock;
+
 use agentnet_common::{
     abi::{LOCAL_ANY, LOCAL_DENY, LOCAL_OWN, MODE_AUDIT, MODE_ENFORCE},
     addr::protocols,
@@ -7,6 +9,10 @@ use agentnet_common::{
 use serde_json::{Map, Value, json};
 
 use super::{presets, resolvers};
+use crate::detect::{
+    action::Setting,
+    registry::{DefaultAction, REGISTRY},
+};
 
 /// A table of the file.
 #[derive(Debug)]
@@ -69,6 +75,8 @@ pub enum Kind {
     Table(&'static Table),
     /// Any number of tables.
     Tables(&'static Table),
+    /// The table that `detect` makes of the registry of detectors.
+    Detect,
     /// Part of the format, but not enforced by this version: an error, because a policy that promises
     /// what does not happen is worse than none.
     NotEnforced,
@@ -147,7 +155,7 @@ pub const POLICY: Table = Table {
         key("dns", Kind::Table(&DNS), DNS.doc),
         not_enforced("tls"),
         not_enforced("budget"),
-        not_enforced("detect"),
+        key("detect", Kind::Detect, DETECT_DOC),
     ],
 };
 
@@ -267,6 +275,33 @@ pub const DNS: Table = Table {
         ),
     ],
 };
+
+/// `[detect.KIND]`.
+pub const DETECTOR: Table = Table {
+    name: "[detect.KIND]",
+    doc: "What is done about findings of a kind.",
+    one_of: &[],
+    keys: &[required(
+        "action",
+        Kind::Choice(DETECT_ACTIONS),
+        "\"off\": nothing is told. \"alert\": everything is told and nothing blocked. \"block\": what is worth \
+         an alert is blocked. \"quarantine\": the same, and the agent may send nothing any more.",
+    )],
+};
+
+/// `[detect.KIND] action`, by [`setting`].
+const DETECT_ACTIONS: &[Choice] =
+    &[choice("off", 0), choice("alert", 1), choice("block", 2), choice("quarantine", 3)];
+
+/// The setting behind the code of a word.
+pub(super) const fn setting(code: u8) -> Setting {
+    match code {
+        0 => Setting::Off,
+        1 => Setting::Alert,
+        2 => Setting::Block,
+        _ => Setting::Quarantine,
+    }
+}
 
 /// `[local]`.
 pub const LOCAL: Table = Table {
@@ -397,11 +432,36 @@ impl Kind {
             }),
             Self::Table(table) => table.schema(),
             Self::Tables(table) => json!({ "type": "array", "items": table.schema() }),
+            Self::Detect => detect().schema(),
             // Left out of the schema: an editor then marks it, as `policy check` does.
             Self::NotEnforced => json!(false),
         }
     }
 }
+
+/// `[detect]`: a key for each row of the registry of detectors.
+pub(crate) fn detect() -> &'static Table {
+    static DETECT: LazyLock<Table> = LazyLock::new(|| {
+        let keys: Vec<Key> = REGISTRY
+            .iter()
+            .map(|row| {
+                let by_default = match row.default {
+                    DefaultAction::Graded => {
+                        format!("By default {} are blocked, and the rest is told.", row.blocked)
+                    }
+                    DefaultAction::Alert => "By default it is told, and nothing blocked.".to_owned(),
+                };
+                // Once for the life of the process, as the tables that are constants.
+                let doc: &'static str = format!("{} {by_default}", row.doc).leak();
+                key(row.kind.label(), Kind::Table(&DETECTOR), doc)
+            })
+            .collect();
+        Table { name: "[detect]", doc: DETECT_DOC, one_of: &[], keys: keys.leak() }
+    });
+    &DETECT
+}
+
+const DETECT_DOC: &str = "What is done about covert channels and leaks that detectors find.";
 
 fn words(choices: &[Choice]) -> Vec<&'static str> {
     choices.iter().map(|choice| choice.word).collect()

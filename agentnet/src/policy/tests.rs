@@ -10,3 +10,4 @@ mod many;
 mod robustness;
 mod scan;
 mod verdict;
+mod without;

@@ -21,6 +21,7 @@ use super::{
     source::FileId,
     unix::UnixSockets,
 };
+use crate::detect::action::Actions;
 
 /// A policy whose every part is right.
 #[derive(Clone, Debug)]
@@ -42,6 +43,8 @@ pub struct Valid {
     pub dns: Dns,
     /// `[[agents]]`.
     pub agents: Vec<Agents>,
+    /// `[detect]`.
+    pub detect: Actions,
 }
 
 /// A file of a policy as written.
@@ -83,6 +86,13 @@ impl Valid {
             );
             rules.truncate(MAX_RULES);
         }
+        let mut detect = Actions::default();
+        // What the policy says comes after, and instead of, what those say that it extends.
+        for (kind, action) in parts.iter().rev().flat_map(|part| &part.document.detect) {
+            if let Some(code) = action.value() {
+                detect.set(*kind, schema::setting(*code.get_ref()));
+            }
+        }
         let word = |field: fn(&Document) -> &Field<u8>, default| {
             let mut values = parts.iter().filter_map(|part| field(&part.document).value());
             values.next().map_or(default, |value| *value.get_ref())
@@ -96,6 +106,7 @@ impl Valid {
             rules,
             dns,
             agents,
+            detect,
         }
     }
 

@@ -115,7 +115,7 @@ fn grant(to: SocketAddr, protocol: Transport, expiry: u64) -> Result<Act> {
 
 fn made(what: What, expiry: u64) -> Result<Act> {
     let since = "2026-11-22T12:00:00Z".parse()?;
-    Ok(Act { id: 1, what, agent: None, by: None, reason: None, since, until: None, expiry })
+    Ok(Act { id: 1, what, agent: None, by: None, detection: None, reason: None, since, until: None, expiry })
 }
 
 /// Puts acts in force on the second line alone.

@@ -81,13 +81,17 @@ pub(super) struct Distinct {
 }
 
 impl Distinct {
-    /// Whether one more may be told apart.
-    pub(super) fn admit(&mut self, now: Timestamp) -> bool {
-        let open = self.opened.is_some_and(|opened| {
+    /// Whether its window is over.
+    pub(super) fn is_over(&self, now: Timestamp) -> bool {
+        !self.opened.is_some_and(|opened| {
             let age: SignedDuration = now.duration_since(opened);
             !age.is_negative() && age < fold::WINDOW
-        });
-        if !open {
+        })
+    }
+
+    /// Whether one more may be told apart.
+    pub(super) fn admit(&mut self, now: Timestamp) -> bool {
+        if self.is_over(now) {
             *self = Self { opened: Some(now), count: 0 };
         }
         self.count = self.count.saturating_add(1);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use agentnet_common::{
-    abi::AgentCounters,
+    abi::{AgentCounters, Process},
     event::{Outcome, VerdictEvent},
     user::{Cause, DecodeError, Record, VerdictRecord},
 };
@@ -13,20 +13,28 @@ use super::{
     by_hand::Change,
     class::Enforcement,
     clock::Clock,
+    detection::{self, Done},
     door::UnixSocket,
     explain::Explain,
     fold::{self, Fold, Repeats},
     id::IdSource,
     loss::{self, Losses},
-    model::{ActEvidence, Alert, EnforcementEvidence, Evidence, Kind, Output},
+    model::{self, ActEvidence, Alert, EnforcementEvidence, Evidence, Kind, Output},
     query,
     sequence::{Ring, Sequences},
     series::SeriesTold,
     summary::{Summary, Tally},
     text::{MAX_COMM, MAX_SENTENCE, clean},
-    verdict::destination,
+    verdict::{destination, who},
 };
-use crate::agent::process::{Executables, Freshness, ProcessTable};
+use crate::{
+    agent::process::{Executables, Freshness, ProcessTable},
+    detect::{
+        action::Action,
+        event::{self, Body, Event, Flow, Lineage, Time},
+        finding::Finding,
+    },
+};
 
 mod ended;
 mod key;
@@ -52,6 +60,9 @@ pub struct Pipeline {
     series: SeriesTold,
     losses: Losses,
     tally: Tally,
+    findings: Distinct,
+    /// Findings that are too many to be told one by one: the last of each kind, with how many there were.
+    more_findings: Vec<Alert>,
 }
 
 impl std::fmt::Debug for Pipeline {
@@ -79,6 +90,8 @@ impl Pipeline {
             series: SeriesTold::default(),
             losses: Losses::default(),
             tally: Tally::default(),
+            findings: Distinct::default(),
+            more_findings: Vec::new(),
         }
     }
 
@@ -201,12 +214,68 @@ impl Pipeline {
         vec![Output::Alert(Box::new(Alert { severity: change.severity(), ..alert }))]
     }
 
+    /// Takes note of what a detector found in a flow, about which `action` was wanted and this was `done`. `time` is
+    /// of `CLOCK_MONOTONIC`, nanoseconds.
+    pub fn on_finding(
+        &mut self,
+        finding: Finding,
+        time: u64,
+        process: &Process,
+        flow: Flow,
+        (action, done): (Action, &Done),
+        now: Timestamp,
+    ) -> Vec<Output> {
+        let executable = (process.pid != 0)
+            .then(|| self.executables.executable(process.pid, &process.comm_text(), time, Freshness::Now))
+            .flatten();
+        let process = who(process, executable.as_deref());
+        let wall = self.clock.wall(time);
+        let event = Event {
+            time: Time(u64::try_from(wall.as_nanosecond()).unwrap_or_default()),
+            agent: event::Agent { id: 0, name: &self.agent },
+            process: process.as_ref(),
+            lineage: Lineage::default(),
+            flow,
+            body: Body::Start,
+        };
+        let told = detection::Told { host: &self.host, policy: self.policy.name(), action, done };
+        let alert = detection::alert(finding, &event, &told, &mut self.ids);
+        // What was done is told each time, and its number is bounded by what can be done.
+        if alert.action != model::Action::Alerted || self.findings.admit(now) {
+            return vec![Output::Alert(Box::new(alert))];
+        }
+        match self.more_findings.iter_mut().find(|more| more.kind == alert.kind) {
+            Some(more) => {
+                let count = more.count.saturating_add(alert.count);
+                *more = Alert { count, ..alert };
+            }
+            None => self.more_findings.push(alert),
+        }
+        Vec::new()
+    }
+
+    /// Findings that were not told one by one, at the end of their window; all of them with `all`.
+    fn rest_of_findings(&mut self, now: Timestamp, all: bool) -> impl Iterator<Item = Output> + use<> {
+        let due = all || self.findings.is_over(now);
+        let more = if due { std::mem::take(&mut self.more_findings) } else { Vec::new() };
+        more.into_iter().map(|alert| {
+            let reason = match alert.count {
+                0 | 1 => alert.reason,
+                count => {
+                    format!("The last of {count} findings that are not told one by one: {}", alert.reason)
+                }
+            };
+            Output::Alert(Box::new(Alert { reason, ..alert }))
+        })
+    }
+
     /// Gives what has become due; to be called about once a second.
     pub fn tick(&mut self, now: Timestamp) -> Vec<Output> {
         let ended = self.fold.expired(now);
         let mut outputs = self.repeats(ended, now);
         let ended = self.ends.expired(now);
         outputs.extend(self.ended_repeats(ended, now));
+        outputs.extend(self.rest_of_findings(now, false));
         outputs.extend(self.lost(now, false));
         outputs
     }
@@ -217,6 +286,7 @@ impl Pipeline {
         let mut outputs = self.repeats(ended, now);
         let ended = self.ends.drain();
         outputs.extend(self.ended_repeats(ended, now));
+        outputs.extend(self.rest_of_findings(now, true));
         self.losses.missing(self.sequences.missing());
         outputs.extend(self.lost(now, true));
         let policy = Arc::clone(&self.policy);

@@ -69,13 +69,18 @@ impl Pipeline {
             Some(socket) if class.remedy == Remedy::Door => socket.class(class),
             _ => class,
         };
+        let blocked_name = match (reason, &evidence.query) {
+            (Reason::NameNotAllowed, Some(query)) => self.policy.refused_name(&query.name),
+            _ => None,
+        };
+        let class = if blocked_name.is_some() { Class::BLOCKED_NAME } else { class };
         // The policy is asked only where a rule of it decides.
         let explained = match (class.remedy, &evidence.query) {
             (Remedy::Rule, Some(query)) => self.policy.explain_name(&query.name),
             (Remedy::Rule, None) if destination.is_some() => self.policy.explain(&event.endpoint, reason),
             _ => None,
         };
-        let by_hand = self.policy.refused_by_hand(&event.endpoint, reason);
+        let by_hand = blocked_name.or_else(|| self.policy.refused_by_hand(&event.endpoint, reason));
         let process = process(record, executable.as_deref());
         evidence.special = explained.as_ref().and_then(|explained| explained.special.clone());
         evidence.various = *various;

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::act::{self, Act, Allowed, By, Transport, What};
 
-fn acts() -> [Act; 4] {
+fn acts() -> [Act; 5] {
     let by = By { uid: 0, user: Some("root".to_owned()), login: Some("alice".to_owned()), pid: 4711 };
     let allowed = Allowed {
         target: "db.example.com".to_owned(),
@@ -26,6 +26,7 @@ fn acts() -> [Act; 4] {
         what,
         agent: agent.map(|agent| agent.parse().unwrap()),
         by: Some(by.clone()),
+        detection: None,
         reason: reason.map(str::to_owned),
         since: Timestamp::UNIX_EPOCH,
         until: until.map(|until| until.parse().unwrap()),
@@ -43,6 +44,17 @@ fn acts() -> [Act; 4] {
         act(2, What::Block { net: act::net("2001:db8::7").unwrap() }, Some("demo"), until, None),
         act(3, What::Allow(allowed), Some("demo"), until, Some("restore of the backup")),
         Act { by: None, ..act(4, What::Quarantine, Some("demo"), None, None) },
+        Act {
+            by: None,
+            detection: Some("dns_tunnel".to_owned()),
+            ..act(
+                5,
+                What::BlockName { name: "evil.example".to_owned() },
+                Some("demo"),
+                until,
+                Some("told it 600 bytes"),
+            )
+        },
     ]
 }
 

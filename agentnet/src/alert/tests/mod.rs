@@ -2,6 +2,7 @@
 
 mod by_hand;
 mod docs;
+mod findings;
 mod losses;
 mod properties;
 mod reasons;
@@ -46,6 +47,10 @@ impl Explain for Demo {
     }
 
     fn refused_by_hand(&self, _endpoint: &Endpoint, _reason: Reason) -> Option<String> {
+        None
+    }
+
+    fn refused_name(&self, _name: &str) -> Option<String> {
         None
     }
 

@@ -98,6 +98,10 @@ impl Explain for Empty {
         None
     }
 
+    fn refused_name(&self, _name: &str) -> Option<String> {
+        None
+    }
+
     fn allowed_by_hand(&self, _endpoint: &Endpoint) -> Option<String> {
         None
     }

@@ -139,6 +139,7 @@ impl Engine {
                 what,
                 agent: Some(name.clone()),
                 by: None,
+                detection: None,
                 reason: None,
                 since: Timestamp::now(),
                 until: (expiry != 0).then(|| wall(expiry, now)),

@@ -56,7 +56,9 @@ impl Ledger {
     pub(super) fn add(&mut self, act: Act) -> Result<Option<Act>, String> {
         let same = self.position(|other| other.agent == act.agent && other.says_the_same(&act));
         let replaced = same.map(|at| self.acts.remove(at));
-        if self.acts.iter().filter(|other| other.agent == act.agent).count() >= MOST {
+        // A quarantine takes no room in the kernel, and is what is left to do when nothing else fits.
+        let counted = |other: &&Act| other.agent == act.agent && other.what != What::Quarantine;
+        if act.what != What::Quarantine && self.acts.iter().filter(counted).count() >= MOST {
             return Err(match &act.agent {
                 Some(agent) => format!("agent {agent} has {MOST} acts by hand already"),
                 None => format!("there are {MOST} blocks for every agent already"),
@@ -78,6 +80,16 @@ impl Ledger {
     /// The block of just this network, for just these agents.
     pub(super) fn block(&self, agent: Option<&AgentName>, net: Net) -> Option<&Act> {
         self.acts.iter().find(|act| act.agent.as_ref() == agent && act.blocks() == Some(net))
+    }
+
+    /// The block of just this name, for just these agents.
+    pub(super) fn block_name(&self, agent: Option<&AgentName>, name: &str) -> Option<&Act> {
+        self.acts.iter().find(|act| act.agent.as_ref() == agent && act.blocks_name() == Some(name))
+    }
+
+    /// The names that are blocked for `agent`.
+    pub(super) fn names(&self, agent: &AgentName) -> BTreeSet<String> {
+        self.of(agent).filter_map(Act::blocks_name).map(str::to_owned).collect()
     }
 
     /// What quarantines `agent`.
@@ -131,6 +143,7 @@ impl Act {
     fn says_the_same(&self, other: &Self) -> bool {
         match (&self.what, &other.what) {
             (What::Block { net }, What::Block { net: same }) => net == same,
+            (What::BlockName { name }, What::BlockName { name: same }) => name == same,
             (What::Quarantine, What::Quarantine) => true,
             (What::Allow(allowed), What::Allow(same)) => {
                 allowed.is_called(&same.target, same.port, same.protocol)
@@ -162,6 +175,7 @@ mod tests {
             what,
             agent,
             by: None,
+            detection: None,
             reason: None,
             since: Timestamp::now(),
             until,
@@ -223,6 +237,23 @@ mod tests {
         // All agents there may be, with all they may have and a node for IPv4 each, fit into the kernel's trie.
         let most = (agentnet_common::abi::MAX_AGENTS as usize - 1) * (2 * MOST + 1);
         assert!(most <= agentnet_common::abi::BLOCK_ENTRIES as usize);
+    }
+
+    #[test]
+    fn a_quarantine_always_fits() {
+        let mut ledger = Ledger::default();
+        for index in 0..MOST {
+            add(&mut ledger, Some("a"), What::BlockName { name: format!("n{index}.example") });
+        }
+        let more = act(&ledger, Some("a"), What::BlockName { name: "more.example".to_owned() }, None);
+        assert!(ledger.add(more).is_err());
+        add(&mut ledger, Some("a"), What::Quarantine);
+        assert_eq!(ledger.names(&name("a")).len(), MOST);
+        assert!(ledger.names(&name("b")).is_empty());
+        assert!(ledger.block_name(Some(&name("a")), "n7.example").is_some());
+        assert!(ledger.block_name(None, "n7.example").is_none());
+        // Names are no nodes of the kernel's trie for addresses.
+        assert!(ledger.written(&name("a")).is_empty());
     }
 
     #[test]

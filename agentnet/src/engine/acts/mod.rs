@@ -5,11 +5,12 @@
 //! closed. What closes something is done although it cannot be recorded; what opens something ends by itself in
 //! the kernel, whether this engine lives then or not.
 
+mod found;
 mod kept;
 mod ledger;
 mod orders;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use agentnet_common::abi::{AgentCfg, CFG_BLOCKS, CFG_GRANTS, Grant, MODE_QUARANTINE, OPEN};
 use jiff::Timestamp;
@@ -58,6 +59,24 @@ impl Acts {
             | flag(CFG_GRANTS, !grants.is_empty());
         let mode = if self.ledger.quarantine(agent).is_some() { MODE_QUARANTINE } else { cfg.mode };
         AgentCfg { mode, flags, ..cfg }
+    }
+
+    /// What is to be in `agent`'s slot: its policy, without the names that are blocked.
+    ///
+    /// # Errors
+    /// If there is no room for them.
+    pub(super) fn narrowed(
+        &self,
+        agent: &AgentName,
+        policy: &Arc<Policy>,
+    ) -> Result<Arc<Policy>, StartError> {
+        let names = self.ledger.names(agent);
+        // What is in force of a policy that cannot be read, only the kernel knows.
+        if names.is_empty() || policy.is_unknown() {
+            return Ok(Arc::clone(policy));
+        }
+        let narrowed = policy.without(names.iter().map(String::as_str));
+        narrowed.map(Arc::new).map_err(StartError::Policy)
     }
 
     /// What is for none of these agents: it holds for those that begin later.
@@ -125,16 +144,44 @@ impl Engine {
 
     fn try_put_acts(&mut self, id: u32) -> Result<(), StartError> {
         let Some(agent) = self.agents.get(&id) else { return Ok(()) };
-        let (name, policy) = (agent.name.clone(), std::sync::Arc::clone(&agent.policy));
+        let (name, policy) = (agent.name.clone(), Arc::clone(&agent.policy));
+        let names = self.acts.ledger.names(&name);
+        let slot = agent.cfg.slot;
+        let narrowed = if agent.closed == names {
+            None
+        } else if policy.is_unknown() {
+            return Err(StartError::Policy(format!(
+                "policy {} cannot be read, so no name can be blocked or unblocked",
+                policy.compiled.name
+            )));
+        } else {
+            Some(self.acts.narrowed(&name, &policy)?)
+        };
         self.write_acts(id, &name)?;
+        let fresh = match &narrowed {
+            Some(narrowed) => self.slots.lease(&mut self.kernel, narrowed)?,
+            None => slot,
+        };
         let Some(agent) = self.agents.get(&id) else { return Ok(()) };
         let base = AgentCfg {
+            slot: fresh,
             mode: agent.policy_mode(),
             generation: agent.cfg.generation.wrapping_add(1),
             ..agent.cfg
         };
         let cfg = self.acts.on(&name, base);
-        self.put_in_force(id, cfg)?;
+        if let Err(error) = self.put_in_force(id, cfg) {
+            if narrowed.is_some() {
+                self.slots.release(&mut self.kernel, fresh);
+            }
+            return Err(error);
+        }
+        if let Some(narrowed) = narrowed {
+            self.slots.release(&mut self.kernel, slot);
+            if let Some(agent) = self.agents.get_mut(&id) {
+                (agent.narrowed, agent.closed) = (narrowed, names);
+            }
+        }
         let acts = self.acts.of(&name);
         let Self { agents, followers, .. } = self;
         if let Some(agent) = agents.get_mut(&id) {
@@ -206,7 +253,7 @@ impl Engine {
         self.put_acts(id).map_err(|error| error.to_string())?;
         match &act.what {
             // Nothing is forbidden that was not before.
-            What::Block { .. } | What::Quarantine => Ok(0),
+            What::Block { .. } | What::BlockName { .. } | What::Quarantine => Ok(0),
             What::Allow(_) => match self.settle(id, Occasion::Reload) {
                 Ok(report) => Ok(report.destroyed.len()),
                 Err(error) => {

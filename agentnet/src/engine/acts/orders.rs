@@ -49,6 +49,7 @@ impl Given<'_> {
             what,
             agent: self.agent.cloned(),
             by: Some(self.by.clone()),
+            detection: None,
             reason: self.reason.clone(),
             since: Timestamp::now(),
             until,
@@ -75,6 +76,7 @@ impl Engine {
         match &order.deed {
             Deed::Block { net, seconds } => self.block(&given, *net, length(seconds)?),
             Deed::Unblock { net } => self.unblock(&given, *net),
+            Deed::UnblockName { name } => self.unblock_name(&given, name),
             Deed::Quarantine { seconds } => self.quarantine(&given, length(seconds)?),
             Deed::Release => self.release(&given),
             Deed::Allow { target, addresses, port, protocol, seconds } => {
@@ -160,6 +162,22 @@ impl Engine {
             self.acts.ledger.all().iter().filter(still).map(ToString::to_string).collect();
         acted.notes.extend(left.into_iter().map(|act| format!("what is left: {act}")));
         acted.done = format!("{} is not blocked any more", short(net));
+        self.undo(given, &act, &mut acted);
+        Ok(acted)
+    }
+
+    fn unblock_name(&mut self, given: &Given<'_>, name: &str) -> Result<Acted, Failure> {
+        let Some(act) = self.acts.ledger.block_name(given.agent, name).cloned() else {
+            let of =
+                |act: &Act| act.agent.as_ref().map_or_else(String::new, |agent| format!(" --agent {agent}"));
+            let mut same = self.acts.ledger.all().iter().filter(|act| act.blocks_name() == Some(name));
+            return Err(Failure::new(match same.next() {
+                Some(act) => format!("{act}; `agentnet unblock {name}{}` takes that back", of(act)),
+                None => format!("{name} is not blocked by its name; see `agentnet status`"),
+            }));
+        };
+        let mut acted = self.lift_all(&act)?;
+        acted.done = format!("{name} and the names below it are not blocked any more");
         self.undo(given, &act, &mut acted);
         Ok(acted)
     }
@@ -413,7 +431,7 @@ impl Engine {
     }
 
     /// Undoes an act that could not be put in force.
-    fn take_back(&mut self, act: &Act, replaced: Option<Act>, why: &[String]) -> Failure {
+    pub(super) fn take_back(&mut self, act: &Act, replaced: Option<Act>, why: &[String]) -> Failure {
         self.acts.ledger.remove(act.id);
         if let Some(replaced) = replaced {
             // There was room for it a moment ago.
@@ -428,7 +446,7 @@ impl Engine {
     }
 
     /// Closes what is forbidden now. Nobody of them talks to somebody outside of `net`, if given.
-    fn close(&self, ids: &[u32], net: Option<Net>, acted: &mut Acted) {
+    pub(super) fn close(&self, ids: &[u32], net: Option<Net>, acted: &mut Acted) {
         if net.is_some_and(|net| !is_talked_to(net)) {
             return;
         }
@@ -449,7 +467,7 @@ impl Engine {
     }
 
     /// What is answered about an act.
-    fn acted(&self, act: &Act) -> Acted {
+    pub(super) fn acted(&self, act: &Act) -> Acted {
         let agents = self.agents.values().filter(|agent| act.concerns(&agent.name));
         Acted {
             act: Some(act.clone()),
@@ -468,6 +486,12 @@ impl Engine {
 
     /// Keeps and tells what was taken back.
     fn undo(&mut self, given: &Given<'_>, act: &Act, acted: &mut Acted) {
+        if act.detection.is_some() {
+            self.detection.spare(act);
+            acted.notes.push(
+                "detection tells of it still, and does not do it again while the agent lives".to_owned(),
+            );
+        }
         let change =
             Change { by: Some(given.by), why: given.reason.as_deref(), ..Change::new(Did::Undone, act) };
         self.finish(&change, acted);

@@ -184,6 +184,7 @@ fn loopback_only(cfg: AgentCfg) -> Compiled {
         doors: crate::policy::unix::parse(exercise::DOORS).into_iter().collect(),
         resolution: crate::policy::resolvers::Resolution::default(),
         agents: Vec::new(),
+        detect: crate::detect::action::Actions::default(),
         rules: Vec::new(),
     }
 }

@@ -177,7 +177,11 @@ impl<'i, 'p> Walker<'i, 'p> {
     }
 
     pub(crate) fn table(&mut self, name: &'static str) -> Option<Walker<'i, '_>> {
-        let Some(Key { kind: Kind::Table(spec), .. }) = self.spec.key(name) else { return None };
+        let spec = match self.spec.key(name)?.kind {
+            Kind::Table(spec) => spec,
+            Kind::Detect => schema::detect(),
+            _ => return None,
+        };
         let Field::Is(value) = self.take(name) else { return None };
         let span = value.span();
         match value.into_inner() {
@@ -260,7 +264,7 @@ impl Kind {
                 | Self::Suffixes,
                 DeValue::Array(_),
             )
-            | (Self::Table(_), DeValue::Table(_)) => true,
+            | (Self::Table(_) | Self::Detect, DeValue::Table(_)) => true,
             (Self::Tables(_), DeValue::Array(list)) => {
                 list.iter().all(|item| matches!(item.get_ref(), DeValue::Table(_)))
             }
@@ -291,6 +295,7 @@ impl Kind {
                 ("a list", format!("write {name} = [\"{example}\"]"))
             }
             Self::Table(table) => ("a table", format!("write {} above its keys", table.name)),
+            Self::Detect => ("a table", "write [detect.dns_tunnel] above its keys".to_owned()),
             Self::Tables(table) => ("a list of tables", format!("begin each with {}", table.name)),
             Self::NotEnforced => ("nothing", format!("remove {name}")),
         }

@@ -42,10 +42,11 @@ sni = "required"
 
 [budget]
 egress = "200 MiB/1h"
-
-[detect.dns_tunnel]
-action = "block"
 "#,
+    ),
+    (
+        "detect",
+        "[detect.dns_tunel]\naction = \"block\"\n[detect.dga]\naction = \"stop\"\n[detect.dns_tunnel]\n",
     ),
     (
         "wrong_type",

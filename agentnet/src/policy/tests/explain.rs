@@ -169,7 +169,7 @@ fn what_is_suggested_allows_it() {
         let endpoint = Endpoint::new(Addr::from(ip), port, protocol);
         let suggestion = policy.explain(&endpoint, policy.scope(ip)).suggestion.unwrap();
         let text = format!("{POLICY}\n{suggestion}");
-        let better = Policy::from_text("better.toml", &text, &policy.local).unwrap();
+        let better = Policy::from_text("better.toml", &text, &policy.host.local).unwrap();
         let explanation = better.explain(&endpoint, better.scope(ip));
         assert!(explanation.rule.is_some(), "{suggestion}\n{explanation}");
         tried += 1;

@@ -140,16 +140,36 @@ fn rules_know_where_they_are_written() {
     assert!(policy.compiled.rules.iter().enumerate().all(|(at, rule)| usize::from(rule.id.0) == at));
 }
 
+/// What docs/policy.md has between its markers: a row for each kind of finding.
+#[test]
+fn the_reference_has_every_kind_of_finding() {
+    let reference = include_str!("../../../../docs/policy.md");
+    let rows = crate::detect::REGISTRY.iter().map(|row| {
+        let blocked = if row.blocked.is_empty() { "nothing" } else { row.blocked };
+        format!("| `{}` | {} | {blocked} |\n", row.kind.label(), row.doc.trim_end_matches('.'))
+    });
+    let table = format!("<!-- kinds: begin -->\n{}<!-- kinds: end -->", rows.collect::<String>());
+    assert!(reference.contains(&table), "docs/policy.md lacks:\n{table}");
+}
+
 #[test]
 fn the_reference_names_every_key_code_and_special_network() {
     let reference = include_str!("../../../../docs/policy.md");
-    let tables =
-        [&schema::POLICY, &schema::EGRESS, &schema::ALLOW, &schema::DENY, &schema::LOCAL, &schema::DNS];
+    let tables = [
+        &schema::POLICY,
+        &schema::EGRESS,
+        &schema::ALLOW,
+        &schema::DENY,
+        &schema::LOCAL,
+        &schema::DNS,
+        &schema::DETECTOR,
+    ];
     let keys = tables.iter().flat_map(|table| table.keys).map(|key| key.name.to_owned());
+    let kinds = schema::detect().keys.iter().map(|key| key.name.to_owned());
     let codes = Code::ALL.iter().map(|code| code.label().to_owned());
     let networks = special::SPECIAL.iter().map(|special| special.net.to_string());
     let presets = presets::names().map(str::to_owned);
-    for word in keys.chain(codes).chain(networks).chain(presets) {
+    for word in keys.chain(kinds).chain(codes).chain(networks).chain(presets) {
         let written =
             [format!("`{word}`"), format!("`[{word}]`"), format!("`[[{word}]]`"), format!(".{word}]]`")];
         assert!(written.iter().any(|form| reference.contains(form)), "docs/policy.md lacks {word}");

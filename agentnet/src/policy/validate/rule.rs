@@ -52,6 +52,19 @@ pub struct Rule {
 }
 
 impl Rule {
+    /// A rule that denies everything at `pattern`, which stands in `file`.
+    pub(in crate::policy) fn deny_all(pattern: Pattern, file: FileId) -> Self {
+        let place = Place { file, span: 0..0 };
+        Self {
+            effect: Effect::Deny,
+            target: Target::Name(pattern),
+            protocols: TCP | UDP | ICMP,
+            ports: PortSet::all(),
+            target_place: place.clone(),
+            place,
+        }
+    }
+
     /// What it is about, without the target.
     pub fn traffic(&self) -> Traffic {
         Traffic::new(self.protocols, &self.ports)
