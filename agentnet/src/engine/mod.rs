@@ -1,7 +1,7 @@
 //! The engine of a running agentnet: one task owns all mutable state.
 //!
 //! [`state`] is what it knows, [`serve`] the loop that feeds it, `answer` what clients may ask. An agent is put under
-//! its policy by [`start`] or [`attach`] and taken down by [`end`]; `reload` changes its policy. [`process`]
+//! its policy by [`start`] or [`attach`] and taken down by `end`; `reload` changes its policy. [`process`]
 //! makes an engine for one agent a process of its own, [`daemon`] is the one that stays. [`host`] clears
 //! up after engines that died.
 

