@@ -1,6 +1,6 @@
 //! `agentnet alerts --follow` and `flows --follow`: what happens, as it happens.
 
-use std::{net::SocketAddr, path::Path, process::Command};
+use std::{fs, net::SocketAddr, path::Path, process::Command};
 
 use agentnet_tests::{
     eventually::{DEADLINE, eventually},
@@ -8,7 +8,7 @@ use agentnet_tests::{
         Lab,
         agent::{Agent, NOBODY, STORE, STRANGER},
         child::{agentnet, agentnet_binary, finish, wait},
-        daemon::{READERS, Served},
+        daemon::{Daemon, READERS, Served},
         expect::{EPERM, Expected, Said},
         follower::{Follower, ensure_no_repetition},
         found::Found,
@@ -139,6 +139,19 @@ fn the_daemons_alerts_are_for_the_group_of_readers() -> Result<()> {
     daemon.ensure_no_agents()
 }
 
+/// Waits until somebody is connected to the daemon.
+fn ensure_followed(daemon: &Daemon) -> Result<()> {
+    let sockets = format!("/proc/{}/net/unix", daemon.pid()?.as_raw_nonzero());
+    eventually(DEADLINE, "the daemon is followed", || {
+        let listed = fs::read_to_string(&sockets).map_err(|error| error.to_string())?;
+        // `SS_CONNECTED` (include/uapi/linux/net.h) at the daemon's end, which alone has the name.
+        let connected = |line: &str| {
+            line.split_whitespace().nth(5) == Some("03") && line.ends_with("/daemon/control.sock")
+        };
+        if listed.lines().any(connected) { Ok(()) } else { Err(listed) }
+    })
+}
+
 /// What is refused while there is no daemon is told by the next one, and what one wrote in the moment of its
 /// death is read from its log.
 #[test]
@@ -152,6 +165,8 @@ fn a_daemon_that_restarts_is_followed_on() -> Result<()> {
         let port = 1000 + round * 10;
         attempt_denied(&found, port)?;
         follower.ensure_shows(&found.name, port)?;
+        // What was shown may be from the log.
+        ensure_followed(&daemon)?;
         attempt_denied(&found, port + 1)?;
         daemon.kill()?;
         follower.ensure_says("the daemon is gone")?;
