@@ -29,41 +29,41 @@ pub fn config() -> Option<&'static AgentCfg> {
     cfg.is_configured().then_some(cfg)
 }
 
+/// What `map`, a storage of sockets with values of this type, has of `sk`; made if `create` and not there yet.
+#[inline(always)]
+fn stored<T>(map: *mut c_void, sk: *mut c_void, create: bool) -> Option<&'static mut T> {
+    let flags = if create { u64::from(BPF_SK_STORAGE_GET_F_CREATE) } else { 0 };
+    // SAFETY: the verifier checks `sk`; the returned storage lives as long as the socket, which outlives
+    // this run. Two CPUs may work on one socket: fields are integers, and no verdict rests on several of
+    // them but for TCP, which holds the socket's lock.
+    unsafe { bpf_sk_storage_get(map, sk, ptr::null_mut(), flags).cast::<T>().as_mut() }
+}
+
 /// What is remembered with `sk`; made if `create` and not there yet.
 ///
 /// `sk` must be a socket pointer that the verifier knows not to be null.
 #[inline(always)]
 pub fn sock_state(sk: *mut c_void, create: bool) -> Option<&'static mut SockState> {
-    let flags = if create { u64::from(BPF_SK_STORAGE_GET_F_CREATE) } else { 0 };
-    // SAFETY: the verifier checks `sk`; the returned storage lives as long as the socket, which outlives
-    // this run. Two CPUs may work on one socket: fields are integers, and no verdict rests on several of
-    // them but for TCP, which holds the socket's lock.
-    unsafe { bpf_sk_storage_get(SOCK.as_ptr(), sk, ptr::null_mut(), flags).cast::<SockState>().as_mut() }
+    stored(SOCK.as_ptr(), sk, create)
 }
 
 /// Whom the UDP socket `sk` may answer; made if `create` and not there yet. `sk` as for [`sock_state`].
 #[inline(always)]
 pub fn udp_peers(sk: *mut c_void, create: bool) -> Option<&'static mut UdpPeers> {
-    let flags = if create { u64::from(BPF_SK_STORAGE_GET_F_CREATE) } else { 0 };
-    // SAFETY: as for `sock_state`.
-    unsafe { bpf_sk_storage_get(PEERS.as_ptr(), sk, ptr::null_mut(), flags).cast::<UdpPeers>().as_mut() }
+    stored(PEERS.as_ptr(), sk, create)
 }
 
 /// The queries of the socket `sk`; made if `create` and not there yet. `sk` as for [`sock_state`].
 #[inline(always)]
 pub fn queries(sk: *mut c_void, create: bool) -> Option<&'static mut Queries> {
-    let flags = if create { u64::from(BPF_SK_STORAGE_GET_F_CREATE) } else { 0 };
-    // SAFETY: as for `sock_state`.
-    unsafe { bpf_sk_storage_get(QUERIES.as_ptr(), sk, ptr::null_mut(), flags).cast::<Queries>().as_mut() }
+    stored(QUERIES.as_ptr(), sk, create)
 }
 
 /// What was judged of the connection `sk` to a resolver; made if `create` and not there yet. `sk` as for
 /// [`sock_state`].
 #[inline(always)]
 pub fn dialog(sk: *mut c_void, create: bool) -> Option<&'static mut Dialog> {
-    let flags = if create { u64::from(BPF_SK_STORAGE_GET_F_CREATE) } else { 0 };
-    // SAFETY: as for `sock_state`.
-    unsafe { bpf_sk_storage_get(DIALOG.as_ptr(), sk, ptr::null_mut(), flags).cast::<Dialog>().as_mut() }
+    stored(DIALOG.as_ptr(), sk, create)
 }
 
 /// Remembers who connected the TCP socket `flow`.

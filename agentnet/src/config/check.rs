@@ -89,17 +89,15 @@ fn selected(hierarchy: &Hierarchy, policies: &[(PathBuf, Result<Policy, Diagnost
     let selectors = Selectors::new(rules.collect());
     let own = hierarchy.of(rustix::process::getpid().as_raw_nonzero().get());
     let own = own.map_or_else(|_| PathBuf::new(), |own| own.path().to_owned());
-    let mut found = Vec::new();
-    let mut governed: Vec<(PathBuf, usize)> = Vec::new();
+    let mut found: Vec<Selected> = Vec::new();
     for cgroup in selectors.there(hierarchy) {
-        let above = governed.iter().map(|(path, policy)| (path.as_path(), policy));
-        for Match { policy, selector, .. } in selectors.due(hierarchy, &own, &cgroup, above) {
+        let above = found.iter().map(|found| (found.cgroup.as_path(), &found.policy));
+        let due = selectors.due(hierarchy, &own, &cgroup, above);
+        found.extend(due.into_iter().map(|Match { policy, selector, .. }| {
+            // What cannot be told is not called early.
             let late = timing(&Cgroup::at(&cgroup), false).map_or(true, |timing| timing == Timing::Late);
-            found.push(Selected { policy, selector, cgroup: cgroup.clone(), late });
-        }
-        governed.extend(
-            found.iter().filter(|found| found.cgroup == cgroup).map(|found| (cgroup.clone(), found.policy)),
-        );
+            Selected { policy, selector, cgroup: cgroup.clone(), late }
+        }));
     }
     found
 }

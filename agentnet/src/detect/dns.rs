@@ -19,6 +19,8 @@ use super::{
 pub mod framing;
 mod grammar;
 
+pub(super) use self::grammar::is_free;
+
 /// Records of a message that are looked at: what is behind is a [`Fault::TooMany`].
 const RECORDS: usize = 512;
 /// Bytes of an option that no option in use needs.

@@ -1,7 +1,7 @@
 //! D3: the way back. Answers that carry data, and types that are asked for only to get it.
 
 use super::{
-    dns::rtype,
+    dns::is_free,
     domains::BaseKind,
     evidence::{self, Evidence},
     finding::{Statement, Strength},
@@ -33,7 +33,7 @@ impl Detector for DnsAnswer {
 
     fn on_dns(&self, scene: &mut Scene<'_, '_>, dns: &DnsScene<'_>) {
         let opaque = dns.view.answer.map_or(0, |answer| answer.opaque);
-        let carries = dns.view.is_query && is_carrier(dns.view.rtype);
+        let carries = dns.view.is_query && is_free(dns.view.rtype);
         if (opaque == 0 && !carries) || dns.infrastructure || dns.base.kind == BaseKind::Reverse {
             return;
         }
@@ -82,20 +82,6 @@ impl Detector for DnsAnswer {
             }
         });
     }
-}
-
-/// Types that programs ask for seldom, and tunnels always.
-const fn is_carrier(rtype: u16) -> bool {
-    matches!(
-        rtype,
-        rtype::TXT
-            | rtype::NULL
-            | rtype::KEY
-            | rtype::SPF
-            | rtype::CERT
-            | rtype::OPENPGPKEY
-            | rtype::PRIVATE..
-    )
 }
 
 /// The name of a type, or its number as RFC 3597 writes it.

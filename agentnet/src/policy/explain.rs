@@ -86,6 +86,23 @@ fn protocol_word(number: u8) -> Option<&'static str> {
     schema::PROTOCOLS.iter().find(|choice| choice.code == set).map(|choice| choice.word)
 }
 
+impl Explanation<'_> {
+    /// The verdict alone.
+    const fn new(what: String, verdict: Verdict) -> Self {
+        Self {
+            what,
+            verdict,
+            rule: None,
+            deny_rule: None,
+            special: None,
+            near: None,
+            note: None,
+            preset: None,
+            suggestion: None,
+        }
+    }
+}
+
 impl Policy {
     /// Explains the verdict about `endpoint`, which is where `scope` says.
     pub fn explain(&self, endpoint: &Endpoint, scope: Scope) -> Explanation<'_> {
@@ -95,23 +112,14 @@ impl Policy {
         let host = Net::of(endpoint.addr, 128);
         let set = protocols::of(endpoint.protocol);
         let has_ports = set != protocols::ICMP;
-        let mut explanation = Explanation {
-            what: match protocol_word(endpoint.protocol) {
-                Some(word) if has_ports => {
-                    format!("{word} {}", std::net::SocketAddr::new(ip, endpoint.port))
-                }
-                Some(word) => format!("{word} {ip}"),
-                None => format!("protocol {} to {ip}", endpoint.protocol),
-            },
-            verdict,
-            rule: None,
-            deny_rule: None,
-            special: None,
-            near: None,
-            note: None,
-            preset: None,
-            suggestion: None,
+        let what = match protocol_word(endpoint.protocol) {
+            Some(word) if has_ports => {
+                format!("{word} {}", std::net::SocketAddr::new(ip, endpoint.port))
+            }
+            Some(word) => format!("{word} {ip}"),
+            None => format!("protocol {} to {ip}", endpoint.protocol),
         };
+        let mut explanation = Explanation::new(what, verdict);
         let reason = match verdict {
             Verdict::Allow(id) => {
                 explanation.rule = self.compiled.rule(id);
@@ -168,21 +176,9 @@ impl Policy {
         let verdict = verdict::decide_name(&self.compiled, 0, &key, protocol, port);
         let set = protocols::of(protocol);
         let word = protocol_word(protocol).unwrap_or("protocol without name");
-        let mut explanation = Explanation {
-            what: if set == protocols::ICMP {
-                format!("{word} {name}")
-            } else {
-                format!("{word} {name}:{port}")
-            },
-            verdict,
-            rule: None,
-            deny_rule: None,
-            special: None,
-            near: None,
-            note: None,
-            preset: None,
-            suggestion: None,
-        };
+        let what =
+            if set == protocols::ICMP { format!("{word} {name}") } else { format!("{word} {name}:{port}") };
+        let mut explanation = Explanation::new(what, verdict);
         if let Verdict::Allow(id) = verdict {
             explanation.rule = self.compiled.rule(id);
             explanation.note = Some(self.note_on_allowed());
@@ -217,20 +213,11 @@ impl Policy {
         let name = door_name(text)?;
         let known = Known::of(text);
         let verdict = door::decide(&self.compiled, &self.compiled.agent_cfg(1, 0, 0), &name);
-        let mut explanation = Explanation {
-            what: match known {
-                Some(known) => format!("unix {text} ({})", known.what),
-                None => format!("unix {text}"),
-            },
-            verdict,
-            rule: None,
-            deny_rule: None,
-            special: None,
-            near: None,
-            note: None,
-            preset: None,
-            suggestion: None,
+        let what = match known {
+            Some(known) => format!("unix {text} ({})", known.what),
+            None => format!("unix {text}"),
         };
+        let mut explanation = Explanation::new(what, verdict);
         if matches!(verdict, Verdict::Deny(_)) {
             explanation.note = known.and_then(|known| known.reach.caution()).map(Cow::from);
             explanation.suggestion = unix_suggestion(text);

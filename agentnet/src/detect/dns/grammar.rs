@@ -52,8 +52,9 @@ const MAX_KNOWN: usize = 900;
 /// A target in a CNAME, MX, NS, PTR or SRV record longer than names of servers are.
 const LONG_TARGET: usize = 100;
 
-/// Whether data of this type is free for its sender to choose: text, keys, anything.
-pub(super) const fn is_free(rtype: u16) -> bool {
+/// Whether data of this type is free for its sender to choose: text, keys, anything. Programs ask for such types seldom,
+/// and tunnels always.
+pub(in crate::detect) const fn is_free(rtype: u16) -> bool {
     matches!(
         rtype,
         rtype::TXT
