@@ -83,11 +83,12 @@ impl Explain for Explainer {
             // Of a name of one label nobody knows whether it was meant.
             .find(|meant| meant.contains('.'));
         let explanation = self.policy.explain_name(meant.unwrap_or(name), protocol::TCP, HTTPS).ok()?;
-        let mut suggestion = explanation.suggestion;
-        if let (Some(suggestion), Some(_)) = (&mut suggestion, meant) {
-            suggestion.insert_str(0, &format!("# asked for as {name}\n"));
-        }
-        Some(Explained { rule: explanation.deny_rule.map(reference), near: None, special: None, suggestion })
+        Some(Explained {
+            rule: explanation.deny_rule.map(reference),
+            near: None,
+            special: None,
+            suggestion: explanation.suggestion,
+        })
     }
 }
 
