@@ -176,10 +176,19 @@ wire! {
         pub rule: u16,
         /// Set of protocols, see [`protocols`]; ports do not matter to ICMP.
         pub protocols: u8,
-        /// Zero.
-        pub pad: u8,
+        /// What a TCP connection that a name opens has to speak, `SPEAKS_*`.
+        pub speaks: u8,
     }
 }
+
+/// TLS, with the name of the server in the clear (RFC 6066, 3), whose rule is one that opened the address.
+pub const SPEAKS_TLS: u8 = 1;
+/// HTTP/1 (RFC 9112), whose requests have such a name as their host.
+pub const SPEAKS_HTTP: u8 = 2;
+/// TLS without a name may pass (`sni = "off"`); one that is there is held to the rules all the same.
+pub const SPEAKS_UNNAMED: u8 = 4;
+/// TLS with an encrypted ClientHello may pass (`ech = "allow"`): of its two names the outer one is held to the rules.
+pub const SPEAKS_ECH: u8 = 8;
 
 /// The node is inside a special-purpose network (RFC 6890 and the clouds' metadata addresses).
 pub const RULESET_SPECIAL: u16 = 1;

@@ -170,13 +170,17 @@ fn selectors_change_with_their_policies() -> Result<()> {
     let reloaded = daemon.ask(&["reload"])?;
     ensure!(!reloaded.status.success() && reloaded.stderr.contains("moed"), "{reloaded:?}");
     two.expect(&reverse())?;
-    ensure!(states(&daemon, &two.name)?.contains(&"kept".to_owned()));
+    eventually(DEADLINE, "that it stays as it was is told", || {
+        let states = states(&daemon, &two.name).map_err(|error| error.to_string())?;
+        if states.contains(&"kept".to_owned()) { Ok(()) } else { Err(format!("{states:?}")) }
+    })?;
 
-    // From one policy to the other without a moment in between.
-    daemon.write_policy("two", &opposite().text())?;
+    // From one policy to the other without a moment in between. The daemon may read the directory at any moment:
+    // with both selecting it the first has it, with none it would be let go.
     let widened =
         format!("{}\n[[agents]]\ncgroup = {:?}\n", selecting(&Policy::standard(), &place(&one)), place(&two));
     daemon.write_policy("one", &widened)?;
+    daemon.write_policy("two", &opposite().text())?;
     daemon.tell(&["reload"])?;
     two.expect(&standard())?;
     ensure!(!states(&daemon, &two.name)?.contains(&"detached".to_owned()), "it was let go in between");
