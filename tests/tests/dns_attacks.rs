@@ -10,7 +10,7 @@ use agentnet_tests::{
         policy::Policy,
         resolver::{A, AAAA, Record, Resolver, answer, query, wire_name},
         server::Transport,
-        watched::Watched,
+        watched::{Watched, script_ungoverned},
     },
     probe::{
         dns::Attack,
@@ -122,11 +122,16 @@ fn a_verdict_is_not_for_what_came_before(
     #[values(false, true)] held: bool,
 ) -> Result<()> {
     let lab = Lab::new()?;
+    let (good, evil) = (framed(&query(7, NAME, kind(family))), framed(&query(9, OTHER, kind(family))));
+    let (free, to) = remote(&lab, family)?;
+    let attack = Step::Attack(Attack::Early { to, first: evil, held, then: good.clone() });
+    let came = script_ungoverned(&lab, std::slice::from_ref(&attack))?;
+    ensure!(free.asked_for(&wire_name(OTHER)) == 1, "it fails by itself: {came:?} {:?}", free.asked());
+    drop(free);
     let (resolver, to) = remote(&lab, family)?;
     let watched = Watched::new(&lab, &remote_policy(family))?;
-    let (good, evil) = (framed(&query(7, NAME, kind(family))), framed(&query(9, OTHER, kind(family))));
     let came = watched.script(&[
-        Step::Attack(Attack::Early { to, first: evil, held, then: good.clone() }),
+        attack,
         Step::Stream { to, parts: vec![good], expect: 2 },
     ])?;
     ensure!(resolver.asked_for(&wire_name(OTHER)) == 0, "{came:?} {:?}", resolver.asked());

@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 use super::{netns::Namespace, server::Transport};
+use crate::sys;
 
 /// Bytes of a header (RFC 1035, 4.1.1).
 const HEADER: usize = 12;
@@ -212,18 +213,20 @@ fn serve(
             }
             while let Ok((stream, _)) = tcp.accept() {
                 stream.set_nonblocking(true)?;
+                // Urgent data counts as well.
+                sys::set_int(&stream, libc::SOL_SOCKET, libc::SO_OOBINLINE, 1)?;
                 connections.push((stream, Vec::new()));
             }
         }
         connections.retain_mut(|(stream, pending)| {
-            loop {
+            // What came before the end counts, too.
+            let goes_on = loop {
                 match stream.read(&mut buffer) {
-                    Ok(0) => return false,
+                    Ok(0) => break false,
                     Ok(length) => pending.extend(&buffer[..length]),
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                    Err(_) => return false,
+                    Err(error) => break error.kind() == ErrorKind::WouldBlock,
                 }
-            }
+            };
             while pending.len() >= 2 {
                 let length = usize::from(u16::from_be_bytes([pending[0], pending[1]]));
                 if pending.len() < 2 + length {
@@ -236,7 +239,7 @@ fn serve(
                     let _ = stream.write_all(&[&length.to_be_bytes(), message.as_slice()].concat());
                 }
             }
-            true
+            goes_on
         });
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -88,15 +88,7 @@ impl<'a> Watched<'a> {
     /// # Errors
     /// If it fails.
     pub fn script(&self, steps: &[Step]) -> Result<Vec<Came>> {
-        let file = tempfile::NamedTempFile::new()?;
-        serde_json::to_writer(&file, steps)?;
-        let mut command = Command::new(probe_binary()?);
-        command.arg("script").arg(file.path());
-        self.hosts.agent.attach(&mut command);
-        join_cgroup(&mut command, &self.cgroup)?;
-        let finished = finish(command, None)?;
-        ensure!(finished.status.success(), "{finished:?}");
-        finished.stdout.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+        script(self.hosts, Some(&self.cgroup), steps)
     }
 
     /// Starts the probe in the cgroup and waits until it says that it is ready.
@@ -174,6 +166,28 @@ impl<'a> Watched<'a> {
     pub fn counters(&self) -> Result<AgentCounters> {
         Ok(self.kernel.counters(self.cfg.agent)?)
     }
+}
+
+/// Runs a script where agents run, without agentnet: what fails by itself proves nothing. What came of each step.
+///
+/// # Errors
+/// If the probe fails.
+pub fn script_ungoverned(hosts: &Hosts, steps: &[Step]) -> Result<Vec<Came>> {
+    script(hosts, None, steps)
+}
+
+fn script(hosts: &Hosts, cgroup: Option<&Path>, steps: &[Step]) -> Result<Vec<Came>> {
+    let file = tempfile::NamedTempFile::new()?;
+    serde_json::to_writer(&file, steps)?;
+    let mut command = Command::new(probe_binary()?);
+    command.arg("script").arg(file.path());
+    hosts.agent.attach(&mut command);
+    if let Some(cgroup) = cgroup {
+        join_cgroup(&mut command, cgroup)?;
+    }
+    let finished = finish(command, None)?;
+    ensure!(finished.status.success(), "{finished:?}");
+    finished.stdout.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
 }
 
 impl Drop for Watched<'_> {

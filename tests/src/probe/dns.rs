@@ -9,7 +9,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::script::Failed;
+use super::{
+    script::Failed,
+    ways::{Flip, Sending, Way, tcp, udp},
+};
 use crate::{
     lab::netlink::Netlink,
     sys::{self, PATIENCE, RawAddr},
@@ -87,6 +90,30 @@ pub enum Attack {
         /// The queries.
         messages: Vec<Vec<u8>>,
     },
+    /// A message by one of many ways, see [`Way`].
+    By {
+        /// The way.
+        way: Way,
+        /// The resolver.
+        to: SocketAddr,
+        /// Where else the agent may send.
+        via: SocketAddr,
+        /// A query that may leave.
+        good: Vec<u8>,
+        /// The message.
+        message: Vec<u8>,
+    },
+    /// A message that changes while it is sent, see [`Flip`]; how many calls succeeded, in four bytes.
+    Flipped {
+        /// How it is sent.
+        flip: Flip,
+        /// Where to.
+        to: SocketAddr,
+        /// Its two forms, of the same length.
+        forms: (Vec<u8>, Vec<u8>),
+        /// How often.
+        rounds: usize,
+    },
     /// Urgent data on a new connection.
     Urgent {
         /// Where to.
@@ -127,6 +154,10 @@ impl Attack {
             }
             Self::Abroad { to, message, answer } => abroad(*to, message, answer),
             Self::All { to, messages } => all(*to, messages),
+            Self::By { way, to, via, good, message } => {
+                way.send(&Sending { to: *to, via: *via, good, message }).map(|()| Vec::new())
+            }
+            Self::Flipped { flip, to, forms: (one, other), rounds } => flip.run(*to, (one, other), *rounds),
             Self::Urgent { to, message } => {
                 let fd = tcp(*to)?;
                 sys::connect(&fd, *to).map_err(|error| ("connect", error))?;
@@ -135,14 +166,6 @@ impl Attack {
             }
         }
     }
-}
-
-fn udp(to: SocketAddr) -> Result<std::os::fd::OwnedFd, Failed> {
-    sys::socket(sys::family(to), libc::SOCK_DGRAM, libc::IPPROTO_UDP).map_err(|error| ("socket", error))
-}
-
-fn tcp(to: SocketAddr) -> Result<std::os::fd::OwnedFd, Failed> {
-    sys::socket(sys::family(to), libc::SOCK_STREAM, libc::IPPROTO_TCP).map_err(|error| ("socket", error))
 }
 
 fn answer(fd: &impl std::os::fd::AsFd) -> Result<Vec<u8>, Failed> {

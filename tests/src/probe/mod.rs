@@ -21,6 +21,7 @@ pub mod tcp;
 pub mod tun;
 pub mod udp;
 pub mod uring;
+pub mod ways;
 
 use std::{io, net::SocketAddr};
 

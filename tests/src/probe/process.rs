@@ -50,17 +50,7 @@ pub const OPERATIONS: &[Operation] = &[
         "nested-cgroup-send",
         Trace::Marker,
         "from a cgroup below, made for the purpose",
-        |args| {
-            let root = cgroup_mount()?;
-            let own = own_cgroup(&root)?;
-            let child = own.join(format!("probe-{}", std::process::id()));
-            fs::create_dir(&child).step("mkdir")?;
-            fs::write(child.join("cgroup.procs"), "0").step("cgroup.procs")?;
-            let sent = tcp::plain(args).and_then(|_| udp::sendto(args));
-            let _ = fs::write(own.join("cgroup.procs"), "0");
-            let _ = fs::remove_dir(&child);
-            sent
-        },
+        |args| in_nested_cgroup(|| tcp::plain(args).and_then(|_| udp::sendto(args))),
     )
     .privileged(),
     Operation::new(
@@ -88,6 +78,19 @@ pub const OPERATIONS: &[Operation] = &[
     .privileged(),
     Operation::new("bpf-links", Trace::Nothing, "bpf(BPF_LINK_GET_NEXT_ID)", |_| bpf_links()).privileged(),
 ];
+
+/// Does something in a cgroup below, made for the purpose, and comes back.
+pub(super) fn in_nested_cgroup(body: impl FnOnce() -> Outcome) -> Outcome {
+    let root = cgroup_mount()?;
+    let own = own_cgroup(&root)?;
+    let child = own.join(format!("probe-{}", std::process::id()));
+    fs::create_dir(&child).step("mkdir")?;
+    fs::write(child.join("cgroup.procs"), "0").step("cgroup.procs")?;
+    let done = body();
+    let _ = fs::write(own.join("cgroup.procs"), "0");
+    let _ = fs::remove_dir(&child);
+    done
+}
 
 fn orphan(args: &Args) -> Outcome {
     let (reader, writer) = rustix::pipe::pipe().step("pipe")?;
