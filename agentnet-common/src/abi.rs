@@ -597,6 +597,10 @@ wire! {
 /// Queries of a socket that are waited for at the same time, a power of two.
 pub const QUERIES_OPEN: usize = 64;
 
+/// How long an answer is waited for, nanoseconds. No client waits longer: glibc's limit for `timeout:` is 30 seconds
+/// (`RES_MAXRETRANS`, resolv.h).
+pub const QUERY_PATIENCE: u64 = 30_000_000_000;
+
 wire! {
     /// A query that an answer is waited for.
     #[derive(Default)]

@@ -212,7 +212,7 @@ fn learn_stream(
     }
     let fresh = payload - skip;
     let have = core::hint::black_box(dialog.have) & (DIALOG_BYTES as u32 - 1);
-    if fresh > DIALOG_BYTES as u32 / 2 || have > DIALOG_BYTES as u32 / 2 {
+    if fresh > DIALOG_BYTES as u32 / 2 || have >= DIALOG_BYTES as u32 / 2 {
         return Err(Reason::DnsRoom);
     }
     let have = have & (DIALOG_BYTES as u32 / 2 - 1);

@@ -4,7 +4,7 @@
 use agentnet_common::{
     abi::{
         ASKS_DNS, AgentCfg, Dialog, JUDGED_BYTES, JUDGED_STEP, MODE_AUDIT, QUERIES_OPEN, QUERY_BYTES,
-        Queries, Query, Scratch,
+        QUERY_PATIENCE, Queries, Query, Scratch,
     },
     addr::{Endpoint, protocol},
     event::{Hook, Way},
@@ -283,7 +283,9 @@ pub extern "C" fn an_awaited(queries: *const Queries, server: *const Endpoint, i
     let (Some(queries), Some(server)) = (unsafe { (queries.as_ref(), server.as_ref()) }) else { return none };
     let open = queries.open.as_ptr();
     let (port, server) = (server.port.into(), server.addr.words);
-    let mut search = Search { open, id, port, server, place: none as u32, oldest: 0 };
+    // SAFETY: no arguments.
+    let oldest = unsafe { bpf_ktime_get_ns() }.saturating_sub(QUERY_PATIENCE);
+    let mut search = Search { open, id, port, server, place: none as u32, oldest };
     // SAFETY: the callback has the signature that the helper wants, and the context is of the type it takes.
     unsafe { bpf_loop(QUERIES_OPEN as u32, find_awaited as *mut _, (&raw mut search).cast(), 0) };
     search.place.into()
@@ -293,6 +295,7 @@ pub extern "C" fn an_awaited(queries: *const Queries, server: *const Endpoint, i
 #[repr(C)]
 struct Search {
     open: *const Query,
+    /// The time of the oldest that was found, or that may be.
     oldest: u64,
     id: u32,
     port: u32,
@@ -331,7 +334,8 @@ extern "C" fn find_awaited(index: u32, search: *mut core::ffi::c_void) -> core::
     let known = query_at(search, index);
     // NAT may have rewritten the port on one of the ways.
     let port = search.port == u32::from(DNS_PORT) || search.port == u32::from(known.port);
-    if known.name != 0 && u32::from(known.id) == search.id && known.server == search.server && port {
+    let waits = known.name != 0 && known.time >= search.oldest;
+    if waits && u32::from(known.id) == search.id && known.server == search.server && port {
         search.place = index;
         return 1;
     }

@@ -2,14 +2,23 @@
 
 use std::{
     collections::BTreeSet,
+    ffi::CString,
     io,
-    os::fd::{FromRawFd as _, OwnedFd},
+    os::{
+        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
 };
 
 use anyhow::Result;
 
 use crate::sys;
 
+const MAP_LOOKUP_ELEM: libc::c_long = 1;
+const MAP_UPDATE_ELEM: libc::c_long = 2;
+const OBJ_GET: libc::c_long = 7;
+const MAP_GET_FD_BY_ID: libc::c_long = 14;
 /// `BPF_PROG_LOAD`.
 pub const PROG_LOAD: libc::c_long = 5;
 /// `BPF_LINK_CREATE`.
@@ -36,8 +45,8 @@ pub struct CgroupLink {
 /// # Errors
 /// As the call.
 pub fn bpf(command: libc::c_long, attributes: &mut [u32; 32]) -> io::Result<i32> {
-    // SAFETY: the attributes are readable and writable for their size; commands used here follow no other
-    // pointer than the one that `info` sets.
+    // SAFETY: the attributes are readable and writable for their size; what pointers in them point to, their setters
+    // keep alive and large enough.
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), size_of_val(attributes)) };
     Ok(i32::try_from(sys::check(result)?).unwrap_or(-1))
@@ -103,4 +112,63 @@ fn info(id: u32) -> io::Result<Option<CgroupLink>> {
 /// The programs of a set of links.
 pub fn programs(links: &[CgroupLink]) -> BTreeSet<u32> {
     links.iter().map(|link| link.program).collect()
+}
+
+/// A map of the kernel programs, as bytes: for what a test has to turn that nobody else may, time above all.
+pub struct Map(OwnedFd);
+
+impl Map {
+    /// Opens a pinned one.
+    ///
+    /// # Errors
+    /// As bpf(2).
+    pub fn open(pin: &Path) -> Result<Self> {
+        let path = CString::new(pin.as_os_str().as_bytes())?;
+        let mut attributes = [0; 32];
+        set_pointer(&mut attributes, 0, path.as_ptr());
+        Self::of(bpf(OBJ_GET, &mut attributes)?)
+    }
+
+    #[expect(clippy::unnecessary_wraps, reason = "ends what can fail")]
+    fn of(fd: i32) -> Result<Self> {
+        // SAFETY: the kernel has just given us this descriptor.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// The map that is an element of this one.
+    ///
+    /// # Errors
+    /// As bpf(2).
+    pub fn inner(&self, key: &[u8]) -> Result<Self> {
+        let id = self.get(key, 4)?;
+        let mut attributes = [0; 32];
+        attributes[0] = u32::from_ne_bytes([id[0], id[1], id[2], id[3]]);
+        Self::of(bpf(MAP_GET_FD_BY_ID, &mut attributes)?)
+    }
+
+    /// An element, whose size must be that of the map's values.
+    ///
+    /// # Errors
+    /// As bpf(2).
+    pub fn get(&self, key: &[u8], size: usize) -> Result<Vec<u8>> {
+        let mut value = vec![0_u8; size];
+        self.element(MAP_LOOKUP_ELEM, key, value.as_mut_ptr())?;
+        Ok(value)
+    }
+
+    /// Writes an element, whose size must be that of the map's values.
+    ///
+    /// # Errors
+    /// As bpf(2).
+    pub fn set(&self, key: &[u8], value: &[u8]) -> Result<()> {
+        self.element(MAP_UPDATE_ELEM, key, value.as_ptr().cast_mut())
+    }
+
+    fn element(&self, command: libc::c_long, key: &[u8], value: *mut u8) -> Result<()> {
+        let mut attributes = [0; 32];
+        attributes[0] = self.0.as_raw_fd().unsigned_abs();
+        set_pointer(&mut attributes, 2, key.as_ptr());
+        set_pointer(&mut attributes, 4, value);
+        Ok(bpf(command, &mut attributes).map(drop)?)
+    }
 }

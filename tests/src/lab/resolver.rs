@@ -39,7 +39,20 @@ impl Resolver {
     ///
     /// # Errors
     /// Of the socket calls.
-    pub fn start(namespace: &Namespace, at: &[SocketAddr], mut answer: Box<Answer>) -> Result<Self> {
+    pub fn start(namespace: &Namespace, at: &[SocketAddr], answer: Box<Answer>) -> Result<Self> {
+        Self::start_in_pieces(namespace, at, usize::MAX, answer)
+    }
+
+    /// The same; what it answers over TCP comes in segments of so many bytes.
+    ///
+    /// # Errors
+    /// Of the socket calls.
+    pub fn start_in_pieces(
+        namespace: &Namespace,
+        at: &[SocketAddr],
+        size: usize,
+        mut answer: Box<Answer>,
+    ) -> Result<Self> {
         let sockets = namespace.run(|| {
             at.iter()
                 .map(|at| {
@@ -55,7 +68,7 @@ impl Resolver {
         let asked = Arc::<Mutex<Vec<Vec<u8>>>>::default();
         let (stop_in, asked_in) = (Arc::clone(&stop), Arc::clone(&asked));
         let thread =
-            namespace.spawn("resolver", move || serve(&sockets, &stop_in, &asked_in, &mut answer))?;
+            namespace.spawn("resolver", move || serve(&sockets, &stop_in, &asked_in, size, &mut answer))?;
         Ok(Self { asked, stop, thread: Some(thread) })
     }
 
@@ -183,6 +196,7 @@ fn serve(
     sockets: &[(UdpSocket, TcpListener)],
     stop: &OwnedFd,
     asked: &Mutex<Vec<Vec<u8>>>,
+    size: usize,
     answer: &mut Box<Answer>,
 ) -> Result<()> {
     let mut connections: Vec<(TcpStream, Vec<u8>)> = Vec::new();
@@ -215,6 +229,7 @@ fn serve(
                 stream.set_nonblocking(true)?;
                 // Urgent data counts as well.
                 sys::set_int(&stream, libc::SOL_SOCKET, libc::SO_OOBINLINE, 1)?;
+                stream.set_nodelay(true)?;
                 connections.push((stream, Vec::new()));
             }
         }
@@ -236,7 +251,8 @@ fn serve(
                 keep(&frame[2..]);
                 for message in answer(&frame[2..], Transport::Tcp) {
                     let length = u16::try_from(message.len()).unwrap_or(u16::MAX);
-                    let _ = stream.write_all(&[&length.to_be_bytes(), message.as_slice()].concat());
+                    let framed = [&length.to_be_bytes(), message.as_slice()].concat();
+                    let _ = framed.chunks(size).try_for_each(|piece| stream.write_all(piece));
                 }
             }
             goes_on

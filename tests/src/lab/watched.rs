@@ -2,6 +2,10 @@
 
 use std::{
     fs,
+    io::{BufRead as _, BufReader, Write as _},
+    mem::offset_of,
+    net::IpAddr,
+    os::fd::AsRawFd as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -12,15 +16,16 @@ use agentnet::{
     policy,
 };
 use agentnet_common::{
-    abi::{AgentCfg, AgentCounters},
+    abi::{AgentCfg, AgentCounters, Pin, Pins, Queries, Query, maps},
     event::{FlowEnd, Way},
     user::{Record, SampleRecord},
 };
 use anyhow::{Context as _, Result, anyhow, ensure};
 
 use super::{
+    bpf::Map,
     cgroup,
-    child::{finish, join_cgroup, probe_binary},
+    child::{finish, join_cgroup, probe_binary, wait},
     found::Resident,
     hosts::Hosts,
     policy::Policy,
@@ -89,6 +94,107 @@ impl<'a> Watched<'a> {
     /// If it fails.
     pub fn script(&self, steps: &[Step]) -> Result<Vec<Came>> {
         script(self.hosts, Some(&self.cgroup), steps)
+    }
+
+    /// Runs a script in the cgroup that has one [`Step::Wait`]: then `meanwhile` is called with the probe's process.
+    ///
+    /// # Errors
+    /// If either fails.
+    pub fn script_with_pause(
+        &self,
+        steps: &[Step],
+        meanwhile: impl FnOnce(u32) -> Result<()>,
+    ) -> Result<Vec<Came>> {
+        let file = tempfile::NamedTempFile::new()?;
+        serde_json::to_writer(&file, steps)?;
+        let mut command = Command::new(probe_binary()?);
+        command.arg("script").arg(file.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
+        self.hosts.agent.attach(&mut command);
+        join_cgroup(&mut command, &self.cgroup)?;
+        let mut child = command.spawn()?;
+        let mut lines = BufReader::new(child.stdout.take().context("no output")?).lines();
+        let pause = steps.iter().position(|step| matches!(step, Step::Wait)).context("no pause")?;
+        let mut came = Vec::new();
+        let mut more = |count: usize| -> Result<Vec<Came>> {
+            lines.by_ref().take(count).map(|line| Ok(serde_json::from_str(&line?)?)).collect()
+        };
+        came.extend(more(pause + 1)?);
+        let done = meanwhile(child.id());
+        child.stdin.take().context("no input")?.write_all(b"\n")?;
+        came.extend(more(steps.len())?);
+        let status = wait(&mut child)?;
+        ensure!(status.success(), "{status:?} {came:?}");
+        done.map(|()| came)
+    }
+
+    /// One of its maps.
+    ///
+    /// # Errors
+    /// As bpf(2).
+    pub fn map(&self, name: &str) -> Result<Map> {
+        Map::open(&self.pins.join("maps").join(name))
+    }
+
+    /// Ends what names have opened, as time does.
+    ///
+    /// # Errors
+    /// As bpf(2).
+    pub fn expire(&self, ip: IpAddr) -> Result<()> {
+        let (pins, key) = self.pins(ip)?;
+        let mut value = pins.get(&key, size_of::<Pins>())?;
+        for pin in value.chunks_exact_mut(size_of::<Pin>()) {
+            // A second after the machine was started.
+            pin[offset_of!(Pin, expiry)..][..4].copy_from_slice(&1_u32.to_ne_bytes());
+        }
+        pins.set(&key, &value)
+    }
+
+    /// When the first name that has opened an address does so no more, seconds of `CLOCK_MONOTONIC`.
+    ///
+    /// # Errors
+    /// As bpf(2), if none has.
+    pub fn expiry(&self, ip: IpAddr) -> Result<u32> {
+        let (pins, key) = self.pins(ip)?;
+        let value = pins.get(&key, size_of::<Pins>())?;
+        Ok(u32::from_ne_bytes(value[offset_of!(Pin, expiry)..][..4].try_into()?))
+    }
+
+    /// Where it is kept by which names an address is open.
+    fn pins(&self, ip: IpAddr) -> Result<(Map, [u8; 16])> {
+        let pins = self.map(maps::PINS)?.inner(&self.cfg.agent.to_ne_bytes())?;
+        let key = match ip {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+            IpAddr::V6(ip) => ip.octets(),
+        };
+        Ok((pins, key))
+    }
+
+    /// Makes all queries that a process waits for older by `seconds`.
+    ///
+    /// # Errors
+    /// As bpf(2); if the process has no socket with queries.
+    pub fn age_queries(&self, pid: u32, seconds: u64) -> Result<()> {
+        let queries = self.map(maps::QUERIES)?;
+        let process = rustix::process::Pid::from_raw(i32::try_from(pid)?).context("no process")?;
+        let process = rustix::process::pidfd_open(process, rustix::process::PidfdFlags::empty())?;
+        let mut aged = 0;
+        for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
+            let number: i32 = entry?.file_name().to_string_lossy().parse()?;
+            let flags = rustix::process::PidfdGetfdFlags::empty();
+            let socket = rustix::process::pidfd_getfd(&process, number, flags)?;
+            let key = socket.as_raw_fd().to_ne_bytes();
+            // Whatever is no socket, or asks nobody.
+            let Ok(mut value) = queries.get(&key, size_of::<Queries>()) else { continue };
+            for query in value.chunks_exact_mut(size_of::<Query>()) {
+                let time = &mut query[offset_of!(Query, time)..][..8];
+                let then = u64::from_ne_bytes(time.try_into()?).saturating_sub(seconds * 1_000_000_000);
+                time.copy_from_slice(&then.to_ne_bytes());
+            }
+            queries.set(&key, &value)?;
+            aged += 1;
+        }
+        ensure!(aged > 0, "no socket of {pid} waits for anything");
+        Ok(())
     }
 
     /// Starts the probe in the cgroup and waits until it says that it is ready.

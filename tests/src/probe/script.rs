@@ -9,7 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::dns::Attack;
+use super::{dns::Attack, ways};
 use crate::sys::{self, RawAddr};
 
 /// How long an answer is waited for.
@@ -33,6 +33,13 @@ pub enum Step {
         /// The message.
         message: Vec<u8>,
     },
+    /// The same from a socket of its own that is connected.
+    TellConnected {
+        /// Where to.
+        to: SocketAddr,
+        /// The message.
+        message: Vec<u8>,
+    },
     /// Sends over a new connection, in these parts, and reads until `expect` bytes are there.
     Stream {
         /// Where to.
@@ -48,6 +55,11 @@ pub enum Step {
         to: SocketAddr,
         /// What is written.
         text: String,
+    },
+    /// Begins to connect, and waits for nothing: it is refused or not.
+    Touch {
+        /// Where to.
+        to: SocketAddr,
     },
     /// Connects or sends to a Unix socket, and waits for nothing.
     Unix {
@@ -131,6 +143,10 @@ fn one(step: &Step, sockets: &mut (Option<UdpSocket>, Option<UdpSocket>)) -> Res
             socket(to, sockets)?.send_to(message, to).map_err(|error| ("sendto", error))?;
             Ok(Vec::new())
         }
+        Step::TellConnected { to, message } => {
+            let fd = ways::connected(ways::udp(*to)?, *to)?;
+            sys::send(&fd, message, 0).map(|_| Vec::new()).map_err(|error| ("send", error))
+        }
         Step::Stream { to, parts, expect } => {
             let mut stream = connect(to)?;
             stream.set_nodelay(true).map_err(|error| ("setsockopt", error))?;
@@ -147,6 +163,14 @@ fn one(step: &Step, sockets: &mut (Option<UdpSocket>, Option<UdpSocket>)) -> Res
             let mut back = vec![0; text.len()];
             stream.read_exact(&mut back).map_err(|error| ("read", error))?;
             Ok(back)
+        }
+        Step::Touch { to } => {
+            let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK;
+            let fd = sys::socket(sys::family(*to), kind, libc::IPPROTO_TCP).map_err(|error| ("socket", error))?;
+            match sys::connect(&fd, *to) {
+                Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(("connect", error)),
+                _ => Ok(Vec::new()),
+            }
         }
         Step::Unix { kind, send, name, text } => {
             let fd = sys::socket(libc::AF_UNIX, *kind, 0).map_err(|error| ("socket", error))?;
