@@ -7,10 +7,12 @@
 
 pub mod bench;
 pub mod demo;
+pub mod dice;
 pub mod eval;
 pub mod eventually;
 pub mod hostile;
 pub mod lab;
+pub mod oracle;
 pub mod probe;
 pub mod skip;
 pub mod sys;

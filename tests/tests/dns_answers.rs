@@ -103,7 +103,12 @@ const fn dropped(name: &'static str, make: fn(&[u8], IpAddr, IpAddr) -> Vec<Vec<
 /// up to it anyway, see kernel.md and `docs/limitations.md`. What it says of no name that was asked for opens nothing.
 const CASES: &[Case] = &[
     opens("an address", |query, one, _| vec![of(query, &[ip(one)])]),
-    Case { name: "two addresses", make: |query, one, two| vec![of(query, &[ip(one), ip(two)])], comes: true, open: [true, true] },
+    Case {
+        name: "two addresses",
+        make: |query, one, two| vec![of(query, &[ip(one), ip(two)])],
+        comes: true,
+        open: [true, true],
+    },
     opens("the same address ten times", |query, one, _| {
         vec![of(query, &(0..10).map(|_| ip(one)).collect::<Vec<_>>())]
     }),
@@ -192,7 +197,14 @@ const CASES: &[Case] = &[
         vec![with(&of(query, &[ip(one)]), isize::try_from(at).unwrap_or(0), &[3])]
     }),
     dropped("a question that points at itself", |query, one, _| {
-        vec![[&of(query, &[])[..6], &[0, 1, 0, 0, 0, 0, 0xc0, 0x0c, 0, 1, 0, 1], &of(query, &[ip(one)])[question_end(query).unwrap_or(0)..]].concat()]
+        vec![
+            [
+                &of(query, &[])[..6],
+                &[0, 1, 0, 0, 0, 0, 0xc0, 0x0c, 0, 1, 0, 1],
+                &of(query, &[ip(one)])[question_end(query).unwrap_or(0)..],
+            ]
+            .concat(),
+        ]
     }),
     dropped("two questions", |query, one, _| vec![with(&of(query, &[ip(one)]), 5, &[2])]),
     dropped("a query", |query, one, _| vec![with(&of(query, &[ip(one)]), 2, &[1])]),
@@ -413,10 +425,7 @@ fn a_late_answer_opens_nothing(#[values(Family::V4, Family::V6)] family: Family)
                     held = Some(query.to_vec());
                     Vec::new()
                 }
-                Some(first) => vec![
-                    of(&first, &[ip(place(family, 1))]),
-                    of(query, &[ip(place(family, 2))]),
-                ],
+                Some(first) => vec![of(&first, &[ip(place(family, 1))]), of(query, &[ip(place(family, 2))])],
             }
         }),
     )?;
@@ -456,9 +465,8 @@ fn answers_over_tcp_come_in_any_pieces(
         }),
     )?;
     let watched = Watched::new(&lab, &policy(family))?;
-    let framed = |message: Vec<u8>| {
-        [&u16::try_from(message.len()).unwrap_or(0).to_be_bytes()[..], &message].concat()
-    };
+    let framed =
+        |message: Vec<u8>| [&u16::try_from(message.len()).unwrap_or(0).to_be_bytes()[..], &message].concat();
     let queries: Vec<Vec<u8>> = (1..=3).map(|number| framed(query(number, NAME, kind(family)))).collect();
     let record = if family == Family::V4 { 16 } else { 28 };
     let expect = queries.iter().map(|query| query.len() + 2 * record).sum();
@@ -529,6 +537,11 @@ fn an_answer_that_is_too_large_does_not_come(
     let came =
         watched.script(&[ask(32), touch(place(family, 32)), ask(number), touch(place(family, number))])?;
     ensure!(came[0].is_ok() && came[1].is_ok(), "8,000 bytes: {:?} {:?}", came[0].step, came[1]);
-    ensure!(came[2].step == "read" && refused(&came[3]), "{number} times 250 bytes: {:?} {:?}", came[2].step, came[3]);
+    ensure!(
+        came[2].step == "read" && refused(&came[3]),
+        "{number} times 250 bytes: {:?} {:?}",
+        came[2].step,
+        came[3]
+    );
     Ok(())
 }

@@ -130,10 +130,7 @@ fn a_verdict_is_not_for_what_came_before(
     drop(free);
     let (resolver, to) = remote(&lab, family)?;
     let watched = Watched::new(&lab, &remote_policy(family))?;
-    let came = watched.script(&[
-        attack,
-        Step::Stream { to, parts: vec![good], expect: 2 },
-    ])?;
+    let came = watched.script(&[attack, Step::Stream { to, parts: vec![good], expect: 2 }])?;
     ensure!(resolver.asked_for(&wire_name(OTHER)) == 0, "{came:?} {:?}", resolver.asked());
     ensure!(came[1].is_ok() && resolver.asked_for(&wire_name(NAME)) == 1, "the twin: {came:?}");
     Ok(())

@@ -90,9 +90,11 @@ fn names_are_asked_for_at_one_door(
         if tcp { lab.sniffer.to(to.ip(), to.port()).len() } else { lab.sniffer.carrying(&wire) }
     };
 
-    let watched = Watched::new(&lab, &Policy::closed().allow_name("*.good.example", &[443]).resolver(at.ip()))?;
+    let watched =
+        Watched::new(&lab, &Policy::closed().allow_name("*.good.example", &[443]).resolver(at.ip()))?;
     let came = watched.script(&steps)?;
-    let twin = watched.script(&[Step::Ask { to: at, message: query(2, "twin.good.example", kind(family)) }])?;
+    let twin =
+        watched.script(&[Step::Ask { to: at, message: query(2, "twin.good.example", kind(family)) }])?;
     ensure!(twin[0].is_ok(), "the twin: {twin:?}");
     lab.fence()?;
     for (number, ((door, _, to), came)) in doors.iter().zip(&came).enumerate() {

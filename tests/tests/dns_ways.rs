@@ -81,7 +81,9 @@ const WAYS: &[(Way, Allowed)] = &[
 /// The ways that a family has, numbered.
 fn ways(family: Family) -> impl Iterator<Item = (usize, &'static (Way, Allowed))> {
     // What is corked for one peer goes to the next one over IPv4 alone: connect() overwrites its destination.
-    WAYS.iter().enumerate().filter(move |(_, (way, _))| family == Family::V4 || *way != Way::UdpCorkedElsewhere)
+    WAYS.iter()
+        .enumerate()
+        .filter(move |(_, (way, _))| family == Family::V4 || *way != Way::UdpCorkedElsewhere)
 }
 
 fn kind(family: Family) -> u16 {
@@ -159,8 +161,11 @@ fn only_allowed_names_get_to_a_resolver(#[values(Family::V4, Family::V6)] family
     let twin = watched.script(&[Step::Ask { to, message: query(3, "twin.good.example", kind(family)) }])?;
     ensure!(twin[0].is_ok(), "the twin: {twin:?}");
     // What is held back by TCP alone may still be repeated: the fence of the last answer is behind all that was let out.
-    let leaked: Vec<Vec<u8>> =
-        resolver.asked().into_iter().filter(|message| !message.windows(5).any(|part| part == b"\x04good")).collect();
+    let leaked: Vec<Vec<u8>> = resolver
+        .asked()
+        .into_iter()
+        .filter(|message| !message.windows(5).any(|part| part == b"\x04good"))
+        .collect();
     ensure!(leaked.is_empty(), "{leaked:?}");
     ensure!(resolver.asked_for(b"\x04evil") == 0, "{:?}", resolver.asked());
     let mut wrong = Vec::new();
@@ -202,7 +207,11 @@ fn bytes_that_change_are_sent_as_they_were_judged(
     for (index, flip) in Flip::ALL.iter().enumerate() {
         let seen = |allowed| free.asked_for(&wire_name(&name(index, allowed)));
         eventually(DEADLINE, &format!("{flip:?} sends both forms by itself"), || {
-            if seen(true) > 0 && seen(false) > 0 { Ok(()) } else { Err(format!("{} {}", seen(true), seen(false))) }
+            if seen(true) > 0 && seen(false) > 0 {
+                Ok(())
+            } else {
+                Err(format!("{} {}", seen(true), seen(false)))
+            }
         })?;
     }
     drop(free);
@@ -219,7 +228,13 @@ fn bytes_that_change_are_sent_as_they_were_judged(
         .iter()
         .filter(|message| !good.contains(message) && !message.windows(5).any(|part| part == b"\x04twin"))
         .collect();
-    ensure!(other.is_empty(), "{} of {} are none that may leave: {:?}", other.len(), asked.len(), other.first());
+    ensure!(
+        other.is_empty(),
+        "{} of {} are none that may leave: {:?}",
+        other.len(),
+        asked.len(),
+        other.first()
+    );
     for (flip, form) in Flip::ALL.iter().zip(&good) {
         let arrived = asked.iter().filter(|message| *message == form).count();
         // Pages of files and of the process are refused over UDP, whatever is in them.

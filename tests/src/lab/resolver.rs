@@ -58,6 +58,8 @@ impl Resolver {
                 .map(|at| {
                     let udp = UdpSocket::bind(at).with_context(|| format!("resolve at {at}"))?;
                     udp.set_nonblocking(true)?;
+                    // What a test sends in a burst is there when it asks.
+                    sys::set_int(&udp, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 1 << 26)?;
                     let tcp = TcpListener::bind(at)?;
                     tcp.set_nonblocking(true)?;
                     Ok((udp, tcp))

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     script::Failed,
-    ways::{Flip, Sending, Way, tcp, udp},
+    ways::{Flip, Sending, Way, connected, framed, tcp, udp},
 };
 use crate::{
     lab::netlink::Netlink,
@@ -90,6 +90,23 @@ pub enum Attack {
         /// The queries.
         messages: Vec<Vec<u8>>,
     },
+    /// Messages one after the other, over UDP from one socket or over TCP each on a connection of its own. A byte for each: 1 if
+    /// it was taken.
+    Volley {
+        /// Where to.
+        to: SocketAddr,
+        /// Over TCP.
+        tcp: bool,
+        /// The messages.
+        messages: Vec<Vec<u8>>,
+    },
+    /// A message over a new connection; the first that comes back.
+    Dialog {
+        /// Where to.
+        to: SocketAddr,
+        /// The message.
+        message: Vec<u8>,
+    },
     /// A message by one of many ways, see [`Way`].
     By {
         /// The way.
@@ -154,6 +171,8 @@ impl Attack {
             }
             Self::Abroad { to, message, answer } => abroad(*to, message, answer),
             Self::All { to, messages } => all(*to, messages),
+            Self::Dialog { to, message } => dialog(*to, message),
+            Self::Volley { to, tcp, messages } => volley(*to, *tcp, messages),
             Self::By { way, to, via, good, message } => {
                 way.send(&Sending { to: *to, via: *via, good, message }).map(|()| Vec::new())
             }
@@ -249,6 +268,43 @@ fn all(to: SocketAddr, messages: &[Vec<u8>]) -> Result<Vec<u8>, Failed> {
     }
     let answers = (0..messages.len()).map_while(|_| answer(&fd).ok()).count();
     Ok(u16::try_from(answers).unwrap_or(u16::MAX).to_be_bytes().to_vec())
+}
+
+fn dialog(to: SocketAddr, message: &[u8]) -> Result<Vec<u8>, Failed> {
+    let fd = connected(tcp(to)?, to)?;
+    sys::send(&fd, &framed(message), 0).map_err(|error| ("send", error))?;
+    let mut back = Vec::new();
+    loop {
+        if let [high, low, rest @ ..] = back.as_slice() {
+            let length = usize::from(u16::from_be_bytes([*high, *low]));
+            if let Some(message) = rest.get(..length) {
+                return Ok(message.to_vec());
+            }
+        }
+        match answer(&fd)? {
+            more if more.is_empty() => return Err(("recv", io::ErrorKind::UnexpectedEof.into())),
+            more => back.extend(more),
+        }
+    }
+}
+
+fn volley(to: SocketAddr, over_tcp: bool, messages: &[Vec<u8>]) -> Result<Vec<u8>, Failed> {
+    let datagrams = udp(to)?;
+    let mut taken = Vec::new();
+    for message in messages {
+        let sent = if over_tcp {
+            let fd = connected(tcp(to)?, to)?;
+            sys::send(&fd, &framed(message), 0)
+        } else {
+            sys::send_to(&datagrams, message, 0, to)
+        };
+        match sent {
+            Ok(_) => taken.push(1),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES)) => taken.push(0),
+            Err(error) => return Err(("send", error)),
+        }
+    }
+    Ok(taken)
 }
 
 fn abroad(to: SocketAddr, message: &[u8], answer_: &[u8]) -> Result<Vec<u8>, Failed> {

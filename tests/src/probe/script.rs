@@ -166,7 +166,8 @@ fn one(step: &Step, sockets: &mut (Option<UdpSocket>, Option<UdpSocket>)) -> Res
         }
         Step::Touch { to } => {
             let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK;
-            let fd = sys::socket(sys::family(*to), kind, libc::IPPROTO_TCP).map_err(|error| ("socket", error))?;
+            let fd =
+                sys::socket(sys::family(*to), kind, libc::IPPROTO_TCP).map_err(|error| ("socket", error))?;
             match sys::connect(&fd, *to) {
                 Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(("connect", error)),
                 _ => Ok(Vec::new()),

@@ -340,7 +340,8 @@ fn named<E: Into<io::Error>>(step: &'static str) -> impl Fn(E) -> Failed {
     move |error| (step, error.into())
 }
 
-fn framed(message: &[u8]) -> Vec<u8> {
+/// A message as a connection carries it (RFC 1035, 4.2.2).
+pub(super) fn framed(message: &[u8]) -> Vec<u8> {
     let length = u16::try_from(message.len()).unwrap_or(u16::MAX);
     [&length.to_be_bytes(), message].concat()
 }
@@ -425,7 +426,9 @@ fn ring(fd: &OwnedFd, bytes: &[u8], without_copy: bool) -> Result<(), Failed> {
 
 fn in_child(body: impl FnOnce() -> Result<(), Failed>) -> Result<(), Failed> {
     let told = |(step, error)| Failure { step, error };
-    run::outcome_in_child(|| body().map(|()| 0).map_err(told)).map(drop).map_err(|Failure { error, .. }| ("child", error))
+    run::outcome_in_child(|| body().map(|()| 0).map_err(told))
+        .map(drop)
+        .map_err(|Failure { error, .. }| ("child", error))
 }
 
 /// In a child that is in a cgroup below.
@@ -483,12 +486,7 @@ impl Flip {
 
     /// Sends `rounds` times and until they have changed between [`MOVES`] of them, while another thread changes the bytes from one form to
     /// the other and back. How many calls succeeded, in four bytes.
-    pub(super) fn run(
-        self,
-        to: SocketAddr,
-        forms: (&[u8], &[u8]),
-        rounds: usize,
-    ) -> Result<Vec<u8>, Failed> {
+    pub(super) fn run(self, to: SocketAddr, forms: (&[u8], &[u8]), rounds: usize) -> Result<Vec<u8>, Failed> {
         let (one, other) = if self.is_tcp() {
             (framed(forms.0), framed(forms.1))
         } else {
@@ -521,7 +519,12 @@ impl Flip {
         Ok(u32::try_from(sent).unwrap_or(u32::MAX).to_be_bytes().to_vec())
     }
 
-    fn rounds(self, to: SocketAddr, pages: &Pages, mut goes_on: impl FnMut(usize) -> bool) -> Result<usize, Failed> {
+    fn rounds(
+        self,
+        to: SocketAddr,
+        pages: &Pages,
+        mut goes_on: impl FnMut(usize) -> bool,
+    ) -> Result<usize, Failed> {
         let (mut sent, mut round) = (0, 0);
         let datagrams = if self.is_tcp() { None } else { Some(connected(udp(to)?, to)?) };
         while goes_on(round) {
@@ -574,8 +577,7 @@ impl Pages {
         let access = libc::PROT_READ | libc::PROT_WRITE;
         let null = std::ptr::null_mut();
         // SAFETY: a new mapping at a place that the kernel picks.
-        let start =
-            unsafe { libc::mmap(null, bytes.len(), access, libc::MAP_SHARED, file.as_raw_fd(), 0) };
+        let start = unsafe { libc::mmap(null, bytes.len(), access, libc::MAP_SHARED, file.as_raw_fd(), 0) };
         if start == libc::MAP_FAILED {
             return Err(("mmap", io::Error::last_os_error()));
         }
