@@ -28,6 +28,7 @@ pub mod server;
 pub mod sniffer;
 pub mod stored;
 pub mod watched;
+pub mod web;
 pub mod wire;
 
 use std::{

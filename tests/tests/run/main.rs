@@ -1,5 +1,6 @@
 //! `agentnet run` as a command: whose everything stays the command's own, and what it says when it cannot.
 
+mod clients;
 mod command;
 mod confined;
 mod crowd;

@@ -77,12 +77,13 @@ const NODE_LOOKUP: Client = Client {
     met: 0,
 };
 
-impl Client {
-    fn is_installed(self) -> bool {
-        let found = |dir: PathBuf| dir.join(self.program).is_file();
-        std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(found))
-    }
+/// Whether a program is there.
+pub(super) fn is_installed(program: &str) -> bool {
+    let found = |dir: PathBuf| dir.join(program).is_file();
+    std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(found))
+}
 
+impl Client {
     /// Runs it as the agent, with a `resolv.conf` of its own that agentnet reads too.
     fn run(self, agent: &Agent<'_>, resolv_conf: &str, name: &str) -> Result<Finished> {
         let file = agent.policy_file().with_file_name("resolv.conf");
@@ -119,7 +120,7 @@ fn programs_reach_the_names_they_may(
     #[values(CURL, PYTHON, NODE_RESOLVE, NODE_LOOKUP)] client: Client,
     #[values(Family::V4, Family::V6)] resolver: Family,
 ) -> Result<()> {
-    if !client.is_installed() {
+    if !is_installed(client.program) {
         skip!("programs_reach_the_names_they_may", "{} is not installed", client.program);
         return Ok(());
     }
