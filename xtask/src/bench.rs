@@ -26,6 +26,10 @@ const PAGE: Page =
 const DETECT: Page =
     Page { path: "docs/benchmarks.md", begin: "<!-- detection: begin -->", end: "<!-- detection: end -->" };
 
+/// What names cost.
+const DNS: Page =
+    Page { path: "docs/benchmarks.md", begin: "<!-- names: begin -->", end: "<!-- names: end -->" };
+
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Put the result into docs/benchmarks.md
@@ -34,6 +38,9 @@ pub(crate) struct Args {
     /// Measure what detection costs instead: no root, no kernel programs, one core
     #[arg(long)]
     detect: bool,
+    /// Measure what names cost instead: queries, answers, large policies
+    #[arg(long, conflicts_with = "detect")]
+    dns: bool,
     /// Arguments of the benchmark, after `--`
     #[arg(last = true)]
     args: Vec<OsString>,
@@ -48,7 +55,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let bin = build::host(&mut steps, &object, Programs::Lab)?;
 
     let step = steps.start("measuring, as root: alternated pairs, several minutes; leave the machine alone");
-    let mut bench = as_root(bin.join("bench"))?;
+    let (program, page) = if args.dns { ("bench_dns", &DNS) } else { ("bench", &PAGE) };
+    let mut bench = as_root(bin.join(program))?;
     without_cargo_run(&mut bench).args(&args.args).env("AGENTNET_BIN", bin.join(AGENTNET));
     if !args.write {
         live(&mut bench)?;
@@ -58,7 +66,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let result = output(&mut bench)?;
     print!("{result}");
     step.done("measured");
-    write(&PAGE, &result)
+    write(page, &result)
 }
 
 fn detect(args: &Args) -> Result<()> {
@@ -112,7 +120,7 @@ mod tests {
 
     #[test]
     fn the_page_has_its_markers() {
-        for to in [&PAGE, &DETECT] {
+        for to in [&PAGE, &DETECT, &DNS] {
             let page = fs::read_to_string(root().join(to.path)).unwrap();
             with_section(to, &page, "x").unwrap();
         }

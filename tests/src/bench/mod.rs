@@ -2,6 +2,7 @@
 //! the rate of connections.
 
 pub mod detect;
+pub mod dns;
 pub mod empty;
 pub mod load;
 pub mod pairs;

@@ -25,7 +25,7 @@ use crate::lab::{
 };
 
 /// Run count and run time, nanoseconds.
-type Usage = BTreeMap<u32, (String, u64, u64)>;
+pub(super) type Usage = BTreeMap<u32, (String, u64, u64)>;
 
 /// What a run of a program costs under a load.
 #[derive(Clone, Debug, Serialize)]
@@ -102,12 +102,13 @@ fn under(hosts: &Hosts, running: &Running<'_>, label: &'static str, load: Load) 
 }
 
 /// Nanoseconds and runs stay far below 2^52, so that they survive as floating point.
-fn quotient(time: u64, runs: u64) -> f64 {
+pub(super) fn quotient(time: u64, runs: u64) -> f64 {
     std::time::Duration::from_nanos(time).as_secs_f64() * 1e9
         / f64::from(u32::try_from(runs).unwrap_or(u32::MAX))
 }
 
-fn usage(running: &Running<'_>) -> Result<Usage> {
+/// Of all programs of an agent so far.
+pub(super) fn usage(running: &Running<'_>) -> Result<Usage> {
     let ours = bpf::programs(&links_above(&running.cgroup)?);
     let mut usage = Usage::new();
     for program in loaded_programs() {
