@@ -191,6 +191,7 @@ fn on_dns(scene: &mut Scene<'_, '_>, about: &mut Abouts, message: &Dns<'_>) {
         classes: about.classes,
         listed: about.listed(text),
         information: about.information,
+        said: about.said,
         told_before: std::cell::Cell::new(0),
     };
     for row in REGISTRY {

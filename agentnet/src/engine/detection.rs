@@ -17,7 +17,7 @@ use agentnet_common::{
     addr::{Addr, Endpoint},
     event::{Header, Way},
     user::Record,
-    verdict::RuleId,
+    verdict::{DNS_PORT, RuleId},
 };
 use jiff::Timestamp;
 
@@ -25,7 +25,7 @@ use super::{agent::Agent, kept, make_directory, state::Engine};
 use crate::{
     act::{Act, What},
     agent::{AgentName, registry::EngineKind},
-    alert::{detection::Done, model::Kind},
+    alert::{detection::Done, model::Kind, who},
     detect::{
         action::Action,
         bank::Config,
@@ -139,10 +139,17 @@ impl Engine {
         let id = record.header().agent;
         let Self { agents, detection, clock, .. } = self;
         let Some(agent) = agents.get(&id) else { return };
+        // Who asks for a name counts: a program that shows what it finds, or one that connects.
+        let asks = match record {
+            Record::Sample(sample) if sample.head.endpoint.port == DNS_PORT => {
+                who(&sample.head.process, None)
+            }
+            _ => None,
+        };
         let source = |seen: &Seen<'_>| Source {
             time: Time(u64::try_from(clock.wall(seen.time).as_nanosecond()).unwrap_or_default()),
             agent: event::Agent { id: id.into(), name: agent.name.as_str() },
-            process: None,
+            process: asks.as_ref(),
             lineage: Lineage::default(),
             flow: seen.flow,
         };

@@ -4,7 +4,9 @@
 pub mod detect;
 pub mod empty;
 pub mod load;
+pub mod others;
 pub mod pairs;
 pub mod programs;
+pub mod reaction;
 pub mod report;
 pub mod stats;

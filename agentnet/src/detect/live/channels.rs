@@ -191,9 +191,16 @@ fn channels_are_found_before_much_has_left() {
             true,
         ),
         (
-            "hexadecimal pieces in addresses of requests",
-            requests((0..60).map(|n| get(&format!("/i/{}.png", hex(n, 32)), ""))),
-            12_000,
+            "pieces of 26 digits in addresses of requests",
+            requests((0..60).map(|n| get(&format!("/i?k={}", hex(n, 26)), ""))),
+            2500,
+            false,
+        ),
+        // As long as sums that name pictures: four times as many are none.
+        (
+            "pieces of 32 digits in addresses of requests",
+            requests((0..120).map(|n| get(&format!("/i/{}", hex(n, 32)), ""))),
+            9000,
             false,
         ),
     ];
@@ -336,7 +343,7 @@ fn a_working_day_is_quiet() {
                 let body = format!("{{\"batch\":[{{\"messageId\":\"{}-{}\",\"anonymousId\":\"{}\",\"type\":\"track\",\"event\":\"build finished\"}}]}}", sum(8, 8), sum(9, 12), sum(10, 32));
                 format!("POST /v1/batch HTTP/1.1\r\nHost: api.segment.io\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())
             }),
-            ("internal.corp.example.com", format!("GET /api/v1/builds/{}/artifacts?page={hour} HTTP/1.1\r\nHost: internal.corp.example.com\r\nX-Request-Id: {}-{}-4{}-a{}-{}\r\nAuthorization: Bearer {}\r\n\r\n", sum(11, 24), sum(12, 8), sum(13, 4), sum(14, 3), sum(15, 3), sum(16, 12), token())),
+            ("internal.corp.example.com", format!("GET /api/v1/builds/{}/artifacts?page={hour} HTTP/1.1\r\nHost: internal.corp.example.com\r\nX-Request-Id: {}-{}-4{}-a{}-{}\r\nAuthorization: Bearer {}\r\n\r\n", sum(11, 24), sum(12, 8), sum(13, 4), sum(14, 3), sum(15, 3), sum(16, 12), sum(17, 40))),
         ];
         for (number, (host, request)) in day.into_iter().enumerate() {
             flow += 1;
