@@ -34,10 +34,10 @@ const WORDS: &[&[u8]] = &[
     b"%(",
 ];
 
-/// Words as above that are counted from six of one character on.
+/// Characters that stand for what is to be filled in, from six on.
 const FILLERS: &[u8] = b"xX*.#?-_";
 
-/// A run of a character that no token has by chance: seven of sixteen are once in 2,000 tokens of forty digits.
+/// A run of one character that no token has by chance: of hexadecimal ones of forty digits one in eight million.
 const RUN: usize = 8;
 
 /// Whether a value stands for a secret by a word or by what is left to be filled in.
@@ -61,12 +61,12 @@ pub(super) fn is_in_order(secret: &[u8]) -> bool {
 fn counts(secret: &[u8]) -> bool {
     let mut counting = vec![false; secret.len()];
     for stride in [1, 2] {
-        for step in [1_u8, u8::MAX] {
+        for up in [true, false] {
             let follows = |at: usize| {
                 let (Some(&one), Some(&two)) = (secret.get(at), secret.get(at + stride)) else {
                     return false;
                 };
-                is_next(one.to_ascii_lowercase(), two.to_ascii_lowercase(), step)
+                is_next(one.to_ascii_lowercase(), two.to_ascii_lowercase(), up)
             };
             let mut at = 0;
             while at < secret.len() {
@@ -91,9 +91,10 @@ fn counts(secret: &[u8]) -> bool {
     counted * 5 >= secret.len() * 3
 }
 
-/// Whether a character of lower case comes `step` after another one; digits follow letters and letters digits.
-const fn is_next(one: u8, two: u8, step: u8) -> bool {
-    let (low, high) = if step == 1 { (one, two) } else { (two, one) };
+/// Whether a character of lower case comes next after another one, counting up or down; digits follow letters and
+/// letters digits.
+const fn is_next(one: u8, two: u8, up: bool) -> bool {
+    let (low, high) = if up { (one, two) } else { (two, one) };
     match (low, high) {
         (b'9', b'0' | b'a') | (b'z' | b'f', b'a' | b'0') => true,
         (low, high) => low.is_ascii_alphanumeric() && high.is_ascii_alphanumeric() && low + 1 == high,
