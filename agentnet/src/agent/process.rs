@@ -11,7 +11,10 @@ use rustix::{
     time::{ClockId, Timespec, clock_gettime},
 };
 
-use crate::alert::text::{MAX_PATH, clean};
+use crate::alert::{
+    model::Ancestor,
+    text::{MAX_COMM, MAX_PATH, clean},
+};
 
 /// Processes that are remembered.
 const CAPACITY: usize = 1024;
@@ -44,7 +47,15 @@ pub trait Executables: Send {
     /// `CLOCK_MONOTONIC`, ` (deleted)` behind it if the file is gone. `None` if the process is gone and was
     /// never seen before; `comm` is its command name.
     fn executable(&mut self, pid: u32, comm: &str, at: u64, freshness: Freshness) -> Option<Arc<str>>;
+
+    /// Who is above process `pid` as it was at `at`, its parent first, as far as they are still there.
+    fn ancestors(&mut self, _pid: u32, _at: u64) -> Vec<Ancestor> {
+        Vec::new()
+    }
 }
+
+/// Ancestors of a process that are told.
+const ANCESTORS: usize = 8;
 
 /// Reads `/proc` and remembers a bounded number of processes, because the shortest-lived ones are gone
 /// before their second record is read.
@@ -71,6 +82,51 @@ impl Executables for ProcessTable {
         };
         within.or_else(|| self.look(pid, comm, at))
     }
+
+    fn ancestors(&mut self, pid: u32, at: u64) -> Vec<Ancestor> {
+        above(pid, at.saturating_add(suspended()))
+    }
+}
+
+/// The chain above a process that had begun `at` nanoseconds after boot. A process whose parent has ended has the
+/// one that took it over above it; what began after its child is another one with the same number, and ends the chain.
+fn above(pid: u32, at: u64) -> Vec<Ancestor> {
+    let (mut ancestors, mut below, mut pid) = (Vec::new(), at, pid);
+    while let Some((started, parent)) = parent(pid).filter(|(started, _)| *started <= below) {
+        // Process 1 is above everything and says nothing.
+        if parent <= 1 || ancestors.len() >= ANCESTORS {
+            break;
+        }
+        let Some(process) = open(parent) else { break };
+        let Ok(stat) = process.stat() else { break };
+        let began = since_boot(stat.starttime);
+        if began > started {
+            break;
+        }
+        let exe = process
+            .exe()
+            .ok()
+            .map(|path| clean(&String::from_utf8_lossy(path.as_os_str().as_bytes()), MAX_PATH));
+        ancestors.push(Ancestor { pid: parent, comm: clean(&stat.comm, MAX_COMM), exe });
+        (below, pid) = (began, parent);
+    }
+    ancestors
+}
+
+/// When a process began, and its parent.
+fn parent(pid: u32) -> Option<(u64, u32)> {
+    let stat = open(pid)?.stat().ok()?;
+    Some((since_boot(stat.starttime), u32::try_from(stat.ppid).ok()?))
+}
+
+fn open(pid: u32) -> Option<procfs::process::Process> {
+    procfs::process::Process::new(i32::try_from(pid).ok().filter(|pid| *pid > 0)?).ok()
+}
+
+/// Ticks since boot as nanoseconds, rounded down to the kernel's tick.
+fn since_boot(ticks: u64) -> u64 {
+    let started = u128::from(ticks) * u128::from(SECOND) / u128::from(procfs::ticks_per_second().max(1));
+    u64::try_from(started).unwrap_or(u64::MAX)
 }
 
 impl ProcessTable {
@@ -111,12 +167,11 @@ impl ProcessTable {
 /// Start (nanoseconds since boot, rounded down to the kernel's tick) and executable of a process that is
 /// there now. Both are read through one handle on its directory, so they are of one process.
 fn read(pid: u32) -> Option<(u64, String)> {
-    let process = procfs::process::Process::new(i32::try_from(pid).ok()?).ok()?;
+    let process = open(pid)?;
     let ticks = process.stat().ok()?.starttime;
     let path = process.exe().ok()?;
     let path = String::from_utf8_lossy(path.as_os_str().as_bytes()).into_owned();
-    let started = u128::from(ticks) * u128::from(SECOND) / u128::from(procfs::ticks_per_second().max(1));
-    Some((u64::try_from(started).unwrap_or(u64::MAX), clean(&path, MAX_PATH)))
+    Some((since_boot(ticks), clean(&path, MAX_PATH)))
 }
 
 /// How long the machine was suspended since boot: `CLOCK_MONOTONIC` stood still.
@@ -145,7 +200,7 @@ mod tests {
     use super::{
         CAPACITY, Executables as _,
         Freshness::{Now, Recent},
-        MEMORY, ProcessTable, monotonic as now, read,
+        MEMORY, ProcessTable, above, monotonic as now, read,
     };
 
     /// A process that waits for its input to end, after its exec.
@@ -237,5 +292,21 @@ mod tests {
         assert_eq!(table.known.len(), CAPACITY);
         assert_eq!(table.recall(0, "x", 100, MEMORY), None);
         assert!(table.recall(1, "x", 100, MEMORY).is_some());
+    }
+
+    #[test]
+    fn who_is_above_a_process_is_told_while_it_is_there() {
+        let own = std::process::id();
+        let mut child =
+            Command::new("/bin/sh").args(["-c", "read _; :"]).stdin(Stdio::piped()).spawn().unwrap();
+        let ancestors = above(child.id(), u64::MAX);
+        assert_eq!(ancestors[0].pid, own);
+        assert_eq!(ancestors[0].exe.as_deref(), std::env::current_exe().unwrap().to_str());
+        // As of a time before it began it is another process.
+        assert_eq!(above(child.id(), 0), []);
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert_eq!(above(child.id(), u64::MAX), [], "it is gone");
+        assert_eq!(above(0, u64::MAX), []);
     }
 }

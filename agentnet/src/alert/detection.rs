@@ -40,6 +40,8 @@ pub struct Told<'a> {
     pub action: Action,
     /// What came of that.
     pub done: &'a Done,
+    /// Who had started the process.
+    pub ancestors: &'a [model::Ancestor],
 }
 
 /// What came of what the policy wants done about a finding.
@@ -137,6 +139,7 @@ pub fn alert(finding: Finding, event: &Event<'_>, told: &Told<'_>, ids: &mut IdS
         evidence: Evidence::Detection(Box::new(model::DetectionEvidence {
             score: Thousandths::of(finding.score),
             fused_score: Thousandths::of(finding.fused),
+            ancestors: told.ancestors.to_vec(),
             measured: finding.evidence,
         })),
         technique: row(finding.kind)

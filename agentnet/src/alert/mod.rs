@@ -29,5 +29,7 @@ pub mod summary;
 pub mod text;
 mod verdict;
 
+pub(crate) use verdict::who;
+
 #[cfg(test)]
 mod tests;

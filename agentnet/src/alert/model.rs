@@ -299,9 +299,23 @@ pub struct DetectionEvidence {
     pub score: Thousandths,
     /// How sure all detectors together are about the destination, from 0 to 1.
     pub fused_score: Thousandths,
+    /// Who had started the process, its parent first; those that were still there when it was found.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ancestors: Vec<Ancestor>,
     /// The numbers.
     #[serde(flatten)]
     pub measured: crate::detect::evidence::Evidence,
+}
+
+/// A process above another one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ancestor {
+    /// Process id in the initial namespace.
+    pub pid: u32,
+    /// Command name of its first thread.
+    pub comm: String,
+    /// Path of the executable, ` (deleted)` behind it if it is gone; `None` if it cannot be read.
+    pub exe: Option<String>,
 }
 
 /// Which way something went.

@@ -25,7 +25,7 @@ pub(super) fn process(verdict: &VerdictRecord, executable: Option<&str>) -> Opti
 }
 
 /// A process of the kernel's, if it knew one.
-pub(super) fn who(process: &abi::Process, executable: Option<&str>) -> Option<Process> {
+pub(crate) fn who(process: &abi::Process, executable: Option<&str>) -> Option<Process> {
     (process.pid != 0).then(|| Process {
         pid: process.pid,
         comm: clean(&process.comm_text(), MAX_COMM),

@@ -47,6 +47,13 @@ fn tell(check: &Check, out: &mut impl Write, err: &mut impl Write) -> io::Result
              `groupadd --system {group}`"
         )?;
     }
+    for problem in check.secrets.wrong.iter().chain(&check.secrets.notes) {
+        writeln!(err, "agentnet: secrets of this host: {problem}")?;
+    }
+    if let Some(secrets) = &check.secrets.secrets {
+        let number = u64::try_from(secrets.len()).unwrap_or(u64::MAX);
+        writeln!(out, "secrets of this host: {} that no agent may send", plural(number, "value"))?;
+    }
     if let Some((directory, error)) = &check.unreadable {
         return writeln!(err, "agentnet: cannot read the policies in {}: {error}", directory.display());
     }

@@ -16,7 +16,7 @@ use crate::{
     detect::{
         action::Actions,
         bank::Config,
-        secrets::{HostSecrets, host::SHORTEST},
+        secrets::{HostSecrets, host::SHORTEST, source},
     },
     policy::{Policy, host::Host},
     replay::{
@@ -152,16 +152,9 @@ pub(super) fn policy(name: Option<&str>) -> anyhow::Result<(String, Actions)> {
 pub(super) fn config(secrets: Option<&Path>) -> anyhow::Result<Config> {
     let Some(path) = secrets else { return Ok(Config::default()) };
     let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let lines = text.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii);
-    let named = lines.filter(|line| !line.is_empty() && !line.starts_with(b"#")).filter_map(|line| {
-        let line = line.strip_prefix(b"export ").unwrap_or(line);
-        let at = line.iter().position(|&byte| byte == b'=')?;
-        let (name, value) = (line.get(..at)?, line.get(at + 1..)?.trim_ascii());
-        let value = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value);
-        Some((String::from_utf8_lossy(name).trim().to_owned(), value))
-    });
-    let named: Vec<_> = named.collect();
-    let Some(secrets) = HostSecrets::new(named.iter().map(|(name, value)| (name.as_str(), *value))) else {
+    let named = source::of_text(&text, &path.file_name().unwrap_or_default().to_string_lossy());
+    let Some(secrets) = HostSecrets::new(named.iter().map(|(name, value)| (name.as_str(), value.as_slice())))
+    else {
         anyhow::bail!(
             "{} has no secret that can be looked for: a value needs {} characters of two kinds",
             path.display(),

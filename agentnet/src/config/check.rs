@@ -11,6 +11,7 @@ use crate::{
         cgroup::{Cgroup, Hierarchy},
         selector::{Match, Rule, Selectors, Timing, timing},
     },
+    detect::secrets::source::{self, Held},
     policy::{Policy, diagnostic::Diagnostics, host::Host},
 };
 
@@ -27,6 +28,8 @@ pub struct Check {
     pub unreadable: Option<(PathBuf, io::Error)>,
     /// What the policies select of what is there now.
     pub selected: Vec<Selected>,
+    /// What can be read of this host's secrets.
+    pub secrets: Held,
 }
 
 /// A cgroup that a policy selects.
@@ -52,8 +55,10 @@ impl Check {
             policies: Vec::new(),
             unreadable: None,
             selected: Vec::new(),
+            secrets: Held::default(),
         };
         let Ok(config) = &check.config else { return check };
+        check.secrets = source::read(&config.host_secrets, |name| std::env::var_os(name));
         let groups = [&config.read_group, &config.run_group].into_iter().flatten();
         let missing = groups.filter(|name| !matches!(nix::unistd::Group::from_name(name), Ok(Some(_))));
         check.missing_groups = missing.cloned().collect();
@@ -76,6 +81,7 @@ impl Check {
     pub fn is_valid(&self) -> bool {
         self.config.is_ok()
             && self.unreadable.is_none()
+            && self.secrets.wrong.is_empty()
             && self.policies.iter().all(|(_, policy)| policy.is_ok())
     }
 }

@@ -15,7 +15,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use toml::Spanned;
+
 use crate::{
+    detect::secrets::source::{self, SOURCES},
     policy::{
         self,
         diagnostic::{Diagnostic, Diagnostics, Source},
@@ -41,6 +44,8 @@ pub struct DaemonConfig {
     pub store: store::Options,
     /// Bytes of each agent's HTTP that are looked at in a second.
     pub http_bytes_per_second: u64,
+    /// Where the secrets of this host are that must not leave it.
+    pub host_secrets: Vec<source::Source>,
 }
 
 impl Default for DaemonConfig {
@@ -51,6 +56,7 @@ impl Default for DaemonConfig {
             policies: policy::DIRECTORY.into(),
             store: store::Options::default(),
             http_bytes_per_second: 8 << 20,
+            host_secrets: Vec::new(),
         }
     }
 }
@@ -102,8 +108,30 @@ impl DaemonConfig {
             let bytes = &mut config.http_bytes_per_second;
             set(&mut sample, "http_bytes_per_second", value::bytes, bytes);
         }
+        if let Some(mut secret) = root.table("detect").as_mut().and_then(|detect| detect.table("secret"))
+            && let Field::Is(sources) = secret.strings("host_secrets")
+        {
+            config.host_secrets = host_secrets(&mut secret, sources.into_inner());
+        }
         config
     }
+}
+
+/// Where secrets are; what is wrong with one is reported.
+fn host_secrets(table: &mut Walker<'_, '_>, listed: Vec<Spanned<String>>) -> Vec<source::Source> {
+    let mut sources = Vec::new();
+    for text in listed {
+        match value::source(text.get_ref()) {
+            Ok(source) if sources.len() < SOURCES => sources.push(source),
+            Ok(_) => {
+                let wrong = value::Wrong { why: "there are too many before it", help: "64 are the most" };
+                table.report(wrong.at("host_secrets", text.get_ref(), text.span()));
+                break;
+            }
+            Err(wrong) => table.report(wrong.at("host_secrets", text.get_ref(), text.span())),
+        }
+    }
+    sources
 }
 
 fn limits(table: Option<Walker<'_, '_>>, limits: &mut Limits) {

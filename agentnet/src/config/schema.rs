@@ -16,6 +16,7 @@ pub const CONFIG: Table = Table {
         key("policies", Kind::Table(&POLICIES), POLICIES.doc),
         key("store", Kind::Table(&STORE), STORE.doc),
         key("sample", Kind::Table(&SAMPLE), SAMPLE.doc),
+        key("detect", Kind::Table(&DETECT), DETECT.doc),
     ],
 };
 
@@ -82,5 +83,25 @@ pub const SAMPLE: Table = Table {
         "http_bytes_per_second",
         "8 MiB",
         "Bytes of each agent's HTTP that are looked at in a second; what is over that is counted as a gap.",
+    )],
+};
+
+/// `[detect]`.
+pub const DETECT: Table = Table {
+    name: "[detect]",
+    doc: "What detectors are told of this host.",
+    one_of: &[],
+    keys: &[key("secret", Kind::Table(&SECRET), SECRET.doc)],
+};
+
+/// `[detect.secret]`.
+pub const SECRET: Table = Table {
+    name: "[detect.secret]",
+    doc: "What must not leave this host.",
+    one_of: &[],
+    keys: &[key(
+        "host_secrets",
+        Kind::Texts,
+        "Files and, as env:NAME, variables of the engine's environment whose values no agent may send, in whatever form.",
     )],
 };

@@ -19,6 +19,7 @@ fn the_file_that_is_installed_says_what_holds_without_it() {
 fn defaults(table: &'static Table) -> Vec<(&'static str, &'static str)> {
     let of = |key: &'static crate::policy::schema::Key| match key.kind {
         Kind::Table(table) => defaults(table),
+        Kind::Texts => vec![(key.name, "[]")],
         _ => vec![(key.name, key.default.unwrap())],
     };
     table.keys.iter().flat_map(of).collect()
@@ -27,7 +28,7 @@ fn defaults(table: &'static Table) -> Vec<(&'static str, &'static str)> {
 #[test]
 fn the_file_that_is_installed_has_every_key() {
     for (name, value) in defaults(&schema::CONFIG) {
-        let written = format!("{name} = \"{value}\"");
+        let written = if value == "[]" { format!("{name} = []") } else { format!("{name} = \"{value}\"") };
         assert!(DEFAULT.contains(&written), "dist/config.toml lacks {written}");
     }
 }
@@ -50,6 +51,8 @@ size = "2 GiB"
 age = "7d"
 [sample]
 http_bytes_per_second = "1 MiB"
+[detect.secret]
+host_secrets = ["/root/.env", "env:DB_PASSWORD"]
 "#,
     );
     insta::assert_debug_snapshot!(config.unwrap());
@@ -69,6 +72,8 @@ alerts = { size = "64", age = "3 months" }
 flows = { size = "1 KiB", age = "1m" }
 [sample]
 http_bytes_per_second = "fast"
+[detect.secret]
+host_secrets = [".env", "env:"]
 [daemon]
 "#
     ));

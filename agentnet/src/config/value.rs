@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use bytesize::ByteSize;
 use jiff::{SignedDuration, Span, SpanRelativeTo};
 
+use crate::detect::secrets::source::Source;
+
 /// Least that a stream of the store may have, in bytes: sixteen segments of a size worth a file.
 const LEAST_STORE: u64 = 1 << 20;
 
@@ -78,6 +80,14 @@ pub(super) fn directory(text: &str) -> Result<PathBuf, Wrong> {
             help: "write a path that begins with a slash; the daemon has no directory of its own",
         }),
     }
+}
+
+/// Where secrets of this host are.
+pub(super) fn source(text: &str) -> Result<Source, Wrong> {
+    text.parse().map_err(|why| Wrong {
+        why,
+        help: "write the path of a file that begins with a slash, or env:NAME for a variable of the engine's environment",
+    })
 }
 
 #[cfg(test)]

@@ -8,6 +8,9 @@ use super::{
     lm::{Bits, Case, HOSTS},
 };
 
+/// Labels of a name of which each one's information is remembered.
+pub(super) const LABELS: usize = 6;
+
 /// Names remembered.
 const NAMES: usize = 1024;
 
@@ -23,17 +26,24 @@ pub(super) struct About {
     pub(super) classes: Classes,
     listed: usize,
     pub(super) information: Bits,
+    /// That of the first labels before the base, each.
+    pub(super) said: [Bits; LABELS],
 }
 
 impl About {
     fn new(text: &[u8], hash: u64) -> Self {
         let base = Base::of_text(text);
         let (classes, listed) = Class::of(text);
-        let labels = base.sub_of(text).split(|&byte| byte == b'.');
-        let information = match base.kind {
-            BaseKind::Reverse => Bits::default(),
-            _ => labels.map(|label| HOSTS.token(label, Case::Folded)).fold(Bits::default(), Bits::plus),
-        };
+        let (mut information, mut said) = (Bits::default(), [Bits::default(); LABELS]);
+        if base.kind != BaseKind::Reverse {
+            for (at, label) in base.sub_of(text).split(|&byte| byte == b'.').enumerate() {
+                let bits = HOSTS.token(label, Case::Folded);
+                information = information.plus(bits);
+                if let Some(place) = said.get_mut(at) {
+                    *place = bits;
+                }
+            }
+        }
         Self {
             hash,
             base: base.name.len(),
@@ -44,6 +54,7 @@ impl About {
             classes,
             listed: listed.len(),
             information,
+            said,
         }
     }
 

@@ -82,6 +82,11 @@ impl Bank {
         self.workloads.insert(agent, (self.number, Workload::with_ledger(ledger)));
     }
 
+    /// Looks for other secrets of this host from now on.
+    pub fn look_for(&mut self, secrets: Option<Arc<HostSecrets>>) {
+        self.config.secrets = secrets;
+    }
+
     /// What a workload told whom, to be kept.
     pub fn ledger(&self, agent: u64) -> Option<&Ledger> {
         self.workloads.get(&agent).map(|(_, workload)| &workload.ledger)
@@ -186,6 +191,7 @@ fn on_dns(scene: &mut Scene<'_, '_>, about: &mut Abouts, message: &Dns<'_>) {
         classes: about.classes,
         listed: about.listed(text),
         information: about.information,
+        said: about.said,
         told_before: std::cell::Cell::new(0),
     };
     for row in REGISTRY {

@@ -104,8 +104,8 @@ fn news(scene: &mut Scene<'_, '_>, dns: &DnsScene<'_>, lane: Lane, base: &[u8]) 
     let known = scene.ledger.get(lane, base).map_or(0, |account| account.items);
     // Choosing one of the labels known so far, and no more than the label says anyway.
     let chosen = Bits::of(u32::BITS - known.leading_zeros());
-    for label in lower.split(|&byte| byte == b'.') {
-        let said = HOSTS.token(label, Case::Folded);
+    for (at, label) in lower.split(|&byte| byte == b'.').enumerate() {
+        let said = dns.said.get(at).copied().unwrap_or_else(|| HOSTS.token(label, Case::Folded));
         if scene.ledger.is_new(lane, base, label) {
             entry.bits = entry.bits.plus(said);
             if said >= CODED {

@@ -99,10 +99,15 @@ impl<'a> Base<'a> {
             Some(Type::Private) => BaseKind::Hosted,
             _ => BaseKind::Registered,
         };
-        match List.domain(text) {
-            Some(domain) => {
-                let len = domain.as_bytes().len().min(text.len());
-                Self::at(text, text.len() - len, kind)
+        // The label before the suffix, without looking for the suffix again.
+        let before = text.len().checked_sub(suffix.as_bytes().len() + 1);
+        match before
+            .and_then(|end| text.get(..end))
+            .filter(|before| !before.is_empty() && !before.ends_with(b"."))
+        {
+            Some(before) => {
+                let start = before.iter().rposition(|&byte| byte == b'.').map_or(0, |dot| dot + 1);
+                Self::at(text, start, kind)
             }
             None => whole(BaseKind::Suffix),
         }

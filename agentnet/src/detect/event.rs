@@ -93,6 +93,26 @@ pub enum Direction {
     Ingress,
 }
 
+impl Event<'_> {
+    /// Payload that had left this way when it was seen, with its own.
+    pub fn bytes_left(&self) -> u64 {
+        match &self.body {
+            Body::Chunk(chunk) => chunk.offset.saturating_add(chunk.bytes.len() as u64),
+            Body::Datagram(datagram) => datagram.len.into(),
+            Body::Icmp(icmp) => icmp.len.into(),
+            Body::Dns(dns) => match dns.message {
+                Message::Wire(bytes) => bytes.len() as u64,
+                Message::Logged(logged) => {
+                    logged.query_bytes.max(logged.name.len().try_into().unwrap_or(u16::MAX)).into()
+                }
+            },
+            Body::Request(request) => (request.target.len() + request.host.len()) as u64,
+            Body::Payload(bytes) => bytes.len() as u64,
+            Body::Start | Body::End(_) => 0,
+        }
+    }
+}
+
 /// What an [`Event`] is.
 #[derive(Clone, Copy, Debug)]
 pub enum Body<'a> {

@@ -213,6 +213,9 @@ pub struct Secret {
     pub bytes: usize,
     /// Tells it from others; it cannot be turned back.
     pub fingerprint: String,
+    /// Bytes that had left this way when it was found, those it was found in included.
+    #[serde(default)]
+    pub bytes_before_block: u64,
 }
 
 /// ICMP that is no ping.

@@ -5,7 +5,10 @@
 //! what to tell ([`Verdict::finding`], by way of [`crate::alert::detection::alert`]). What was refused by the policy never
 //! left: it is no sample, and counts as nothing that was told.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use agentnet_common::verdict::DNS_PORT;
 
@@ -21,6 +24,7 @@ use super::{
     kept::{self, KeptError},
     ledger::Keys,
     places::Places,
+    secrets::HostSecrets,
 };
 use crate::alert::model::{Kind, Process};
 
@@ -125,6 +129,11 @@ impl Live {
     /// With nothing known. `keys` are best [`Keys::random`].
     pub fn new(config: Config, keys: Keys) -> Self {
         Self { bank: Bank::new(config, keys, Repeats::Counted), flows: Places::new(FLOWS) }
+    }
+
+    /// Looks for other secrets of this host from now on.
+    pub fn look_for(&mut self, secrets: Option<Arc<HostSecrets>>) {
+        self.bank.look_for(secrets);
     }
 
     /// Judges payload. `actions` is what the agent's policy says of findings.
@@ -278,5 +287,7 @@ fn targets(action: Action, by_name: bool, about: &[u8], flow: &Flow) -> Vec<Targ
     if is_name { vec![Target::Name(text.to_owned())] } else { elsewhere() }
 }
 
+#[cfg(test)]
+mod channels;
 #[cfg(test)]
 mod tests;

@@ -67,12 +67,15 @@ impl Name {
                 }
             }
         }
-        for (at, &byte) in (start..end).zip(label) {
-            self.odd |= !(byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
-            let byte = if byte == b'.' { INNER_DOT } else { byte };
-            if let (Some(sent), Some(lower)) = (self.sent.get_mut(at), self.lower.get_mut(at)) {
-                (*sent, *lower) = (byte, byte.to_ascii_lowercase());
+        if let (Some(sent), Some(lower)) = (self.sent.get_mut(start..end), self.lower.get_mut(start..end)) {
+            sent.copy_from_slice(label);
+            let plain = |&byte: &u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+            if !label.iter().all(plain) {
+                self.odd = true;
+                sent.iter_mut().filter(|byte| **byte == b'.').for_each(|byte| *byte = INNER_DOT);
             }
+            lower.copy_from_slice(sent);
+            lower.make_ascii_lowercase();
         }
         self.len = end;
         self.labels += 1;

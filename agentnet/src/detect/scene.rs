@@ -61,6 +61,8 @@ pub struct DnsScene<'a> {
     pub listed: &'a [u8],
     /// Information of the labels before the base.
     pub information: super::lm::Bits,
+    /// That of the first of them, each.
+    pub said: [super::lm::Bits; super::about::LABELS],
     /// Information of the name that the base had not been told before, filled in by [`super::dns_budget`].
     pub told_before: std::cell::Cell<u32>,
 }

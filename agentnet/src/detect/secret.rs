@@ -35,8 +35,9 @@ impl Detector for Secret {
         }
         let joined: Vec<u8> = dns.sub.iter().copied().filter(|&byte| byte != b'.').collect();
         let own = scene.config.secrets.as_deref();
-        // The information of a name is not worth the search for most names; a host's own secret is.
-        let found = if joined.len() >= 20 { secrets::find(&joined, own) } else { Vec::new() };
+        // No token of a kind is so short; a secret of this host may be.
+        let found =
+            if joined.len() >= 20 || own.is_some() { secrets::find(&joined, own) } else { Vec::new() };
         for found in &found {
             tell(
                 scene,
@@ -143,6 +144,7 @@ fn tell(scene: &mut Scene<'_, '_>, place: &Place<'_>, found: &Found) {
         Tier::Doubtful => (Strength::Hint, 0.2),
     };
     let fingerprint = scene.ledger.fingerprint(&found.secret);
+    let left = scene.event.bytes_left();
     scene.findings.add(place.key, fingerprint.as_bytes(), (strength, score), || {
         let kind = if found.own { "the secret" } else { "what looks like a secret of kind" };
         let coded = match found.encoding.as_str() {
@@ -166,6 +168,7 @@ fn tell(scene: &mut Scene<'_, '_>, place: &Place<'_>, found: &Found) {
                 sample: super::dns_query::sample(&found.secret),
                 bytes: found.secret.len(),
                 fingerprint: fingerprint.clone(),
+                bytes_before_block: left,
             }),
         }
     });

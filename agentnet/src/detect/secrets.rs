@@ -4,8 +4,10 @@ use std::borrow::Cow;
 
 use super::decode::{self, Encoding};
 
+mod example;
 pub mod host;
 mod rules;
+pub mod source;
 mod table;
 
 pub use host::HostSecrets;

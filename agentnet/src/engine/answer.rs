@@ -154,6 +154,7 @@ impl Engine {
                 .problems
                 .iter()
                 .chain(&self.unknown_resolvers)
+                .chain(self.detection.unread())
                 .chain(self.selecting.problems())
                 .cloned()
                 .collect(),

@@ -101,12 +101,14 @@ pub fn run(config: &DaemonConfig) -> Result<(), DaemonError> {
         policies: Some(config.policies.clone()),
         groups: Groups { read: group(config.read_group.as_deref()), run: group(config.run_group.as_deref()) },
         store: config.store.clone(),
+        secrets: config.host_secrets.clone(),
     };
     let runtime = super::runtime()?;
     let _entered = runtime.enter();
     let (mut engine, watched) =
         Engine::new(EngineKind::Daemon, kernel, settings, host).map_err(StartError::from)?;
     engine.unknown_resolvers = unknown;
+    engine.read_secrets();
     let mut rings = Rings::of(&mut engine.kernel)?;
     engine.line = SecondLine::load(&mut engine.kernel);
     // Before they are listed: what comes in between is seen twice, and not never.

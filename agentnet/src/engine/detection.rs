@@ -8,6 +8,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
     net::SocketAddr,
+    sync::Arc,
     time::Duration,
 };
 
@@ -16,7 +17,7 @@ use agentnet_common::{
     addr::{Addr, Endpoint},
     event::{Header, Way},
     user::Record,
-    verdict::RuleId,
+    verdict::{DNS_PORT, RuleId},
 };
 use jiff::Timestamp;
 
@@ -24,13 +25,14 @@ use super::{agent::Agent, kept, make_directory, state::Engine};
 use crate::{
     act::{Act, What},
     agent::{AgentName, registry::EngineKind},
-    alert::{detection::Done, model::Kind},
+    alert::{detection::Done, model::Kind, who},
     detect::{
         action::Action,
         bank::Config,
         event::{self, Counters, Direction, Flow, Lineage, Time},
         ledger::Keys,
         live::{BLOCK_SECONDS, Live, Sample, Source, Target, Verdict},
+        secrets::source,
     },
     policy::net::Net,
 };
@@ -49,15 +51,18 @@ pub(super) struct Detection {
     spared: BTreeMap<AgentName, Vec<What>>,
     /// Agents of which something was seen since their ledgers were kept.
     seen: BTreeSet<u32>,
+    /// Secrets of this host that are not looked for, and why.
+    unread: Vec<String>,
 }
 
 impl Default for Detection {
     fn default() -> Self {
         Self {
-            // Resolvers are the kernel's to judge, name by name; secrets of this host nobody has told.
+            // Resolvers are the kernel's to judge, name by name; secrets of this host are read later.
             live: Live::new(Config::default(), Keys::random()),
             spared: BTreeMap::new(),
             seen: BTreeSet::new(),
+            unread: Vec::new(),
         }
     }
 }
@@ -68,6 +73,11 @@ impl Detection {
         if let Some(agent) = &act.agent {
             self.spared.entry(agent.clone()).or_default().push(act.what.clone());
         }
+    }
+
+    /// Secrets of this host that are not looked for, and why.
+    pub(super) fn unread(&self) -> &[String] {
+        &self.unread
     }
 
     fn is_spared(&self, agent: &AgentName, what: &What) -> bool {
@@ -106,15 +116,40 @@ impl<'a> Seen<'a> {
 }
 
 impl Engine {
+    /// Reads the secrets of this host anew; those that are not looked for, and why. What was looked for before is not
+    /// looked for any more.
+    pub(super) fn read_secrets(&mut self) -> &[String] {
+        let held = source::read(&self.settings.secrets, |name| std::env::var_os(name));
+        for note in &held.notes {
+            tracing::warn!(note, "secrets of this host");
+        }
+        for wrong in &held.wrong {
+            tracing::error!(wrong, "secrets of this host");
+        }
+        if let Some(secrets) = &held.secrets {
+            tracing::info!(secrets = secrets.len(), "no agent may send the secrets of this host");
+        }
+        self.detection.live.look_for(held.secrets.map(Arc::new));
+        self.detection.unread = held.wrong;
+        &self.detection.unread
+    }
+
     /// Shows a record to the detectors, does what the policy wants done, and tells of it.
     pub(super) fn detect(&mut self, record: &Record) {
         let id = record.header().agent;
         let Self { agents, detection, clock, .. } = self;
         let Some(agent) = agents.get(&id) else { return };
+        // Who asks for a name counts: a program that shows what it finds, or one that connects.
+        let asks = match record {
+            Record::Sample(sample) if sample.head.endpoint.port == DNS_PORT => {
+                who(&sample.head.process, None)
+            }
+            _ => None,
+        };
         let source = |seen: &Seen<'_>| Source {
             time: Time(u64::try_from(clock.wall(seen.time).as_nanosecond()).unwrap_or_default()),
             agent: event::Agent { id: id.into(), name: agent.name.as_str() },
-            process: None,
+            process: asks.as_ref(),
             lineage: Lineage::default(),
             flow: seen.flow,
         };

@@ -38,6 +38,7 @@ impl Engine {
             }
             Err(error) => wrong.push(format!("the addresses of this host are those of before: {error}")),
         }
+        wrong.extend(self.read_secrets().iter().cloned());
         let (mut changed, mut closed) = (0, 0);
         for id in self.agents.keys().copied().collect::<Vec<_>>() {
             match self.reload_one(id) {

@@ -38,6 +38,7 @@ use crate::{
         protocol::{Failure, Reply, Request, Run},
         server::{self, Call, Server},
     },
+    detect::secrets::source::Source,
     exit,
     kernel::{
         Kernel, KernelError,
@@ -190,25 +191,26 @@ fn start_alone(run: &Run, child: Child<'_>) -> Result<(Engine, mpsc::Receiver<u3
     };
     let footprint = claim.footprint(&run.agent, &meta)?;
     let kernel = Kernel::load(&pins)?;
-    let settings = Settings {
-        state: STATE_DIRECTORY.into(),
-        policies: None,
-        groups: Groups::default(),
-        store: store_options(),
-    };
+    let (store, secrets) = options();
+    let settings =
+        Settings { state: STATE_DIRECTORY.into(), policies: None, groups: Groups::default(), store, secrets };
     let (mut engine, watched) = Engine::new(EngineKind::Run, kernel, settings, host)?;
     engine.unknown_resolvers = unknown;
+    engine.read_secrets();
     let id = engine.place(&run.agent, footprint, selection, child)?;
     Ok((engine, watched, id))
 }
 
-/// Where this host keeps alerts and flows. An agent is not left ungoverned for a wrong file.
-fn store_options() -> store::Options {
+/// Where this host keeps alerts and flows, and has secrets. An agent is not left ungoverned for a wrong file.
+fn options() -> (store::Options, Vec<Source>) {
     match DaemonConfig::load(None) {
-        Ok(config) => config.store,
+        Ok(config) => (config.store, config.host_secrets),
         Err(problems) => {
-            tracing::error!(%problems, "alerts are kept where they are without a configuration");
-            store::Options::default()
+            tracing::error!(
+                %problems,
+                "alerts are kept where they are without a configuration, and no secrets of this host are looked for"
+            );
+            (store::Options::default(), Vec::new())
         }
     }
 }

@@ -28,6 +28,7 @@ use crate::{
     },
     alert::clock::Clock,
     control::caller::Groups,
+    detect::secrets::source::Source,
     kernel::Kernel,
     policy::host::Host,
     store::{
@@ -62,6 +63,8 @@ pub struct Settings {
     pub groups: Groups,
     /// Where it keeps alerts and flows, and how many.
     pub store: store::Options,
+    /// Where the secrets of this host are.
+    pub secrets: Vec<Source>,
 }
 
 /// The state of an engine.

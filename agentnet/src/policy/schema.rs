@@ -65,6 +65,8 @@ pub enum Kind {
     Resolvers,
     /// A list of names that resolvers try behind others, or [`resolvers::SYSTEM`]; may be empty.
     Suffixes,
+    /// A list of texts that its reader makes sense of; may be empty.
+    Texts,
     /// Text that its reader makes sense of, with an example.
     Text(&'static str),
     /// One of a few words.
@@ -422,6 +424,7 @@ impl Kind {
                 "maxItems": resolvers::MOST,
                 "items": { "type": "string", "minLength": 1, "maxLength": 253 },
             }),
+            Self::Texts => json!({ "type": "array", "items": { "type": "string", "minLength": 1 } }),
             Self::Text(example) => json!({ "type": "string", "examples": [example] }),
             Self::Choice(choices) => json!({ "enum": words(choices) }),
             Self::Choices(choices) => json!({

@@ -250,7 +250,13 @@ impl Judge {
                 continue;
             }
             self.summary.finding(event.agent.name, &finding, action, time);
-            let told = Told { host: &self.source, policy: &self.policy, action, done: &Done::Replayed };
+            let told = Told {
+                host: &self.source,
+                policy: &self.policy,
+                action,
+                done: &Done::Replayed,
+                ancestors: &[],
+            };
             self.alerts.push(detection::alert(finding, &event, &told, &mut self.ids));
         }
     }

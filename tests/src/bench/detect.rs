@@ -23,6 +23,8 @@ use agentnet::{
 };
 use anyhow::{Context as _, Result};
 
+use super::others;
+
 /// How long each measure goes on.
 const LENGTH: Duration = Duration::from_secs(3);
 
@@ -177,14 +179,11 @@ fn capture(path: &Path, packets: u32) -> Result<()> {
 }
 
 /// Packets a second of processor time.
-fn replay(packets: u32) -> Result<f64> {
-    let folder = tempfile::tempdir().context("cannot make a folder")?;
-    let path = folder.path().join("bench.pcap");
-    capture(&path, packets)?;
+fn replay(path: &Path, packets: u32) -> Result<f64> {
     let mut replay = Replay::new("bench".into(), "none".into(), Actions::default(), Config::default());
     let start = cpu();
     let mut told = 0_usize;
-    Capture::new(File::open(&path)?)?.each(|frame| {
+    Capture::new(File::open(path)?)?.each(|frame| {
         told += replay.frame(&frame).count();
         Ok::<(), CaptureError>(())
     })?;
@@ -213,7 +212,10 @@ fn peak() -> Option<u64> {
 /// # Errors
 /// If no capture can be written.
 pub fn measure(packets: u32) -> Result<Vec<Row>> {
-    let rate = replay(packets)?;
+    let folder = tempfile::tempdir().context("cannot make a folder")?;
+    let path = folder.path().join("bench.pcap");
+    capture(&path, packets)?;
+    let rate = replay(&path, packets)?;
     let memory = peak().map_or("?".to_owned(), |peak| format!("{peak} MiB"));
     let mut rows = vec![
         ("replay, packets a second of processor time".to_owned(), format!("{rate:.0}"), "800,000".to_owned()),
@@ -234,5 +236,6 @@ pub fn measure(packets: u32) -> Result<Vec<Row>> {
             "200 MB/s".to_owned(),
         ));
     }
+    rows.extend(others::rows(&path, packets));
     Ok(rows)
 }

@@ -1,12 +1,12 @@
 //! What `cargo xtask bench` runs: prints its tables in Markdown, and all values as JSON if asked to.
 
-use std::{fs, path::PathBuf};
+use std::{fs, net::SocketAddr, path::PathBuf};
 
 use agentnet_tests::{
     bench::{
         load::{self, CONNECT_PORT, Load, STREAM_PORT},
         pairs::{self, Measure},
-        programs,
+        programs, reaction,
         report::Report,
     },
     lab::{hosts::Hosts, net::Family, policy::Policy, server::Servers},
@@ -41,16 +41,30 @@ enum Role {
         #[command(subcommand)]
         load: Load,
     },
+    /// The agent: leaks by names until each is blocked.
+    #[command(hide = true)]
+    Leak {
+        /// The resolver.
+        to: SocketAddr,
+    },
+    /// Measures how long it takes until what was found is blocked, and nothing else.
+    Reaction,
 }
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
-    if let Some(Role::Load { turns, load }) = cli.role {
-        if turns {
-            return load.take_turns();
+    match cli.role {
+        Some(Role::Load { turns: true, load }) => return load.take_turns(),
+        Some(Role::Load { load, .. }) => {
+            println!("{}", load.run()?);
+            return Ok(());
         }
-        println!("{}", load.run()?);
-        return Ok(());
+        Some(Role::Leak { to }) => return reaction::leak(to),
+        Some(Role::Reaction) => {
+            print!("{}", reaction::table(&Hosts::new()?)?);
+            return Ok(());
+        }
+        None => {}
     }
     // Without a sniffer: it would have to keep every packet.
     let hosts = Hosts::new()?;
@@ -73,6 +87,7 @@ fn main() -> Result<()> {
         comparisons,
     };
     print!("{report}");
+    print!("\n{}", reaction::table(&hosts)?);
     if let Some(file) = cli.json {
         fs::write(file, serde_json::to_vec_pretty(&report)?)?;
     }

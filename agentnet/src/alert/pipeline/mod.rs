@@ -228,6 +228,7 @@ impl Pipeline {
         let executable = (process.pid != 0)
             .then(|| self.executables.executable(process.pid, &process.comm_text(), time, Freshness::Now))
             .flatten();
+        let ancestors = self.executables.ancestors(process.pid, time);
         let process = who(process, executable.as_deref());
         let wall = self.clock.wall(time);
         let event = Event {
@@ -238,7 +239,13 @@ impl Pipeline {
             flow,
             body: Body::Start,
         };
-        let told = detection::Told { host: &self.host, policy: self.policy.name(), action, done };
+        let told = detection::Told {
+            host: &self.host,
+            policy: self.policy.name(),
+            action,
+            done,
+            ancestors: &ancestors,
+        };
         let alert = detection::alert(finding, &event, &told, &mut self.ids);
         // What was done is told each time, and its number is bounded by what can be done.
         if alert.action != model::Action::Alerted || self.findings.admit(now) {

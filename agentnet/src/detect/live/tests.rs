@@ -6,20 +6,20 @@ use crate::{
 
 const START: u64 = 1_700_000_000;
 
-struct Lab {
-    live: Live,
-    actions: Actions,
-    seconds: u64,
-    remote: SocketAddr,
+pub(super) struct Lab {
+    pub(super) live: Live,
+    pub(super) actions: Actions,
+    pub(super) seconds: u64,
+    pub(super) remote: SocketAddr,
 }
 
 impl Lab {
-    fn new(config: Config, remote: &str) -> Self {
+    pub(super) fn new(config: Config, remote: &str) -> Self {
         let live = Live::new(config, Keys::new(3, 5));
         Self { live, actions: Actions::default(), seconds: START, remote: remote.parse().unwrap() }
     }
 
-    fn source(&self, flow: u64, protocol: u8) -> Source<'static> {
+    pub(super) fn source(&self, flow: u64, protocol: u8) -> Source<'static> {
         Source {
             time: Time::from_secs(self.seconds),
             agent: Agent { id: 7, name: "demo" },
@@ -29,7 +29,7 @@ impl Lab {
         }
     }
 
-    fn send(&mut self, flow: u64, protocol: u8, offset: u64, bytes: &[u8]) -> Vec<Verdict> {
+    pub(super) fn send(&mut self, flow: u64, protocol: u8, offset: u64, bytes: &[u8]) -> Vec<Verdict> {
         self.seconds += 1;
         let payload = u32::try_from(bytes.len()).unwrap();
         let source = self.source(flow, protocol);
@@ -37,13 +37,13 @@ impl Lab {
         self.live.sample(&sample, &self.actions)
     }
 
-    fn ask(&mut self, number: u64, name: &str) -> Vec<Verdict> {
+    pub(super) fn ask(&mut self, number: u64, name: &str) -> Vec<Verdict> {
         self.send(1, UDP, number, &query(name))
     }
 }
 
 /// A query of type A.
-fn query(name: &str) -> Vec<u8> {
+pub(super) fn query(name: &str) -> Vec<u8> {
     let mut message = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in name.split('.') {
         message.push(u8::try_from(label.len()).unwrap());

@@ -18,12 +18,18 @@ pub const PATTERN: usize = 2 * LONGEST + 8;
 pub const MAX: usize = 512;
 
 /// The secrets of this host.
-#[derive(Debug)]
 pub struct HostSecrets {
     automaton: AhoCorasick,
     /// Name and form of each pattern.
     patterns: Vec<(usize, &'static str)>,
     names: Vec<String>,
+}
+
+/// How many there are: what they are is for no log.
+impl std::fmt::Debug for HostSecrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HostSecrets").field("len", &self.len()).finish_non_exhaustive()
+    }
 }
 
 /// One of them was found.
@@ -44,7 +50,7 @@ impl HostSecrets {
         let (mut names, mut patterns, mut texts) = (Vec::new(), Vec::new(), Vec::new());
         for (name, secret) in secrets {
             let secret = secret.trim_ascii();
-            if names.len() >= MAX || !is_worth_it(secret) {
+            if names.len() >= MAX || unfit(secret).is_some() {
                 continue;
             }
             let secret = secret.get(..secret.len().min(LONGEST)).unwrap_or_default();
@@ -88,7 +94,13 @@ impl HostSecrets {
     }
 }
 
-fn is_worth_it(secret: &[u8]) -> bool {
+/// Why a value is not looked for, `None` if it is: what is short, or said by a host all day, would be found where it
+/// is none.
+pub(super) fn unfit(secret: &[u8]) -> Option<&'static str> {
+    let secret = secret.trim_ascii();
+    if secret.len() < SHORTEST {
+        return Some("it is too short");
+    }
     let mut kinds = [false; 4];
     for byte in secret {
         let kind = match byte {
@@ -101,11 +113,27 @@ fn is_worth_it(secret: &[u8]) -> bool {
             *kind = true;
         }
     }
-    let mixed = kinds.iter().filter(|&&kind| kind).count() >= 2;
-    let path = secret.starts_with(b"/")
-        || secret.starts_with(b"http")
-        || secret.contains(&b' ') && secret.len() < 24;
-    secret.len() >= SHORTEST && mixed && !path
+    if kinds.iter().filter(|&&kind| kind).count() < 2 {
+        return Some("all its characters are of one kind");
+    }
+    let path = secret.starts_with(b"/") || memchr::memmem::find(secret, b"://").is_some();
+    let is_place = path || is_host(secret) || secret.contains(&b' ') && secret.len() < 24;
+    is_place.then_some("it is a path, an address or a phrase")
+}
+
+/// Whether a value is the name of a host or of somebody there, with a port or not, as the public suffixes have it.
+fn is_host(value: &[u8]) -> bool {
+    let value = value.rsplit(|&byte| byte == b'@').next().unwrap_or_default();
+    let (host, port) = match value.iter().rposition(|&byte| byte == b':') {
+        Some(at) => value.split_at(at),
+        None => (value, [].as_slice()),
+    };
+    let plain = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
+    let last = host.rsplit(|&byte| byte == b'.').next().unwrap_or_default();
+    host.contains(&b'.')
+        && host.iter().all(plain)
+        && (last.iter().all(u8::is_ascii_alphabetic) || host.iter().all(|byte| !byte.is_ascii_alphabetic()))
+        && port.iter().skip(1).all(u8::is_ascii_digit)
 }
 
 /// The forms of a secret.
@@ -194,9 +222,17 @@ mod tests {
 
     #[test]
     fn values_of_every_day_are_left_out() {
-        for value in
-            ["production", "/usr/local/bin", "https://example.com/path", "short1!", "aaaaaaaaaaaaaaaa"]
-        {
+        for value in [
+            "production",
+            "/usr/local/bin",
+            "https://example.com/path",
+            "short1!",
+            "aaaaaaaaaaaaaaaa",
+            "db-1.internal.corp",
+            "db.internal:5432",
+            "me.1@example.com",
+            "192.168.101.250",
+        ] {
             assert!(HostSecrets::new([("X", value.as_bytes())]).is_none(), "{value}");
         }
     }

@@ -7,6 +7,7 @@ use regex::bytes::{Regex, RegexBuilder};
 
 use super::{
     super::lm::{Bits, Case, URLS},
+    example,
     table::RULES,
 };
 
@@ -49,6 +50,10 @@ pub(super) enum Check {
     NotWord,
     /// It has letters and digits and says much.
     Random,
+    /// It is a signed token whose head can be read; a copy that cannot is less sure.
+    Token,
+    /// There is a key behind its first line: that alone is in every program that reads keys.
+    Body,
 }
 
 /// A match.
@@ -182,7 +187,7 @@ fn attempt(bytes: &[u8], hit: usize, at: usize, rule: &'static Rule, found: &mut
     if rule.check == Check::Random && before.windows(4).any(|four| four == b"hash") {
         return;
     }
-    let Some(tier) = judge(rule, secret.as_bytes()) else { return };
+    let Some(tier) = judge(rule, secret.as_bytes(), whole.as_bytes()) else { return };
     found.push(Match { rule: rule.id, span, tier, hosts: rule.hosts });
 }
 
@@ -191,26 +196,65 @@ fn is_all_token(rule: &Rule) -> bool {
     !["(?:^|", "(?i:", "(?s:", "[^"].iter().any(|start| rule.pattern.starts_with(start))
 }
 
-/// How sure a match is; `None` if it is none.
-fn judge(rule: &Rule, secret: &[u8]) -> Option<Tier> {
+/// How sure a match is, whose `secret` is a part of the `whole` that the pattern is of; `None` if it is none.
+fn judge(rule: &Rule, secret: &[u8], whole: &[u8]) -> Option<Tier> {
     let distinct = distinct(secret);
-    if secret.len() >= 16 && distinct < 6 || is_placeholder(secret) {
+    if rule.check == Check::Crc && has_crc(secret) {
+        // No example has the right sum by chance.
+        return Some(Tier::Certain);
+    }
+    if secret.len() >= 16 && distinct < 6 || example::is_placeholder(secret) {
         return None;
     }
+    let tier = checked(rule, secret, whole, distinct)?;
+    // A pattern that begins with words knows a value by these, however sure of them it is.
+    let tier = if rule.pattern.starts_with("(?i:") { tier.min(Tier::Context) } else { tier };
+    // What the rule does not part from the words around it says nothing of its order.
+    let is_parted = secret.len() < whole.len() || !secret.contains(&b' ');
+    let is_example =
+        is_parted && (example::is_in_order(secret) || tier == Tier::Certain && is_phrase(secret));
+    Some(if is_example { Tier::Doubtful } else { tier })
+}
+
+fn checked(rule: &Rule, secret: &[u8], whole: &[u8], distinct: u32) -> Option<Tier> {
     match rule.check {
         Check::None => Some(rule.tier),
-        Check::Crc => Some(if has_crc(secret) { Tier::Certain } else { Tier::Context }),
-        Check::Example => Some(if secret.ends_with(b"EXAMPLE") { Tier::Doubtful } else { Tier::Certain }),
+        // Copies in documentation are changed by a character or two.
+        Check::Crc => Some(Tier::Context),
+        Check::Example => Some(if secret.ends_with(b"EXAMPLE") { Tier::Doubtful } else { rule.tier }),
         Check::Mixed => {
             let has = |kind: fn(&u8) -> bool| secret.iter().any(kind);
-            let hexadecimal = secret.iter().all(u8::is_ascii_hexdigit);
+            // Sums are hexadecimal, and stand near every word; keys of base64 are not, unless somebody says so.
+            let hexadecimal = secret.iter().all(u8::is_ascii_hexdigit) && names_a_secret(whole);
             let letters = has(u8::is_ascii_uppercase) && has(u8::is_ascii_lowercase) || hexadecimal;
             (letters && has(u8::is_ascii_digit) && distinct >= 10).then_some(rule.tier)
         }
         Check::NotWord => (secret.len() >= 6 && !is_word(secret)).then_some(rule.tier),
         // A name beside it says that it may be one, and nothing else does: for the record.
         Check::Random => is_random(secret).then_some(Tier::Doubtful),
+        Check::Token => Some(if is_jwt(secret) { rule.tier } else { Tier::Context }),
+        Check::Body => Some(if secret == whole { Tier::Doubtful } else { rule.tier }),
     }
+}
+
+fn names_a_secret(text: &[u8]) -> bool {
+    let lower = text.to_ascii_lowercase();
+    [b"secret".as_slice(), b"_key"].iter().any(|word| memchr::memmem::find(&lower, word).is_some())
+}
+
+/// Whether a value is words one after the other, as names in programs are, and no digits.
+fn is_phrase(secret: &[u8]) -> bool {
+    let length = u32::try_from(secret.len()).unwrap_or(u32::MAX);
+    secret.len() >= 12
+        && secret.iter().filter(|byte| byte.is_ascii_digit()).count() * 8 <= secret.len()
+        && URLS.compound(secret, Case::Folded).whole().saturating_mul(10) < length.saturating_mul(26)
+}
+
+/// Whether the head of a signed token is an object that names how it is signed (RFC 7515, 4.1.1).
+fn is_jwt(token: &[u8]) -> bool {
+    let head = token.split(|&byte| byte == b'.').next().unwrap_or_default();
+    let Ok(head) = data_encoding::BASE64URL_NOPAD.decode(head) else { return false };
+    serde_json::from_slice::<serde_json::Value>(&head).is_ok_and(|head| head["alg"].is_string())
 }
 
 fn distinct(bytes: &[u8]) -> u32 {
@@ -221,34 +265,6 @@ fn distinct(bytes: &[u8]) -> u32 {
         }
     }
     seen.iter().map(|word| word.count_ones()).sum()
-}
-
-/// Words that stand for a secret in documentation and templates.
-fn is_placeholder(secret: &[u8]) -> bool {
-    const WORDS: &[&[u8]] = &[
-        b"xxxxxx",
-        b"XXXXXX",
-        b"example",
-        b"your_",
-        b"your-",
-        b"YOUR_",
-        b"<your",
-        b"changeme",
-        b"placeholder",
-        b"process.env",
-        b"os.environ",
-        b"${",
-        b"{{",
-        b"$(",
-        b"......",
-        b"******",
-        b"redacted",
-        b"REDACTED",
-        b"dummy",
-        b"insert_",
-        b"undefined",
-    ];
-    WORDS.iter().any(|word| secret.windows(word.len()).any(|window| window == *word))
 }
 
 fn is_word(secret: &[u8]) -> bool {
@@ -294,6 +310,9 @@ fn has_crc(secret: &[u8]) -> bool {
 }
 
 #[cfg(test)]
+mod forms;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -327,8 +346,8 @@ mod tests {
         sum.reverse();
         let token = [b"ghp_".as_slice(), random, &sum].concat();
         assert_eq!(find(&token)[0].tier, Tier::Certain);
-        let other = [b"ghp_".as_slice(), random, b"000000"].concat();
-        assert_eq!(find(&other)[0].tier, Tier::Context);
+        let other = b"ghp_x7Rk2mPq9LzT4vNb8sWdQ3hJ6yGc5F000000";
+        assert_eq!(find(other)[0].tier, Tier::Context);
     }
 
     #[test]

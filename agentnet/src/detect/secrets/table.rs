@@ -166,7 +166,7 @@ pub(super) static RULES: &[Rule] = &[
     token("azure_sas", &["sig="], r"sv=20\d\d-\d\d-\d\d[^ ]{10,200}?[&?]sig=([A-Za-z0-9%+/]{43,}(?:%3D|=))"),
     token(
         "azure_apim_key",
-        &["ApiM", "APIM"],
+        &["Apim", "APIM"],
         r"(?:Ocp-Apim-Subscription-Key|APIM)[^A-Za-z0-9]{1,8}([a-f0-9]{32})",
     ),
     token("digitalocean_token", &["dop_v1_", "doo_v1_", "dor_v1_"], r"do[opr]_v1_([a-f0-9]{64})"),
@@ -193,7 +193,7 @@ pub(super) static RULES: &[Rule] = &[
     token(
         "flyio_token",
         &["fo1_", "fm1a_", "fm1r_", "fm2_"],
-        r"(?:fo1_[A-Za-z0-9_\-]{43}|fm[12][ar]?_[A-Za-z0-9+/]{100,}={0,3})",
+        r"(?:fo1_([A-Za-z0-9_\-]{43})|fm[12][ar]?_([A-Za-z0-9+/]{100,}={0,3}))",
     ),
     token("netlify_token", &["nfp_"], r"nfp_([A-Za-z0-9]{36,44})"),
     token(
@@ -242,7 +242,7 @@ pub(super) static RULES: &[Rule] = &[
         r"tskey-(?:auth-|client-|api-|webhook-)?([A-Za-z0-9]{8,20}-[A-Za-z0-9]{20,40})",
     ),
     token("harness_key", &["pat.", "sat."], r"[ps]at\.([A-Za-z0-9]{22}\.[a-f0-9]{24}\.[A-Za-z0-9]{20})"),
-    token("octopus_key", &["API-"], r"API-([A-Z0-9]{25,29})(?:[^A-Z0-9]|$)"),
+    token("octopus_key", &["API-"], r"(?:^|[^A-Za-z0-9_\-])API-([A-Z0-9]{25,29})(?:[^A-Z0-9]|$)"),
     token(
         "scaleway_key",
         &["SCW"],
@@ -290,7 +290,7 @@ pub(super) static RULES: &[Rule] = &[
     of(
         "slack_token",
         &["xoxa-", "xoxb-", "xoxp-", "xoxr-", "xoxs-", "xoxo-", "xoxe-", "xoxe.", "xapp-"],
-        r"(?:xox[abprso]-(?:\d-)?([A-Za-z0-9\-]{20,250})|xoxe(?:\.xox[bp])?-\d-([A-Za-z0-9]{100,180})|xapp-(\d-[A-Z0-9]{9,12}-\d{8,14}-[a-f0-9]{64}|\d{8,14}-[A-Za-z0-9/]{20,40}))",
+        r"(?:xox[abprso]-(?:\d-)?(\d{8,14}-[A-Za-z0-9\-]{16,240})|xoxe(?:\.xox[bp])?-\d-([A-Za-z0-9]{100,180})|xapp-(\d-[A-Z0-9]{9,12}-\d{8,14}-[a-f0-9]{64}|\d{8,14}-[A-Za-z0-9/]{20,40}))",
         SLACK,
     ),
     of(
@@ -325,7 +325,7 @@ pub(super) static RULES: &[Rule] = &[
     token(
         "mailgun_key",
         &["key-", "pubkey-"],
-        r"(?:^|[^A-Za-z0-9])(?:pub)?key-([a-f0-9]{32})(?:[^A-Za-z0-9]|$)",
+        r"(?:^|[^A-Za-z0-9_\-])(?:pub)?key-([a-f0-9]{32})(?:[^A-Za-z0-9]|$)",
     ),
     token(
         "mailgun_signing_key",
@@ -436,7 +436,7 @@ pub(super) static RULES: &[Rule] = &[
     token(
         "launchdarkly_key",
         &["sdk-", "api-", "mob-"],
-        r"(?:sdk|api|mob)-([a-f0-9]{8}-[a-f0-9]{4}-[a-f0-9]{4}-[a-f0-9]{4}-[a-f0-9]{12})",
+        r"(?:^|[^A-Za-z0-9_\-])(?:sdk|api|mob)-([a-f0-9]{8}-[a-f0-9]{4}-[a-f0-9]{4}-[a-f0-9]{4}-[a-f0-9]{12})",
     ),
     token("posthog_key", &["phx_", "phc_"], r"ph[xc]_([A-Za-z0-9]{43})"),
     token(
@@ -579,7 +579,14 @@ pub(super) static RULES: &[Rule] = &[
     ),
     token("netrc_login", &["machine "], r"machine\s+\S+\s+login\s+\S+\s+password\s+(\S{6,})"),
     // Keys and passwords by their form.
-    token("private_key", &["PRIVATE KEY"], r"-----BEGIN (?:[A-Z0-9]{2,10} ){0,2}PRIVATE KEY(?: BLOCK)?-----"),
+    checked(
+        token(
+            "private_key",
+            &["PRIVATE KEY"],
+            r"-----BEGIN (?:[A-Z0-9]{2,10} ){0,2}PRIVATE KEY(?: BLOCK)?-----(?:(?s:.{0,300}?)([A-Za-z0-9+/]{40,}))?",
+        ),
+        Check::Body,
+    ),
     token("putty_key", &["PuTTY-User-Key-File"], r"PuTTY-User-Key-File-[23]: "),
     token("age_key", &["AGE-SECRET-KEY-1"], r"AGE-SECRET-KEY-1([QPZRY9X8GF2TVDW0S3JN54KHCE6MUA7L]{58})"),
     token("age_post_quantum_key", &["AGE-SECRET-KEY-PQ-1"], r"AGE-SECRET-KEY-PQ-1([A-Z0-9]{58})"),
@@ -588,15 +595,18 @@ pub(super) static RULES: &[Rule] = &[
         &["PrivateKey", "PresharedKey"],
         r"(?:PrivateKey|PresharedKey)\s*=\s*([A-Za-z0-9+/]{43}=)",
     ),
-    token(
-        "jwt_signed",
-        &["eyJ"],
-        r"(?:^|[^A-Za-z0-9_\-.])(eyJ[A-Za-z0-9_\-]{10,2000}\.eyJ[A-Za-z0-9_\-]{10,8000}\.[A-Za-z0-9_\-]{20,1000})",
+    checked(
+        token(
+            "jwt_signed",
+            &["eyJ"],
+            r"(?:^|[^A-Za-z0-9_\-.])(eyJ[A-Za-z0-9_\-]{10,2000}\.eyJ[A-Za-z0-9_\-]{10,8000}\.[A-Za-z0-9_\-]{20,1000})",
+        ),
+        Check::Token,
     ),
     beside(
         "url_password",
         &["://"],
-        r#"(?:mongodb(?:\+srv)?|postgres(?:ql)?|mysql|mariadb|redis(?:s)?|amqps?|mqtts?|ldaps?|smtps?|s?ftp|ssh|https?|rediss|nats|clickhouse|sqlserver|jdbc:[a-z]+)://[^\s:/?#@"'<>]{1,80}:([^\s/?#@"'<>$%{][^\s/?#"'<>]{2,80})@[A-Za-z0-9]"#,
+        r#"(?:mongodb(?:\+srv)?|postgres(?:ql)?|mysql|mariadb|redis(?:s)?|amqps?|mqtts?|ldaps?|smtps?|s?ftp|ssh|https?|rediss|nats|clickhouse|sqlserver|jdbc:[a-z]+)://[^\s:/?#@"'<>]{1,80}:([^\s/?#@"'<>$%{][^\s/?#"'<>]{2,80})@[A-Za-z0-9\[][^\s/?#@"'<>]{0,250}(?:[\s/?#"'<>]|$)"#,
     ),
     checked(
         beside(

@@ -161,7 +161,8 @@ impl<'i, 'p> Walker<'i, 'p> {
 
     /// A list that is not empty, unless its kind may be.
     fn list(&mut self, name: &'static str) -> Field<DeArray<'i>> {
-        let may_be_empty = self.spec.key(name).is_some_and(|key| matches!(key.kind, Kind::Suffixes));
+        let may_be_empty =
+            self.spec.key(name).is_some_and(|key| matches!(key.kind, Kind::Suffixes | Kind::Texts));
         self.take(name).and_then(|value| {
             let span = value.span();
             let DeValue::Array(list) = value.into_inner() else { return None };
@@ -261,7 +262,8 @@ impl Kind {
                 | Self::UnixNames
                 | Self::Presets
                 | Self::Resolvers
-                | Self::Suffixes,
+                | Self::Suffixes
+                | Self::Texts,
                 DeValue::Array(_),
             )
             | (Self::Table(_) | Self::Detect, DeValue::Table(_)) => true,
@@ -286,6 +288,7 @@ impl Kind {
             Self::Resolvers | Self::Suffixes => {
                 ("a list", format!("write {name} = [\"{}\"]", resolvers::SYSTEM))
             }
+            Self::Texts => ("a list", format!("write {name} = [\"...\"], or [] for none")),
             Self::Text(example) => ("a string", format!("write {name} = \"{example}\"")),
             Self::Choice(choices) => {
                 ("a string", format!("one of {}", list(choices.iter().map(|c| format!("\"{}\"", c.word)))))
