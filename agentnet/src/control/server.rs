@@ -10,9 +10,12 @@ use std::{
     io,
     os::{
         fd::{AsFd as _, OwnedFd},
-        unix::{fs::PermissionsExt as _, net::UnixListener as StdListener},
+        unix::{
+            fs::{MetadataExt as _, PermissionsExt as _},
+            net::UnixListener as StdListener,
+        },
     },
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -25,7 +28,7 @@ use tokio::{
     },
     sync::mpsc,
     task::JoinSet,
-    time::timeout,
+    time::{interval, timeout},
 };
 
 use self::places::{Asked, Places};
@@ -38,6 +41,9 @@ use super::{
 
 /// How long a peer may take to ask, and again to take the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often is looked whether clients find the listener.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// How long a follower may take nothing before it is given up. What it misses meanwhile is counted.
 const FOLLOWER_PATIENCE: Duration = Duration::from_secs(60);
@@ -95,12 +101,41 @@ pub struct Server {
     tasks: JoinSet<()>,
     places: Places,
     next: u64,
+    place: Option<Place>,
+}
+
+/// Where clients look for a listener.
+#[derive(Debug)]
+struct Place {
+    path: PathBuf,
+    /// Device and inode.
+    file: (u64, u64),
+}
+
+impl Place {
+    fn of(path: &Path) -> io::Result<Self> {
+        let found = fs::metadata(path)?;
+        Ok(Self { path: path.to_owned(), file: (found.dev(), found.ino()) })
+    }
+
+    /// Whether clients that look there find something else, or nothing.
+    fn is_lost(&self) -> bool {
+        Self::of(&self.path).map_or(true, |now| now.file != self.file)
+    }
 }
 
 impl Server {
     /// Hands what connections ask to the receiver of `calls`.
     pub fn new(calls: mpsc::Sender<Call>) -> Self {
-        Self { calls, tasks: JoinSet::new(), places: Places::default(), next: 0 }
+        Self { calls, tasks: JoinSet::new(), places: Places::default(), next: 0, place: None }
+    }
+
+    /// Ends when clients do not find it at `path` any more, where its listener must be.
+    ///
+    /// # Errors
+    /// If it is not there.
+    pub fn found_at(self, path: &Path) -> io::Result<Self> {
+        Ok(Self { place: Some(Place::of(path)?), ..self })
     }
 
     /// Takes over a connection that has asked already: the client that started this engine.
@@ -119,16 +154,25 @@ impl Server {
         Ok((connection, outbox))
     }
 
-    /// Serves connections to `listener` until the receiver of calls is gone.
+    /// Serves connections to `listener` until the receiver of calls is gone, or nobody can connect any more.
     pub async fn serve(mut self, listener: UnixListener) {
+        let mut look = interval(LOOK);
         loop {
             tokio::select! {
+                _ = look.tick() => if let Some(place) = self.place.as_ref().filter(|place| place.is_lost()) {
+                    tracing::error!(path = %place.path.display(), "the control socket was removed, and nobody can connect any more");
+                    break;
+                },
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) => self.accept(stream),
-                    Err(error) => {
+                    Err(error) if passes(&error) => {
                         tracing::warn!(%error, "cannot accept a connection");
                         // Out of descriptors, most likely; trying again at once would only burn time.
                         tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                    Err(error) => {
+                        tracing::error!(%error, "no connection can be accepted any more");
+                        break;
                     }
                 },
                 Some(ended) = self.tasks.join_next_with_id() => {
@@ -171,6 +215,13 @@ impl Server {
         });
         self.places.take(task, uid, asked);
     }
+}
+
+/// Whether accept(2) may succeed after this error: one connection failed, or the host is short of something.
+fn passes(error: &io::Error) -> bool {
+    let shortages = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
+    let losses = [libc::ECONNABORTED, libc::EINTR, libc::EAGAIN];
+    error.raw_os_error().is_some_and(|error| shortages.contains(&error) || losses.contains(&error))
 }
 
 fn told(result: Result<(), FrameError>) {

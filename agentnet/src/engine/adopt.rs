@@ -86,6 +86,7 @@ impl Engine {
             self.problem(format!("something is left at interfaces of agents that are gone: {error}"));
         }
         self.prune_acts(&known);
+        self.retire_others();
         // What the daemon before did not get to read: now there is somebody whom it can be told of.
         self.records(rings.rest());
         for id in self.agents.keys().copied().collect::<Vec<_>>() {
@@ -151,7 +152,7 @@ impl Engine {
         }
         let (selection, problem) = self.select_again(name, meta);
         notes.extend(problem);
-        let before = held.unwrap_or_default();
+        let before = held.or_else(|| self.held_elsewhere(name, meta)).unwrap_or_default();
         let cfg = AgentCfg { agent: meta.id, ..before };
         self.recall_acts(meta.id, name, &cfg);
         let (log, acts) = (self.log(name, meta.uid), self.acts.of(name));
@@ -223,36 +224,6 @@ impl Engine {
         }
         let policy = Arc::clone(&agent.policy);
         self.switch(id, &policy)
-    }
-
-    /// Governs an agent of another version's daemon, or one whose links are gone: ours first, then theirs go.
-    fn attach_again(&mut self, id: u32) -> Result<(), StartError> {
-        let Some(agent) = self.agents.get_mut(&id) else { return Ok(()) };
-        let theirs = agent.meta().pins.clone();
-        if agent.policy.is_unknown() {
-            return Ok(());
-        }
-        let narrowed = self.acts.narrowed(&agent.name, &agent.policy)?;
-        let slot = self.slots.lease(&mut self.kernel, &narrowed)?;
-        agent.narrowed = narrowed;
-        let mut cfg = agent.policy.compiled.agent_cfg(id, slot, 1);
-        cfg.mode = agent.policy_mode();
-        let cfg = self.acts.on(&agent.name, cfg);
-        if let Err(error) = self.kernel.attach(&agent.name, agent.cgroup.path(), cfg) {
-            self.slots.release(&mut self.kernel, slot);
-            return Err(error.into());
-        }
-        agent.cfg = cfg;
-        self.guard(id);
-        let Some(agent) = self.agents.get_mut(&id) else { return Ok(()) };
-        let mut meta = agent.meta().clone();
-        meta.pins = self.kernel.pins().to_owned();
-        agent.footprint.rewrite(meta)?;
-        if theirs != self.kernel.pins() {
-            let cleared = pins::clear_agent(&theirs, &agent.name);
-            cleared.map_err(|source| crate::kernel::KernelError::Unpin { path: theirs, source })?;
-        }
-        Ok(())
     }
 
     /// Notes something that `status` is to tell of the agent.

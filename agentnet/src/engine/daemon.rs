@@ -11,12 +11,12 @@ use rustix::{
 };
 
 use super::{
-    EngineError, STATE_DIRECTORY, host,
+    EngineError, STATE_DIRECTORY, builds, host,
     line::SecondLine,
     make_directory,
     notify::{Heart, Notify},
     policies::PolicyWatch,
-    serve::{Inputs, Rings, UNFOLLOWED, listen, run_loop, server},
+    serve::{self, Inputs, Rings, UNFOLLOWED, listen, run_loop, server},
     start::StartError,
     state::{Engine, Settings},
 };
@@ -27,7 +27,7 @@ use crate::{
     },
     config::DaemonConfig,
     control::caller::Groups,
-    kernel::{Kernel, KernelError, interfaces::Follow, mounts, pins},
+    kernel::{KernelError, interfaces::Follow, mounts},
 };
 
 /// Why the daemon did not start. What it found governed stays so.
@@ -94,7 +94,7 @@ pub fn run(config: &DaemonConfig) -> Result<(), DaemonError> {
     make_directory(state, 0o755).map_err(|error| DaemonError::State { path: state.to_owned(), error })?;
     let (host, unknown) = resolv::this_host().map_err(StartError::Addresses)?;
     let pins = host::daemon_pins(&mounts::ensure_bpffs().map_err(StartError::from)?);
-    let mut kernel = open_kernel(&pins)?;
+    let mut kernel = builds::open_kernel(&pins)?;
     kernel.sample_at_most(config.http_bytes_per_second);
     let settings = Settings {
         state: state.to_owned(),
@@ -121,16 +121,17 @@ pub fn run(config: &DaemonConfig) -> Result<(), DaemonError> {
     }
     let path = place.socket();
     // Everybody may connect, and is told what is not for them: who it is, the kernel says.
-    let listener =
-        listen(&path, 0, 0o666).map_err(|error| DaemonError::Listen { path: path.clone(), error })?;
+    let unheard = |error| DaemonError::Listen { path: path.clone(), error };
+    let listener = listen(&path, 0, 0o666).map_err(unheard)?;
     let (server, calls) = server();
+    let server = server.found_at(&path).map_err(unheard)?;
     let mut inputs = Inputs::new(rings, watched, server, calls, listener)?;
     inputs.policies = watch(&config.policies, &mut engine);
     inputs.interfaces = interfaces;
     tracing::info!(agents = engine.agents.len(), socket = %path.display(), "serving");
     let notify = Notify::from_env();
     inputs.heart = Some(Heart::new(notify, engine.agents.len()));
-    let ended = runtime.block_on(run_loop(engine, inputs));
+    let ended = serve::drive(&runtime, run_loop(engine, inputs));
     notify.stopping();
     ended?;
     // Nobody connects to a daemon that is gone; a killed one leaves its socket to the next.
@@ -155,21 +156,6 @@ fn watch(directory: &Path, engine: &mut Engine) -> Option<PolicyWatch> {
 /// Follows the interfaces of the host.
 fn follow(engine: &mut Engine) -> Option<Follow> {
     Follow::open(None).map_err(|error| engine.problem(format!("{UNFOLLOWED} ({error})"))).ok()
-}
-
-/// The programs, on the maps of the daemon before this one if it has left any.
-fn open_kernel(pins: &Path) -> Result<Kernel, KernelError> {
-    let governs = pins::agents(pins).is_ok_and(|agents| !agents.is_empty());
-    match Kernel::adopt(pins) {
-        // Nothing rests on what does not fit.
-        Err(KernelError::Shape { .. }) if !governs => {
-            tracing::info!("the maps of another build are made anew; nothing was governed by them");
-            pins::clear_shared(pins)
-                .map_err(|source| KernelError::Unpin { path: pins.to_owned(), source })?;
-            Kernel::adopt(pins)
-        }
-        adopted => adopted,
-    }
 }
 
 /// The number of a group; `None` if there is none of that name.

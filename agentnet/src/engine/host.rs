@@ -300,15 +300,18 @@ impl Drop for Footprint {
 /// If bpffs cannot be read, as without root.
 pub fn unregistered(_: &Exclusive, bpffs: &Path, known: &[AgentName]) -> io::Result<Vec<AgentName>> {
     let daemon = daemon_pins(bpffs);
-    let mut names = pins::agents(&daemon)?;
-    match fs::read_dir(daemon.join("run")) {
-        Ok(entries) => {
-            names
-                .extend(entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()?.parse().ok()));
+    let mut names = Vec::new();
+    for pins in pins::others(&daemon)?.into_iter().chain([daemon]) {
+        names.extend(pins::agents(&pins)?);
+        match fs::read_dir(pins.join("run")) {
+            Ok(entries) => names
+                .extend(entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()?.parse().ok())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
     }
     names.retain(|name| !known.contains(name));
+    names.sort_unstable();
+    names.dedup();
     Ok(names)
 }

@@ -12,6 +12,7 @@ pub mod adopt;
 mod agent;
 mod answer;
 pub mod attach;
+mod builds;
 pub mod daemon;
 pub mod detection;
 mod end;

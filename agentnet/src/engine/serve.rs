@@ -3,12 +3,14 @@
 use std::{
     io,
     os::{fd::AsFd as _, unix::net::UnixStream as StdStream},
+    panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     time::Duration,
 };
 
 use tokio::{
     net::UnixListener,
+    runtime::Runtime,
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
     task::JoinHandle,
@@ -164,7 +166,7 @@ pub fn serve(agent: &AgentName, client: &StdStream) -> Result<(), EngineError> {
         .inspect_err(|error| refuse(client, error.failure()))?;
     drop(pidfd);
 
-    runtime.block_on(async {
+    drive(&runtime, async {
         let refused =
             |error: &EngineError| refuse(client, Failure::new(error.to_string()).exit(exit::OWN_FAILURE));
         let begun = begin_alone(&mut engine, watched, id, client).inspect_err(refused);
@@ -244,6 +246,19 @@ pub(super) fn listen(path: &Path, owner: u32, mode: u32) -> io::Result<std::os::
     server::listen(path, owner, mode)
 }
 
+/// Has `runtime` serve until there is nothing left to do. A panic is an error like others, with a name and an exit code.
+///
+/// # Errors
+/// If a part of the engine has ended that should not; every agent stays under its policy.
+pub(super) fn drive(
+    runtime: &Runtime,
+    serving: impl Future<Output = Result<(), EngineError>>,
+) -> Result<(), EngineError> {
+    // Nothing of what it has touched is used afterwards: the agents are the kernel's.
+    let ended = catch_unwind(AssertUnwindSafe(|| runtime.block_on(serving)));
+    ended.unwrap_or(Err(EngineError::Task("engine")))
+}
+
 /// Serves until there is nothing left to do.
 pub(super) async fn run_loop(mut engine: Engine, mut inputs: Inputs) -> Result<(), EngineError> {
     let mut tick = interval(TICK);
@@ -280,6 +295,13 @@ pub(super) async fn run_loop(mut engine: Engine, mut inputs: Inputs) -> Result<(
                 tracing::error!(?ended, "the control socket is not served any more");
                 result = Err(EngineError::Task("control socket"));
                 break;
+            }
+            // One whose cgroup is gone ends, and one whose agent ends is ended.
+            Some(ended) = engine.watchers.join_next() => {
+                if ended.is_err_and(|error| error.is_panic()) {
+                    result = Err(EngineError::Task("watch of an agent's processes"));
+                    break;
+                }
             }
             Some(()) = inputs.terminate.recv() => if engine.terminate(rings) { break },
             // A run engine's terminal is its client's, and so is what is typed there.
@@ -395,5 +417,18 @@ fn events(what: &'static str) -> impl Fn(io::Error) -> EngineError {
 impl From<KernelError> for EngineError {
     fn from(error: KernelError) -> Self {
         Self::Start(error.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_of_the_engine_is_an_error_with_its_name() {
+        let runtime = super::super::runtime().unwrap();
+        let ended = drive(&runtime, async { panic!("a fault") });
+        assert!(matches!(ended, Err(EngineError::Task("engine"))), "{ended:?}");
+        assert!(drive(&runtime, async { Ok(()) }).is_ok());
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use agentnet_common::{abi::MAX_AGENTS, user::Record};
 use jiff::Timestamp;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
     acts::Acts,
@@ -98,6 +98,8 @@ pub struct Engine {
     pub(super) failed: Option<EndError>,
     /// Where the end of an agent's last process is told.
     watches: mpsc::Sender<u32>,
+    /// The tasks that wait for it.
+    pub(super) watchers: JoinSet<()>,
     ticks: u32,
 }
 
@@ -134,6 +136,7 @@ impl Engine {
             reserved: Vec::new(),
             failed: None,
             watches,
+            watchers: JoinSet::new(),
             ticks: 0,
         };
         Ok((engine, watched))
@@ -258,14 +261,13 @@ impl Engine {
             Err(error) => return tracing::warn!(agent = %agent.name, %error, "cannot watch its processes"),
         };
         let watches = self.watches.clone();
-        let task = tokio::spawn(async move {
+        agent.watch = Some(self.watchers.spawn(async move {
             while population.changed().await.is_ok() {
                 if watches.send(id).await.is_err() {
                     return;
                 }
             }
-        });
-        agent.watch = Some(task.abort_handle());
+        }));
     }
 
     /// The file in which the engine keeps something about an agent.

@@ -81,16 +81,8 @@ impl Held {
         Ok(values.iter().any(|counters| counters.refused_overflow > 0))
     }
 
-    /// Opens a map whose keys and values must have these sizes: the kernel would write beyond a smaller one.
     fn open<K, V>(&self, map: &str) -> io::Result<OwnedFd> {
-        let path = pins::map_path(&self.pins, map);
-        let info = aya::maps::MapInfo::from_pin(&path).map_err(io::Error::other)?;
-        let fits = usize::try_from(info.key_size()).is_ok_and(|size| size == size_of::<K>())
-            && usize::try_from(info.value_size()).is_ok_and(|size| size == size_of::<V>());
-        if !fits {
-            return Err(io::Error::other(format!("{} is of another version", path.display())));
-        }
-        sys::obj_get(&path)
+        pins::open_map(&self.pins, map, size_of::<K>(), size_of::<V>())
     }
 }
 

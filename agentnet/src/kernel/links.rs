@@ -212,19 +212,23 @@ fn loaded<'a>(object: &'a Ebpf, hook: &Hook) -> Result<&'a ProgramFd, KernelErro
     program.ok_or(KernelError::NoProgram { program: hook.program })
 }
 
-/// Attaches every program to the cgroup and pins the links. On an error what was attached is let go again.
+/// The program that is attached first: it refuses nothing, and with it the cgroup has storage to be configured in.
+const FIRST: &str = "an_sock_release";
+
+/// Attaches every program to the cgroup and pins the links; `configure` is called before any of them that refuses
+/// something. On an error what was attached is let go again.
 pub(super) fn attach_all(
     object: &Ebpf,
     unix: &Programs,
     root: &Path,
     agent: &AgentName,
     cgroup: &Path,
+    configure: impl FnOnce() -> Result<(), KernelError>,
 ) -> Result<(), KernelError> {
     let directory =
         File::open(cgroup).map_err(|source| KernelError::Cgroup { cgroup: cgroup.to_owned(), source })?;
     pins::directory(&pins::links_of(root, agent))?;
-    let attach = |program| -> Result<OwnedFd, KernelError> {
-        let (hook, program): (&Hook, BorrowedFd<'_>) = program?;
+    let attach = |(hook, program): (&Hook, BorrowedFd<'_>)| -> Result<OwnedFd, KernelError> {
         let link = sys::link_create(program, directory.as_raw_fd(), hook.attach_type())
             .map_err(|source| KernelError::Attach { program: hook.program, source })?;
         let path = pins::link_path(root, agent, hook.program);
@@ -232,7 +236,17 @@ pub(super) fn attach_all(
         Ok(link)
     };
     // The descriptors go when all are pinned: a pin alone keeps its link.
-    let attached: Result<Vec<OwnedFd>, KernelError> = programs(object, unix).map(attach).collect();
+    let attached: Result<Vec<OwnedFd>, KernelError> =
+        programs(object, unix).collect::<Result<Vec<_>, _>>().and_then(|programs| {
+            let (first, rest): (Vec<_>, Vec<_>) =
+                programs.into_iter().partition(|(hook, _)| hook.program == FIRST);
+            let mut links = first.into_iter().map(attach).collect::<Result<Vec<_>, _>>()?;
+            configure()?;
+            for program in rest {
+                links.push(attach(program)?);
+            }
+            Ok(links)
+        });
     attached.map(drop).inspect_err(|_| {
         // The first error is the one to tell; what is left is removed by the next clean-up too.
         let _ = pins::clear_agent(root, agent);

@@ -8,6 +8,7 @@ pub mod addrs;
 mod error;
 pub mod features;
 pub mod held;
+pub mod inherit;
 pub mod interfaces;
 pub mod links;
 pub mod marks;

@@ -227,21 +227,34 @@ impl Kernel {
         [maps::NETS, maps::NAMES, maps::DOORS].into_iter().try_for_each(|map| self.delete(map, &slot))
     }
 
-    /// Puts a cgroup under a policy: attaches and pins every program, then writes the configuration and
-    /// reads it back. Until that write the cgroup sends nothing.
+    /// Puts a cgroup under a policy: writes the configuration, reads it back, and attaches and pins every program.
     ///
     /// # Errors
     /// When anything fails; then nothing is attached.
     pub fn attach(&mut self, agent: &AgentName, cgroup: &Path, cfg: AgentCfg) -> Result<(), KernelError> {
-        self.register(cfg.agent)?;
-        self.make_room(cfg.agent)?;
-        self.give_budget(cfg.agent)?;
+        self.prepare(cgroup, cfg.agent)?;
+        self.enforce(agent, cgroup, cfg)
+    }
+
+    /// The first half of [`Kernel::attach`]: the number `agent` begins with nothing that another one knew. Nothing is
+    /// attached yet.
+    ///
+    /// # Errors
+    /// When a map cannot be made or written.
+    pub fn prepare(&mut self, cgroup: &Path, agent: u32) -> Result<(), KernelError> {
+        self.register(agent)?;
+        self.make_room(agent)?;
+        self.give_budget(agent)?;
         self.disarm(cgroup_id(cgroup)?)?;
-        self.tell_by_number(cfg.agent, &AgentCfg::default())?;
-        links::attach_all(&self.object, &self.unix, &self.pins, agent, cgroup)?;
-        self.configure(cgroup, cfg).inspect_err(|_| {
-            let _ = links::detach_all(&self.pins, agent);
-        })
+        self.tell_by_number(agent, &AgentCfg::default())
+    }
+
+    /// The second half of [`Kernel::attach`].
+    ///
+    /// # Errors
+    /// When anything fails; then nothing is attached.
+    pub fn enforce(&self, agent: &AgentName, cgroup: &Path, cfg: AgentCfg) -> Result<(), KernelError> {
+        links::attach_all(&self.object, &self.unix, &self.pins, agent, cgroup, || self.configure(cgroup, cfg))
     }
 
     /// Moves the agent's links to the programs of this object, with no packet in between that nobody judges.
@@ -295,7 +308,7 @@ impl Kernel {
     ///
     /// # Errors
     /// When it cannot be written, or does not read back as written.
-    pub fn configure(&mut self, cgroup: &Path, cfg: AgentCfg) -> Result<(), KernelError> {
+    pub fn configure(&self, cgroup: &Path, cfg: AgentCfg) -> Result<(), KernelError> {
         let id = cgroup_id(cgroup)?;
         let data = map_data(self.map(maps::CFG)?).ok_or_else(|| missing(maps::CFG))?;
         // What has no cgroup to go by first: a program that finds both differs for a moment only.

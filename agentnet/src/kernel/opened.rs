@@ -30,7 +30,7 @@ impl Kernel {
         Opened { policy, maps }
     }
 
-    fn inner(&self, outer: &'static str, agent: u32) -> Result<MapData, KernelError> {
+    pub(super) fn inner(&self, outer: &'static str, agent: u32) -> Result<MapData, KernelError> {
         let failed = |source| KernelError::Map { map: outer, source };
         let id: u32 = sys::map_lookup(self.map_fd(outer)?, &agent).map_err(|error| failed(error.into()))?;
         MapData::from_id(id).map_err(failed)

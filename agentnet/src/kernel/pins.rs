@@ -5,6 +5,7 @@
 use std::{
     collections::HashMap as StdMap,
     fs, io,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
 
@@ -12,7 +13,7 @@ use agentnet_common::abi::maps;
 use aya::maps::{HashMap, Map, MapData, MapInfo};
 use aya_obj::Object;
 
-use super::KernelError;
+use super::{KernelError, sys};
 use crate::agent::AgentName;
 
 /// Where a map of the engine at `pins` is.
@@ -85,6 +86,58 @@ pub fn clear_engine(pins: &Path) -> io::Result<()> {
 /// When an entry exists and cannot be removed.
 pub fn clear_shared(pins: &Path) -> io::Result<()> {
     clear_directory(&pins.join("maps"))
+}
+
+/// The pins of engines of other builds, beside those at `pins`.
+///
+/// # Errors
+/// When the directory above cannot be read.
+pub fn others(pins: &Path) -> io::Result<Vec<PathBuf>> {
+    let Some(root) = pins.parent() else { return Ok(Vec::new()) };
+    let paths = names(root)?.into_iter().map(|name| root.join(name));
+    Ok(paths.filter(|path| path != pins && path.is_dir()).collect())
+}
+
+/// Sets aside what is pinned at `pins`, to where [`others`] finds it: what it enforces, it goes on to. Returns the new
+/// place.
+///
+/// # Errors
+/// When something cannot be moved.
+pub fn set_aside(pins: &Path) -> io::Result<PathBuf> {
+    let name = pins.file_name().unwrap_or_default().to_string_lossy();
+    let free = (1..u32::MAX).map(|number| pins.with_file_name(format!("{name}-{number}")));
+    let place = free.into_iter().find(|path| !path.exists()).ok_or(io::ErrorKind::AlreadyExists)?;
+    fs::create_dir(&place)?;
+    // Links first: whoever finds maps without them finds nothing that rests on these. Engines of `agentnet run` know
+    // where theirs are, and have their own maps.
+    for part in ["links", "maps"] {
+        absent_is_fine(fs::rename(pins.join(part), place.join(part)))?;
+    }
+    Ok(place)
+}
+
+/// Removes what is pinned at `pins` by an engine that is gone, and the directory if nobody else has anything there.
+/// No agent may have links.
+///
+/// # Errors
+/// When an entry exists and cannot be removed.
+pub fn retire(pins: &Path) -> io::Result<()> {
+    clear_engine(pins)?;
+    // Refused while engines of `agentnet run` have their pins in it, which is why it can be tried.
+    let _ = fs::remove_dir(pins);
+    Ok(())
+}
+
+/// Opens a pinned map whose keys and values must have these sizes: the kernel would write beyond a smaller one.
+pub(super) fn open_map(pins: &Path, map: &str, key: usize, value: usize) -> io::Result<OwnedFd> {
+    let path = map_path(pins, map);
+    let info = MapInfo::from_pin(&path).map_err(io::Error::other)?;
+    let fits = usize::try_from(info.key_size()).is_ok_and(|size| size == key)
+        && usize::try_from(info.value_size()).is_ok_and(|size| size == value);
+    if !fits {
+        return Err(io::Error::other(format!("{} is of another version", path.display())));
+    }
+    sys::obj_get(&path)
 }
 
 /// Removes a directory and the files in it.

@@ -188,6 +188,14 @@ impl Daemon {
         wait(self.child.as_mut().context("the daemon does not run")?).inspect(|_| self.child = None)
     }
 
+    /// Waits until it has ended by itself.
+    ///
+    /// # Errors
+    /// If it does not in time.
+    pub fn ended(&mut self) -> Result<ExitStatus> {
+        wait(self.child.as_mut().context("the daemon does not run")?).inspect(|_| self.child = None)
+    }
+
     /// A directory of the daemon's own: `run`, `state` or `policies`.
     pub fn directory(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
@@ -262,6 +270,19 @@ impl Daemon {
     pub fn tell(&self, args: &[&str]) -> Result<Finished> {
         let finished = self.ask(args)?;
         ensure!(finished.status.success(), "{args:?}: {finished:?}\nthe daemon said: {}", self.said());
+        Ok(finished)
+    }
+
+    /// Runs another program in the daemon's place, which must succeed.
+    ///
+    /// # Errors
+    /// With what it said, if it does not.
+    pub fn run_in_place(&self, program: &str, args: &[&str]) -> Result<Finished> {
+        let mut command = Command::new(program);
+        command.args(args);
+        self.namespace.attach(&mut command);
+        let finished = finish(command, None)?;
+        ensure!(finished.status.success(), "{program} {args:?}: {finished:?}");
         Ok(finished)
     }
 

@@ -105,6 +105,13 @@ impl Pipeline {
         self
     }
 
+    /// From now on other programs number the records, from whatever number.
+    pub fn renumber(&mut self) {
+        self.losses.missing(self.sequences.missing());
+        self.sequences = Sequences::resumed();
+        self.series = SeriesTold::resumed();
+    }
+
     /// Finds executables elsewhere than in `/proc`, and numbers identifiers for `source`.
     #[must_use]
     pub fn with_sources(mut self, executables: Box<dyn Executables>, source: u32) -> Self {
