@@ -5,6 +5,7 @@ pub mod compile;
 pub mod diagnostic;
 pub mod diff;
 pub mod explain;
+mod held;
 pub mod host;
 pub mod library;
 pub mod name;
