@@ -59,26 +59,54 @@ mod found {
     pub const BROKEN: u32 = 2;
 }
 
-/// What comes next on a connection.
-#[derive(Clone, Copy)]
-pub enum Next {
-    /// Nothing can be said before there are so many bytes.
-    Wait(u32),
-    /// A record of so many bytes that may leave.
-    Record(u32),
-    /// The same, after which the client is to be taken for one that encrypts.
-    Change(u32),
-    /// A ClientHello, in so many bytes: `message` bytes of it begin at `at`.
-    Hello {
-        /// Bytes of all its records.
-        bytes: u32,
-        /// Where it begins.
-        at: u32,
-        /// Its bytes.
-        message: u32,
-    },
+/// What is to be done about the next record.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// Nothing can be said before `bytes` are there.
+    Wait,
+    /// `bytes` of a record may leave.
+    Record,
+    /// The same, and what the client says behind it may be encrypted.
+    Change,
+    /// A ClientHello in `bytes`: `message` bytes of it begin at `at`.
+    Hello,
     /// What follows is encrypted.
     Over,
+    /// It may not leave, for `reason`.
+    Refuse,
+}
+
+/// The next record of a connection. Every field always has a value: what a variant of an enum leaves undefined, LLVM may
+/// hand on and the verifier refuses to see read.
+#[derive(Clone, Copy)]
+pub struct Next {
+    /// What is to be done.
+    pub what: What,
+    /// See [`What::Refuse`].
+    pub reason: Reason,
+    /// Bytes, those of all records that the ClientHello is in.
+    pub bytes: u32,
+    /// Where the ClientHello begins.
+    pub at: u32,
+    /// Its bytes.
+    pub message: u32,
+}
+
+impl Next {
+    #[inline(always)]
+    const fn new(what: What, bytes: u32) -> Self {
+        Self { what, reason: Reason::TlsMalformed, bytes, at: 0, message: 0 }
+    }
+
+    #[inline(always)]
+    const fn refuse(reason: Reason) -> Self {
+        Self { reason, ..Self::new(What::Refuse, 0) }
+    }
+
+    #[inline(always)]
+    const fn hello(bytes: u32, at: u32, message: u32) -> Self {
+        Self { at, message, ..Self::new(What::Hello, bytes) }
+    }
 }
 
 /// A byte that was copied. Places beyond the room for it are others than meant, which a check of lengths must exclude.
@@ -103,35 +131,32 @@ fn triple(hello: &Hello, at: u32) -> u32 {
 
 /// Reads the next record of a connection that has yet to say a name (`first`) or has said one; `have` bytes of it are
 /// there, which begin at `hello.judged`.
-///
-/// # Errors
-/// Why it may not leave.
 #[inline(always)]
-pub fn next(hello: &mut Hello, scratch: &mut Scratch, first: bool, have: u32) -> Result<Next, Reason> {
+pub fn next(hello: &mut Hello, scratch: &mut Scratch, first: bool, have: u32) -> Next {
     let start = hello.judged;
     // At once: who waits for an answer to three bytes of something else waits for ever.
     if first && byte(hello, start) != HANDSHAKE {
-        return Err(Reason::TlsNot);
+        return Next::refuse(Reason::TlsNot);
     }
     if have < RECORD_HEAD {
-        return Ok(Next::Wait(RECORD_HEAD));
+        return Next::new(What::Wait, RECORD_HEAD);
     }
     let kind = byte(hello, start);
     let len = word(hello, start + 3);
     if byte(hello, start + 1) != MAJOR {
-        return Err(if first { Reason::TlsNot } else { Reason::TlsMalformed });
+        return Next::refuse(if first { Reason::TlsNot } else { Reason::TlsMalformed });
     }
     if len == 0 || len > MOST_FRAGMENT {
-        return Err(Reason::TlsMalformed);
+        return Next::refuse(Reason::TlsMalformed);
     }
     let record = RECORD_HEAD + len;
     match kind {
-        APPLICATION_DATA => Ok(Next::Over),
-        CHANGE_CIPHER_SPEC | ALERT | HANDSHAKE if have < record => Ok(Next::Wait(record)),
-        CHANGE_CIPHER_SPEC => Ok(Next::Change(record)),
-        ALERT => Ok(Next::Record(record)),
+        APPLICATION_DATA => Next::new(What::Over, 0),
+        CHANGE_CIPHER_SPEC | ALERT | HANDSHAKE if have < record => Next::new(What::Wait, record),
+        CHANGE_CIPHER_SPEC => Next::new(What::Change, record),
+        ALERT => Next::new(What::Record, record),
         HANDSHAKE => handshake(hello, scratch, first, have, record),
-        _ => Err(Reason::TlsMalformed),
+        _ => Next::refuse(Reason::TlsMalformed),
     }
 }
 
@@ -143,7 +168,7 @@ fn handshake(
     first: bool,
     have: u32,
     record: u32,
-) -> Result<Next, Reason> {
+) -> Next {
     let at = hello.judged + RECORD_HEAD;
     let len = record - RECORD_HEAD;
     // Behind a change of cipher it may as well be encrypted, and begin with any bytes.
@@ -152,17 +177,17 @@ fn handshake(
         && (len <= MESSAGE_HEAD || byte(hello, at + MESSAGE_HEAD) == MAJOR);
     if !is_hello {
         return match (first, hello.stage) {
-            (true, _) => Err(Reason::TlsMalformed),
-            (false, HELLO_CHANGED) => Ok(Next::Over),
-            (false, _) => Ok(Next::Record(record)),
+            (true, _) => Next::refuse(Reason::TlsMalformed),
+            (false, HELLO_CHANGED) => Next::new(What::Over, 0),
+            (false, _) => Next::new(What::Record, record),
         };
     }
     if len >= MESSAGE_HEAD && MESSAGE_HEAD + triple(hello, at + 1) == len {
-        return Ok(Next::Hello { bytes: record, at, message: len });
+        return Next::hello(record, at, len);
     }
     // In several records, or more than a ClientHello in one, which nobody sends.
     if hello.judged + have > HELLO_HALF as u32 {
-        return Err(Reason::TlsMalformed);
+        return Next::refuse(Reason::TlsMalformed);
     }
     let mut places = Places { hello, scratch };
     scratch.at = 0;
@@ -173,18 +198,19 @@ fn handshake(
     // SAFETY: the callback has the signature that the helper wants, and the context is of the type it takes.
     unsafe { bpf_loop(have, put_together as *mut _, (&raw mut places).cast(), 0) };
     // SAFETY (of the block): fields of the scratch.
-    let (found, end, left, at) = unsafe {
+    let (found, end, left, at, bytes) = unsafe {
         (
             (&raw const scratch.found).read_volatile(),
             (&raw const scratch.end).read_volatile(),
             (&raw const scratch.left).read_volatile(),
             (&raw const scratch.at).read_volatile(),
+            (&raw const scratch.flags).read_volatile(),
         )
     };
     match found {
-        found::WHOLE => Ok(Next::Hello { bytes: scratch.flags, at: HELLO_HALF as u32, message: end }),
-        found::OPEN => Ok(Next::Wait(have + if left != 0 { left } else { RECORD_HEAD.wrapping_sub(at) })),
-        _ => Err(Reason::TlsMalformed),
+        found::WHOLE => Next::hello(bytes, HELLO_HALF as u32, end),
+        found::OPEN => Next::new(What::Wait, have + if left != 0 { left } else { RECORD_HEAD.wrapping_sub(at) }),
+        _ => Next::refuse(Reason::TlsMalformed),
     }
 }
 

@@ -32,7 +32,7 @@ use crate::{
     maps::AGENTS,
     pins::{is_opened_by, keep_name, rules_of, still_named},
     scratch::with_scratch,
-    tls::{self, Next},
+    tls::{self, What},
 };
 
 /// Take it (include/uapi/linux/bpf.h).
@@ -125,39 +125,35 @@ fn step(
     let from = if audit { hello.have } else { start };
     let room = (HELLO_BYTES as u32).saturating_sub(from);
     let bytes = if size < room { size } else { room };
-    let next = if !copy(ctx, hello, from, bytes) {
-        Err(Reason::TlsUnjudged)
-    } else {
-        hello.have = from + bytes;
-        tls::next(hello, scratch, hello.stage == HELLO_AWAITED, hello.have.wrapping_sub(start))
-    };
-    let judged = match next {
-        Ok(Next::Wait(bytes)) if start + bytes > HELLO_BYTES as u32 => Err(Reason::TlsMalformed),
-        Ok(Next::Wait(bytes)) => return Step::Wait(bytes),
-        Ok(Next::Record(bytes)) => Ok(bytes),
-        Ok(Next::Change(bytes)) => {
+    if !copy(ctx, hello, from, bytes) {
+        return refuse(cfg, state, hello, scratch, Reason::TlsUnjudged, size);
+    }
+    hello.have = from + bytes;
+    let next = tls::next(hello, scratch, hello.stage == HELLO_AWAITED, hello.have.wrapping_sub(start));
+    let judged = match next.what {
+        What::Wait if start + next.bytes > HELLO_BYTES as u32 => Err(Reason::TlsMalformed),
+        What::Wait => return Step::Wait(next.bytes),
+        What::Record => Ok(()),
+        What::Change => {
             hello.stage = HELLO_CHANGED;
-            Ok(bytes)
+            Ok(())
         }
-        Ok(Next::Over) => {
+        What::Over => {
             hello.free = start;
             hello.stage = HELLO_OVER;
             return Step::Pass(ALL);
         }
-        Ok(Next::Hello { bytes, at, message }) => {
-            judge(cfg, state, hello, scratch, at, message).map(|()| {
-                if hello.stage == HELLO_AWAITED {
-                    hello.stage = HELLO_SAID;
-                }
-                bytes
-            })
-        }
-        Err(reason) => Err(reason),
+        What::Hello => judge(cfg, state, hello, scratch, next.at, next.message).map(|()| {
+            if hello.stage == HELLO_AWAITED {
+                hello.stage = HELLO_SAID;
+            }
+        }),
+        What::Refuse => Err(next.reason),
     };
     match judged {
-        Ok(bytes) => {
-            hello.judged = start + bytes;
-            Step::Pass(bytes)
+        Ok(()) => {
+            hello.judged = start + next.bytes;
+            Step::Pass(next.bytes)
         }
         Err(reason) => refuse(cfg, state, hello, scratch, reason, size),
     }

@@ -139,14 +139,7 @@ impl Traffic {
 
     /// The fewest entries of a ruleset that allow this, by rule `rule`.
     pub fn entries(&self, rule: RuleId) -> Vec<PortRule> {
-        let tls = |first, last| if first == last && matches!(first, 443 | 8443 | 853) { 1 } else { 0 };
-        let entry = |(first, last), protocols| PortRule {
-            first,
-            last,
-            rule: rule.0,
-            protocols,
-            speaks: tls(first, last),
-        };
+        let entry = |(first, last), protocols| PortRule { first, last, rule: rule.0, protocols, speaks: 0 };
         let (tcp, udp) = (self.tcp.ranges(), self.udp.ranges());
         let shared = |range| if udp.contains(range) { TCP | UDP } else { TCP };
         let only_udp = udp.iter().filter(|range| !tcp.contains(range)).map(|&range| entry(range, UDP));
