@@ -16,6 +16,7 @@ pub mod schema;
 pub mod selector;
 pub mod source;
 pub mod special;
+pub mod spoken;
 pub mod traffic;
 pub mod unix;
 pub mod validate;
