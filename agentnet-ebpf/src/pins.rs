@@ -3,7 +3,7 @@
 use core::ffi::{c_long, c_void};
 
 use agentnet_common::{
-    abi::{AgentCfg, NameNode, Named, PIN_LEAST, PIN_MOST_SECONDS, PIN_NAMES, Pin, Pins, Ruleset},
+    abi::{AgentCfg, NameNode, Named, PIN_LEAST, PIN_MOST_SECONDS, PIN_NAMES, Pin, Pins, Ruleset, SPEAKS_TLS},
     addr::{Addr, Endpoint},
     name::KEY_BYTES,
     verdict::RuleId,
@@ -80,8 +80,8 @@ extern "C" fn look(index: u32, search: *mut c_void) -> c_long {
     if search.wanted != RuleId::NONE.0.into() && search.wanted != rule.0.into() {
         return 0;
     }
-    // One that leaves open what is spoken goes before one that does not.
-    let free = speaks == 0;
+    // One that does not want TLS goes before one that does: what opens the address opens it for all that it allows.
+    let free = speaks & SPEAKS_TLS == 0;
     if free || search.name == 0 {
         search.rule = rule.0.into();
         search.name = pin.name;
