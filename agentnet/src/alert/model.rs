@@ -347,6 +347,9 @@ pub struct VerdictEvidence {
     /// What a DNS message asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub query: Option<Query>,
+    /// The server name that was said in TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_name: Option<String>,
     /// The Unix socket that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unix: Option<Box<UnixSocket>>,
