@@ -32,6 +32,10 @@ pub mod maps {
     pub const DIALOG: &str = "DIALOG";
     /// Hash of sockets whose messages are judged before they are sent, by socket cookie.
     pub const GATE: &str = "GATE";
+    /// Hash of sockets that have yet to say a name in TLS, by socket cookie.
+    pub const HELLOS: &str = "HELLOS";
+    /// Socket storage, value [`super::Hello`].
+    pub const HELLO: &str = "HELLO";
     /// Per-CPU array, value [`super::Scratch`].
     pub const SCRATCH: &str = "SCRATCH";
     /// Socket storage, value [`super::SockState`].
@@ -241,8 +245,14 @@ impl Ruleset {
     /// The rule that allows `port` (host byte order) over `protocol` (an IANA number).
     #[inline(always)]
     pub fn find(&self, protocol: u8, port: u16) -> Option<RuleId> {
+        self.find_spoken(protocol, port).map(|(rule, _)| rule)
+    }
+
+    /// The same, with what has to be spoken, `SPEAKS_*`.
+    #[inline(always)]
+    pub fn find_spoken(&self, protocol: u8, port: u16) -> Option<(RuleId, u8)> {
         let set = protocols::of(protocol);
-        let mut found = RuleId::NONE.0;
+        let (mut found, mut speaks) = (RuleId::NONE.0, 0);
         // All entries, not `len` of them: unused ones have no protocol, and the bound stays constant for
         // the verifier.
         for entry in &self.rules {
@@ -250,9 +260,10 @@ impl Ruleset {
                 && (set == protocols::ICMP || (entry.first <= port && port <= entry.last));
             if fits {
                 found = entry.rule;
+                speaks = entry.speaks;
             }
         }
-        if found == RuleId::NONE.0 { None } else { Some(RuleId(found)) }
+        if found == RuleId::NONE.0 { None } else { Some((RuleId(found), speaks)) }
     }
 }
 
@@ -413,6 +424,10 @@ pub const ROLE_NONE: u8 = 0;
 pub const ROLE_ACCEPTED: u8 = 1;
 /// A TCP socket that connects to a resolver: it may send queries.
 pub const ROLE_ASKS: u8 = 2;
+/// A TCP socket that has yet to say in TLS which server it wants: what leaves was judged before.
+pub const ROLE_TLS: u8 = 3;
+/// A TCP socket that has said so, and is by `name` what it may be: it may send anything.
+pub const ROLE_SAID: u8 = 4;
 
 wire! {
     /// What is remembered with a socket.
@@ -451,12 +466,13 @@ wire! {
         pub rx_packets: u64,
         /// When this was made, nanoseconds of `CLOCK_MONOTONIC`.
         pub began: u64,
-        /// TCP: hash of the name that has opened the peer's address, 0 if no name has.
+        /// TCP: hash of the name that has opened the peer's address, 0 if no name has; of [`ROLE_SAID`] the name that
+        /// was said.
         pub name: u64,
         /// Network namespace of a socket that asks a resolver, see [`Pin::netns`]; 0 where nobody could tell.
         pub netns: u32,
-        /// Zero.
-        pub pad: u32,
+        /// The agent whose names [`ROLE_TLS`] and [`ROLE_SAID`] are about: of agents one below the other each has its own.
+        pub held_by: u32,
         /// TCP: sequence number of the first byte that was sampled, by way out and in.
         pub base: [u32; 2],
         /// TCP: offset behind the last byte that was seen with data, by way.
@@ -542,6 +558,8 @@ pub const TAIL_DNS: u32 = 1;
 pub const TAIL_REPORT: u32 = 2;
 /// Index of the program that learns from answers over TCP.
 pub const TAIL_DNS_STREAM: u32 = 3;
+/// Index of the program that lets out what was judged of a connection which has yet to say a name.
+pub const TAIL_TLS: u32 = 4;
 /// What the program that reports is told of a packet, in the first word of its control block: this and a reason.
 pub const TOLD_DENIED: u32 = 1 << 16;
 /// The same of one that was let through and begins a flow: this and a rule.
@@ -672,6 +690,53 @@ wire! {
 /// Connections whose messages are judged before they are sent.
 pub const GATE_ENTRIES: u32 = 1 << 14;
 
+/// Bytes that a connection may send until it has said a name and its handshake is over, a power of two.
+pub const HELLO_BYTES: usize = 16384;
+/// What is copied and compared of them at a time, a power of two.
+pub const HELLO_STEP: usize = 128;
+/// Where a ClientHello in several records is put together; each half has as much room.
+pub const HELLO_HALF: usize = HELLO_BYTES / 2;
+
+/// Nothing may leave yet.
+pub const HELLO_CLOSED: u32 = 0;
+/// A ClientHello has to come first.
+pub const HELLO_AWAITED: u32 = 1;
+/// One has come whose name may be reached.
+pub const HELLO_SAID: u32 = 2;
+/// And the client has changed its cipher: what it says from then on it may say in secret.
+pub const HELLO_CHANGED: u32 = 3;
+/// The handshake is over as far as it can be read.
+pub const HELLO_OVER: u32 = 4;
+/// Nothing leaves any more.
+pub const HELLO_REFUSED: u32 = 5;
+/// [`Hello::free`] before [`HELLO_OVER`].
+pub const HELLO_NOT_FREE: u32 = u32::MAX;
+
+wire! {
+    /// A connection that has yet to say a name in TLS: what of it was judged. Gone when that is over.
+    pub struct Hello {
+        /// `HELLO_*`.
+        pub stage: u32,
+        /// Sequence number of the first byte out.
+        pub out: u32,
+        /// Bytes out, from the first on, that were judged, all in `bytes`.
+        pub judged: u32,
+        /// Bytes out, from the first on, that were found to be those which were judged as they left.
+        pub left: u32,
+        /// From this byte on nothing is judged.
+        pub free: u32,
+        /// Bytes in `bytes`; more than `judged` only in an audit, which holds nothing back.
+        pub have: u32,
+        /// Socket cookie.
+        pub flow: u64,
+        /// The bytes, and room for a step behind them.
+        pub bytes: [u8; HELLO_BYTES + HELLO_STEP],
+    }
+}
+
+/// Connections that have yet to say a name.
+pub const HELLOS_ENTRIES: u32 = 1 << 16;
+
 /// Bytes of a DNS query that can be judged: a header, a name of 255 bytes, EDNS with the options that may pass.
 pub const QUERY_BYTES: usize = 512;
 /// Where the key of a name ends in [`Scratch::key`].
@@ -694,6 +759,14 @@ wire! {
         pub at: u32,
         /// What a loop found.
         pub found: u32,
+        /// Where a loop ends, or how much it has put together.
+        pub end: u32,
+        /// Where a ClientHello says its name.
+        pub said_at: u32,
+        /// Bytes of that name as it is said.
+        pub said_len: u32,
+        /// What else the ClientHello has.
+        pub flags: u32,
         /// The message, or its beginning.
         pub message: [u8; QUERY_BYTES],
         /// The name's key: written from the end towards the beginning, its length in bits before it.
@@ -716,7 +789,6 @@ wire! {
 
 wire! {
     /// Counters of an agent on one CPU.
-    #[derive(Default)]
     pub struct AgentCounters {
         /// Records written to the alert ring; the next one's number.
         pub alerts: u64,
@@ -747,6 +819,28 @@ wire! {
         pub reason: u64,
         /// Refusals by [`crate::verdict::Reason`].
         pub denied: [u64; REASON_SLOTS],
+    }
+}
+
+impl Default for AgentCounters {
+    /// All zero.
+    fn default() -> Self {
+        Self {
+            alerts: 0,
+            samples: 0,
+            alerts_lost: 0,
+            samples_lost: 0,
+            suppressed: 0,
+            window_start: 0,
+            window_count: 0,
+            repeats: 0,
+            unsampled: 0,
+            allowed_packets: 0,
+            allowed_bytes: 0,
+            refused_overflow: 0,
+            reason: 0,
+            denied: [0; REASON_SLOTS],
+        }
     }
 }
 
@@ -783,6 +877,8 @@ const _: () = {
     assert!(size_of::<Series>() == 136);
     assert!(SERIES_PLACES.is_power_of_two());
     assert!(QUERIES_OPEN.is_power_of_two());
+    assert!(HELLO_BYTES.is_power_of_two() && HELLO_STEP.is_power_of_two());
+    assert!(REASON_SLOTS.is_power_of_two());
     assert!(size_of::<Named>() == 260);
     assert!(size_of::<Visitor>() == 28);
     assert!(size_of::<Blocked>() == 24);

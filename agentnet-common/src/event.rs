@@ -41,6 +41,8 @@ codes! {
         Query = 4 => "query",
         /// [`DoorEvent`].
         Door = 5 => "door",
+        /// [`QueryEvent`] whose message is the server name of TLS, of `detail` bytes.
+        ServerName = 6 => "server_name",
     }
 }
 

@@ -50,6 +50,8 @@ pub struct VerdictRecord {
     pub message: Option<Box<[u8; QUESTION_BYTES]>>,
     /// The Unix socket that was refused.
     pub door: Option<Box<DoorName>>,
+    /// The server name of TLS that was refused, as it was said.
+    pub server_name: Option<Box<[u8]>>,
 }
 
 /// Why a verdict is what it is.
@@ -121,6 +123,14 @@ impl Record {
                 let record = VerdictRecord::check(query.verdict)?;
                 Ok(Self::Verdict(VerdictRecord { message: Some(Box::new(query.message)), ..record }))
             }
+            Kind::ServerName => {
+                let (name, _) =
+                    QueryEvent::read_from_prefix(bytes).map_err(|_| short(size_of::<QueryEvent>()))?;
+                let record = VerdictRecord::check(name.verdict)?;
+                let len = usize::try_from(name.verdict.detail).unwrap_or(usize::MAX).min(QUESTION_BYTES);
+                let said = name.message.get(..len).filter(|said| !said.is_empty()).map(Into::into);
+                Ok(Self::Verdict(VerdictRecord { server_name: said, ..record }))
+            }
             Kind::Door => {
                 let (door, _) =
                     DoorEvent::read_from_prefix(bytes).map_err(|_| short(size_of::<DoorEvent>()))?;
@@ -172,7 +182,7 @@ impl VerdictRecord {
         };
         let hook =
             Hook::from_code(event.hook).ok_or(DecodeError::Code { field: "hook", code: event.hook })?;
-        Ok(Self { event, hook, outcome, cause, message: None, door: None })
+        Ok(Self { event, hook, outcome, cause, message: None, door: None, server_name: None })
     }
 }
 

@@ -109,11 +109,25 @@ codes! {
         UnixSocket = 30 => "unix_socket",
         /// An address that was blocked by hand.
         Blocked = 31 => "blocked",
+        /// A server name in TLS that is none by which the address was opened.
+        TlsName = 32 => "tls_name",
+        /// A ClientHello without a server name.
+        TlsNoName = 33 => "tls_no_name",
+        /// A ClientHello whose server name may be another than the one in the clear: Encrypted Client Hello.
+        TlsEncrypted = 34 => "tls_encrypted",
+        /// A ClientHello that offers early data, behind which a second one could not be told from it.
+        TlsEarly = 35 => "tls_early",
+        /// Something else than TLS where TLS has to be spoken.
+        TlsNot = 36 => "tls_not",
+        /// A handshake of TLS that is malformed, too long, or whose server name is no host name.
+        TlsMalformed = 37 => "tls_malformed",
+        /// Bytes that were not judged before they were sent, on a connection that has to say a name in TLS.
+        TlsUnjudged = 38 => "tls_unjudged",
     }
 }
 
 /// Number of slots in arrays indexed by [`Reason`]; the highest code is smaller.
-pub const REASON_SLOTS: usize = 32;
+pub const REASON_SLOTS: usize = 64;
 
 /// What was decided.
 #[must_use]

@@ -46,6 +46,12 @@ pub fn stopped(cfg: &AgentCfg, addr: &Addr) -> Option<Reason> {
     if is_blocked(cfg, addr) { Some(Reason::Blocked) } else { None }
 }
 
+/// Whether `endpoint`, which is not on this host, was allowed by hand.
+#[inline(always)]
+pub fn is_granted(cfg: &AgentCfg, endpoint: &Endpoint) -> bool {
+    cfg.has_grants() && Acts.is_granted(cfg.agent, endpoint, false)
+}
+
 /// Whether something at `addr` was granted, so that its link-layer address may be asked for.
 #[inline(always)]
 pub fn is_reachable(cfg: &AgentCfg, addr: Addr) -> bool {

@@ -3,17 +3,17 @@
 use core::{ffi::c_void, mem::MaybeUninit, ptr};
 
 use agentnet_common::abi::{
-    AgentCfg, COMM_BYTES, Dialog, OWNERS as OWNER_PLACES, Process, Queries, SockState, UdpPeers,
+    AgentCfg, COMM_BYTES, Dialog, Hello, OWNERS as OWNER_PLACES, Process, Queries, SockState, UdpPeers,
 };
 use aya_ebpf::{
     bindings::BPF_SK_STORAGE_GET_F_CREATE,
     helpers::{
         bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
-        generated::{bpf_get_current_comm, bpf_get_local_storage, bpf_sk_storage_get},
+        generated::{bpf_get_current_comm, bpf_get_local_storage, bpf_sk_storage_delete, bpf_sk_storage_get},
     },
 };
 
-use crate::maps::{CFG, DIALOG, OWNERS, PEERS, QUERIES, SOCK};
+use crate::maps::{CFG, DIALOG, HELLO, OWNERS, PEERS, QUERIES, SOCK};
 
 /// No process is known.
 pub const NOBODY: Process = Process { pid: 0, uid: 0, comm: [0; COMM_BYTES] };
@@ -64,6 +64,20 @@ pub fn queries(sk: *mut c_void, create: bool) -> Option<&'static mut Queries> {
 #[inline(always)]
 pub fn dialog(sk: *mut c_void, create: bool) -> Option<&'static mut Dialog> {
     stored(DIALOG.as_ptr(), sk, create)
+}
+
+/// What was judged of the connection `sk` that has yet to say a name; made if `create` and not there yet. `sk` as for
+/// [`sock_state`].
+#[inline(always)]
+pub fn hello(sk: *mut c_void, create: bool) -> Option<&'static mut Hello> {
+    stored(HELLO.as_ptr(), sk, create)
+}
+
+/// Gives up what [`hello`] has. `sk` as for [`sock_state`].
+#[inline(always)]
+pub fn forget_hello(sk: *mut c_void) {
+    // SAFETY: the verifier checks `sk`. An error means that there is nothing.
+    unsafe { bpf_sk_storage_delete(HELLO.as_ptr(), sk) };
 }
 
 /// Remembers who connected the TCP socket `flow`.

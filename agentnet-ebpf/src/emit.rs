@@ -222,6 +222,18 @@ const fn wake(seq: u64) -> u32 {
 /// As [`conclude`], of a DNS message that the packet carries. What was let through is told by its sample.
 #[inline(always)]
 pub fn conclude_query(cfg: &AgentCfg, facts: &Facts, verdict: Verdict, message: &[u8; QUERY_BYTES]) -> bool {
+    conclude_with(cfg, facts, verdict, Kind::Query, message)
+}
+
+/// As [`conclude`], of what was said in a refused message.
+#[inline(always)]
+pub fn conclude_with(
+    cfg: &AgentCfg,
+    facts: &Facts,
+    verdict: Verdict,
+    kind: Kind,
+    message: &[u8; QUERY_BYTES],
+) -> bool {
     let Verdict::Deny(reason) = verdict else { return true };
     let audit = only_audits(cfg, reason as u8);
     if let Some((seq, time)) = count_denied(cfg, reason as u8) {
@@ -238,7 +250,7 @@ pub fn conclude_query(cfg: &AgentCfg, facts: &Facts, verdict: Verdict, message: 
         unsafe {
             let verdict = &raw mut (*record).verdict;
             fill(verdict, cfg, facts, seq, outcome(audit), RuleId::NONE.0, reason as u8, time);
-            (*verdict).header.kind = Kind::Query as u16;
+            (*verdict).header.kind = kind as u16;
             (*verdict).header.len = size_of::<QueryEvent>() as u32;
             let (from, to) = (message.as_ptr().cast::<u64>(), (&raw mut (*record).message).cast::<u64>());
             for index in 0..QUESTION_BYTES / 8 {

@@ -12,6 +12,8 @@
 //! | cgroup_skb/egress | `hooks/skb_egress.rs` | the last word on every packet out |
 //! | cgroup_skb/ingress | `hooks/skb_ingress.rs` | who may connect into the agent |
 //! | sk_msg | `hooks/sk_msg.rs` | judges DNS queries over TCP before TCP takes them |
+//! | sk_msg | `hooks/tls_msg.rs` | holds what TLS clients say to the names that opened the address |
+//! | (handed over) | `hooks/skb_tls.rs` | lets out what `tls_msg.rs` has judged |
 //! | (handed over) | `hooks/skb_query.rs`, `hooks/skb_answer.rs` | judges DNS queries, learns from answers |
 //! | (handed over) | `hooks/skb_report.rs` | reports on packets |
 //! | (handed over) | `hooks/skb_sample.rs` | samples payload that was let through |
@@ -38,6 +40,7 @@ mod sample;
 mod scratch;
 mod series;
 mod tables;
+mod tls;
 mod visitors;
 
 /// A panic that the compiler could not remove becomes an endless loop, which the verifier refuses to load:

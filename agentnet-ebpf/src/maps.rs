@@ -3,7 +3,7 @@
 use agentnet_common::{
     abi::{
         ALERT_RING_BYTES, AgentCfg, AgentCounters, BLOCK_ENTRIES, Blocked, Budget, Dialog, Door,
-        GATE_ENTRIES, GRANT_ENTRIES, Grant, Granted, IFACE_ENTRIES, MAX_AGENTS, NAMED_ENTRIES, NameNode,
+        GATE_ENTRIES, GRANT_ENTRIES, Grant, Granted, IFACE_ENTRIES, MAX_AGENTS, HELLOS_ENTRIES, Hello, NAMED_ENTRIES, NameNode,
         Named, OWNERS as OWNER_PLACES, Owner, PIN_ENTRIES, Pins, Queries, REFUSED_ENTRIES, Ruleset,
         SAMPLE_RING_BYTES, SCRATCHES, SERIES_PLACES, SLOTS, SUN_PATH, Scratch, Series, SockState, TAILS,
         UdpPeers, VISITOR_ENTRIES, Visitor,
@@ -77,6 +77,11 @@ storage_map!(
     DialogMap, BPF_MAP_TYPE_SK_STORAGE, i32, Dialog, BPF_F_NO_PREALLOC
 );
 
+storage_map!(
+    /// Storage of connections that have yet to say a name.
+    HelloMap, BPF_MAP_TYPE_SK_STORAGE, i32, Hello, BPF_F_NO_PREALLOC
+);
+
 /// The bytes of a key of names.
 pub type NameBytes = [u8; KEY_BYTES];
 
@@ -115,6 +120,10 @@ pub static QUERIES: QueriesMap = QueriesMap::new();
 pub static DIALOG: DialogMap = DialogMap::new();
 #[btf_map]
 pub static GATE: SockHash<u64, { GATE_ENTRIES as usize }> = SockHash::new();
+#[btf_map]
+pub static HELLO: HelloMap = HelloMap::new();
+#[btf_map]
+pub static HELLOS: SockHash<u64, { HELLOS_ENTRIES as usize }> = SockHash::new();
 #[btf_map]
 pub static SCRATCH: PerCpuArray<Scratch, { SCRATCHES as usize }> = PerCpuArray::new();
 #[btf_map]

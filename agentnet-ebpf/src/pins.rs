@@ -3,7 +3,7 @@
 use core::ffi::{c_long, c_void};
 
 use agentnet_common::{
-    abi::{AgentCfg, NameNode, Named, PIN_LEAST, PIN_MOST_SECONDS, PIN_NAMES, Pin, Pins, Ruleset},
+    abi::{AgentCfg, NameNode, Named, PIN_LEAST, PIN_MOST_SECONDS, PIN_NAMES, Pin, Pins, Ruleset, SPEAKS_TLS},
     addr::{Addr, Endpoint},
     name::KEY_BYTES,
     verdict::RuleId,
@@ -36,13 +36,13 @@ pub fn rules_of(slot: u32, key: *const u8) -> Option<&'static Ruleset> {
     Some(node.rules((bits / 8) as usize))
 }
 
-/// The rule by which a name allows an endpoint, if it was resolved to the endpoint's address.
+/// The rule by which a name that was asked for allows an endpoint, if the rule is about it, and what it wants spoken there.
 #[inline(always)]
-fn rule_by(agent: u32, slot: u32, name: u64, protocol: u8, port: u16) -> Option<RuleId> {
+fn rule_by(agent: u32, slot: u32, name: u64, protocol: u8, port: u16) -> Option<(RuleId, u8)> {
     // SAFETY: an element may be taken for another of the agent's names meanwhile: also one that it may use.
     let named: &Named = unsafe { NAMED.get(agent)?.get(&name) }?;
     let rules = rules_of(slot, core::ptr::from_ref(named).cast())?;
-    if rules.is_search() { None } else { rules.find(protocol, port) }
+    if rules.is_search() { None } else { rules.find_spoken(protocol, port) }
 }
 
 /// A search through the names of an address.
@@ -60,9 +60,11 @@ struct Search {
     protocol: u32,
     /// Its rule.
     rule: u32,
+    /// The only rule that counts, or [`RuleId::NONE`].
+    wanted: u32,
 }
 
-/// Looks at one name; 1 when a rule was found. A loop of its own, so that the verifier walks it once.
+/// Looks at one name; 1 when no other one need be looked at. A loop of its own, so that the verifier walks it once.
 extern "C" fn look(index: u32, search: *mut c_void) -> c_long {
     // SAFETY: `bpf_loop` hands through what it was given.
     let search = unsafe { &mut *search.cast::<Search>() };
@@ -73,14 +75,40 @@ extern "C" fn look(index: u32, search: *mut c_void) -> c_long {
     if pin.name == 0 || pin.expiry <= search.now || search.netns != 0 && pin.netns != search.netns {
         return 0;
     }
-    match rule_by(search.agent, search.slot, pin.name, search.protocol as u8, search.port as u16) {
-        Some(rule) => {
-            search.rule = rule.0.into();
-            search.name = pin.name;
-            1
-        }
-        None => 0,
+    let found = rule_by(search.agent, search.slot, pin.name, search.protocol as u8, search.port as u16);
+    let Some((rule, speaks)) = found else { return 0 };
+    if search.wanted != RuleId::NONE.0.into() && search.wanted != rule.0.into() {
+        return 0;
     }
+    // One that does not want TLS goes before one that does: what opens the address opens it for all that it allows.
+    let free = speaks & SPEAKS_TLS == 0;
+    if free || search.name == 0 {
+        search.rule = rule.0.into();
+        search.name = pin.name;
+    }
+    (free || search.wanted == rule.0.into()).into()
+}
+
+/// Searches the names of an address.
+#[inline(always)]
+fn search(agent: u32, slot: u32, endpoint: &Endpoint, netns: u32, wanted: RuleId) -> Option<Search> {
+    // SAFETY: as in `rule_by`.
+    let pins = unsafe { PINS.get(agent)?.get(&endpoint.addr) }?;
+    let mut search = Search {
+        pins,
+        name: 0,
+        now: now(),
+        netns,
+        agent,
+        slot,
+        port: endpoint.port.into(),
+        protocol: endpoint.protocol.into(),
+        rule: RuleId::NONE.0.into(),
+        wanted: wanted.0.into(),
+    };
+    // SAFETY: the callback has the signature that the helper wants, and the context is of the type it takes.
+    unsafe { bpf_loop(PIN_NAMES as u32, look as *mut _, (&raw mut search).cast(), 0) };
+    Some(search)
 }
 
 /// The rule by which a name opens `endpoint` for an agent in a network namespace (0 for any), and the name into `name`;
@@ -101,24 +129,41 @@ pub extern "C" fn an_pinned(
     let (Some(endpoint), Some(name)) = (unsafe { endpoint.as_ref() }, unsafe { name.as_mut() }) else {
         return none;
     };
-    let Some(map) = PINS.get(agent) else { return none };
-    // SAFETY: as in `rule_by`.
-    let Some(pins) = (unsafe { map.get(&endpoint.addr) }) else { return none };
-    let mut search = Search {
-        pins,
-        name: 0,
-        now: now(),
-        netns,
-        agent,
-        slot,
-        port: endpoint.port.into(),
-        protocol: endpoint.protocol.into(),
-        rule: none as u32,
-    };
-    // SAFETY: the callback has the signature that the helper wants, and the context is of the type it takes.
-    unsafe { bpf_loop(PIN_NAMES as u32, look as *mut _, (&raw mut search).cast(), 0) };
+    let Some(search) = search(agent, slot, endpoint, netns, RuleId::NONE) else { return none };
     *name = search.name;
     search.rule.into()
+}
+
+/// Whether a name that `rule` is about opens `endpoint` for the agent in a network namespace: 1, else 0. Likewise.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn an_opened_by(
+    agent: u32,
+    slot: u32,
+    endpoint: *const Endpoint,
+    rule: u32,
+    netns: u32,
+) -> u64 {
+    // SAFETY: null, or what the caller has on its stack.
+    let Some(endpoint) = (unsafe { endpoint.as_ref() }) else { return 0 };
+    search(agent, slot, endpoint, netns, RuleId(rule as u16)).is_some_and(|search| search.name != 0).into()
+}
+
+/// Set in the word that says by which rule a name allows an endpoint; the rest is the rule, and what has to be spoken
+/// from bit 24 on.
+const FOUND: u64 = 1 << 16;
+
+/// The rule by which a name allows an endpoint, however long ago it was resolved, and what it wants spoken; 0 if none does.
+/// Likewise.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn an_named(agent: u32, slot: u32, name: u64, endpoint: *const Endpoint) -> u64 {
+    // SAFETY: null, or what the caller has.
+    let Some(endpoint) = (unsafe { endpoint.as_ref() }) else { return 0 };
+    match rule_by(agent, slot, name, endpoint.protocol, endpoint.port) {
+        Some((rule, speaks)) => FOUND | u64::from(rule.0) | u64::from(speaks) << 24,
+        None => 0,
+    }
 }
 
 /// The rule by which the endpoint's address is open; the name, or 0, goes to `name`.
@@ -128,11 +173,21 @@ pub fn pinned(cfg: &AgentCfg, endpoint: &Endpoint, name: *mut u64, netns: u32) -
     if rule == RuleId::NONE { None } else { Some(rule) }
 }
 
-/// The rule by which a name allows the endpoint, however long ago it was resolved: for a connection that has been open
-/// since.
+/// Whether one of the names that open the endpoint is one that `rule` is about.
 #[inline(always)]
-pub fn still_named(cfg: &AgentCfg, name: u64, endpoint: &Endpoint) -> Option<RuleId> {
-    if name == 0 { None } else { rule_by(cfg.agent, cfg.slot, name, endpoint.protocol, endpoint.port) }
+pub fn is_opened_by(cfg: &AgentCfg, endpoint: &Endpoint, rule: RuleId, netns: u32) -> bool {
+    an_opened_by(cfg.agent, cfg.slot, endpoint, rule.0.into(), netns) != 0
+}
+
+/// The rule by which a name allows the endpoint, however long ago it was resolved: for a connection that has been open
+/// since; and what it wants spoken there, `SPEAKS_*`.
+#[inline(always)]
+pub fn still_named(cfg: &AgentCfg, name: u64, endpoint: &Endpoint) -> Option<(RuleId, u8)> {
+    if name == 0 {
+        return None;
+    }
+    let found = an_named(cfg.agent, cfg.slot, name, endpoint);
+    if found & FOUND != 0 { Some((RuleId(found as u16), (found >> 24) as u8)) } else { None }
 }
 
 /// Keeps a name that was asked for. Whether there is room, and the hash is not that of another name.

@@ -118,7 +118,14 @@ fn stream(port: u16, data: &[u8]) {
         let (piece, after) = bytes.split_at(bytes.len().min(usize::from(cut >> 2) * 8 + 1));
         let direction = if cut & 3 == 3 { Direction::Ingress } else { Direction::Egress };
         second += 1;
-        let sample = Sample { source: source(6, port, second), direction, offset, payload: 0, bytes: piece };
+        let sample = Sample {
+            source: source(6, port, second),
+            direction,
+            offset,
+            payload: 0,
+            bytes: piece,
+            held: None,
+        };
         check(live.sample(&sample, &Actions::default()).len());
         if cut & 3 == 2 {
             check(live.sample(&sample, &Actions::default()).len());
@@ -144,7 +151,14 @@ pub fn datagram(data: &[u8]) {
     {
         for direction in [Direction::Egress, Direction::Ingress] {
             let source = source(protocol, port, number as u64);
-            let sample = Sample { source, direction, offset: number as u64, payload: u32::MAX, bytes: data };
+            let sample = Sample {
+                source,
+                direction,
+                offset: number as u64,
+                payload: u32::MAX,
+                bytes: data,
+                held: None,
+            };
             check(live.sample(&sample, &Actions::default()).len());
         }
     }
@@ -246,6 +260,7 @@ pub fn kept_ledger(data: &[u8]) {
                 offset: 0,
                 payload: 0,
                 bytes: &query,
+                held: None,
             };
             check(live.sample(&sample, &Actions::default()).len());
         }
@@ -396,6 +411,7 @@ fn ledgers() -> Vec<Vec<u8>> {
             offset: 0,
             payload: 0,
             bytes: &message,
+            held: None,
         };
         live.sample(&sample, &Actions::default());
     }

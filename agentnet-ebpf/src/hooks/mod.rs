@@ -11,11 +11,13 @@ mod skb_ingress;
 mod skb_query;
 mod skb_report;
 mod skb_sample;
+mod skb_tls;
 mod sock_addr;
 mod sock_create;
 mod sock_release;
 mod sockops;
 mod tcx;
+mod tls_msg;
 mod unix;
 
 /// Let the operation through.

@@ -3,7 +3,7 @@
 use core::ffi::c_void;
 
 use agentnet_common::{
-    abi::{ASKS_DNS, AgentCfg, OWN_PRIORITY, SockState, TAIL_DNS, TAIL_DNS_STREAM},
+    abi::{ASKS_DNS, AgentCfg, OWN_PRIORITY, ROLE_TLS, SockState, TAIL_DNS, TAIL_DNS_STREAM, TAIL_TLS},
     addr::protocol,
     event::{Hook, Way},
     verdict::{DNS_PORT, RuleId, is_dns},
@@ -71,7 +71,8 @@ pub fn begin(ctx: &SkBuffContext, state: &mut SockState) {
 }
 
 /// Lets out a packet that `rule` allows: as a DNS query if it has to be one, by way of the program that judges those;
-/// and by way of the one that samples, if it is to be sampled.
+/// by way of the one that knows what was judged, if the connection has yet to say a name in TLS; and by way of the one that
+/// samples, if it is to be sampled.
 #[inline(always)]
 pub fn let_out(
     ctx: &SkBuffContext,
@@ -85,6 +86,25 @@ pub fn let_out(
         unsafe { TAILS_OUT.tail_call(ctx, TAIL_DNS) };
         return false;
     }
+    if let Some(state) = &state
+        && state.role == ROLE_TLS
+        && packet.has_data
+    {
+        // SAFETY: as above.
+        unsafe { TAILS_OUT.tail_call(ctx, TAIL_TLS) };
+        return false;
+    }
+    let_out_judged(ctx, cfg, state, packet)
+}
+
+/// The same of one whose payload needs no more judging.
+#[inline(always)]
+pub fn let_out_judged(
+    ctx: &SkBuffContext,
+    cfg: &AgentCfg,
+    state: Option<&mut SockState>,
+    packet: &Packet,
+) -> bool {
     if packet.on_loopback {
         // SAFETY: the context is the kernel's.
         unsafe { (*ctx.skb.skb).priority = OWN_PRIORITY };

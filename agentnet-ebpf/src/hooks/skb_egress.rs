@@ -4,7 +4,8 @@ use core::ffi::c_void;
 
 use agentnet_common::{
     abi::{
-        AgentCfg, CACHED_ALLOW, CACHED_NONE, ROLE_ACCEPTED, ROLE_ASKS, ROLE_NONE, SockState, TOLD_ALLOWED,
+        AgentCfg, CACHED_ALLOW, CACHED_NONE, HELLO_CLOSED, ROLE_ACCEPTED, ROLE_ASKS, ROLE_NONE, ROLE_SAID, ROLE_TLS,
+        SPEAKS_TLS, SockState, TOLD_ALLOWED,
     },
     addr::protocol,
     event::Way,
@@ -19,7 +20,8 @@ use super::{
     sock_addr::{is_reply, is_reported, remember},
 };
 use crate::{
-    agent::{config, sock_state},
+    acts::is_granted,
+    agent::{config, hello, sock_state},
     local::scope_on_host,
     opaque,
     packet::{Direction, Packet, parse},
@@ -105,10 +107,54 @@ fn judge(
     let answers = opaque::flag(answers, ctx.len());
     let rules = look_up(cfg.slot, &packet.remote.addr);
     let (mut verdict, mut named) = decide(cfg, rules, &packet.remote, scope, answers, 0);
+    let syn = tcp && packet.is_syn();
+    let goes_on = !syn
+        && tcp
+        && state.as_ref().is_some_and(|state| {
+            state.peer_port == packet.remote.port && state.peer == packet.remote.addr.words
+        });
+    // A connection that a name has opened is open as long as the name is allowed, however old the answer; and by the
+    // name, though it was allowed by hand as well: that ends. One that has to say a name is open by that one alone.
+    let silent = matches!(
+        verdict,
+        Verdict::Deny(Reason::NoRule | Reason::PortOrProtocol) | Verdict::Allow(RuleId::GRANT)
+    );
+    let (mut held, mut by) = (false, named);
+    if let Some(state) = state.as_deref()
+        && goes_on
+    {
+        held = matches!(state.role, ROLE_TLS | ROLE_SAID) && state.held_by == cfg.agent;
+        if silent || named != 0 && held {
+            by = state.name;
+        }
+    }
+    let mut gates = false;
+    if tcp && (by != 0 || named != 0) {
+        let found = still_named(cfg, by, &packet.remote);
+        let otherwise = match found {
+            Some((_, speaks)) if speaks & SPEAKS_TLS != 0 && !syn && !held => Some(Reason::TlsUnjudged),
+            Some((rule, speaks)) => {
+                gates = syn && speaks & SPEAKS_TLS != 0;
+                verdict = Verdict::Allow(rule);
+                named = by;
+                None
+            }
+            None if named != 0 => Some(Reason::NoRule),
+            None => None,
+        };
+        if let Some(reason) = otherwise {
+            verdict =
+                if is_granted(cfg, &packet.remote) { Verdict::Allow(RuleId::GRANT) } else { Verdict::Deny(reason) };
+            named = 0;
+        }
+        // What a SYN carries was judged by nobody.
+        if gates && packet.has_data {
+            verdict = Verdict::Deny(Reason::TlsUnjudged);
+        }
+    }
     // A connection to a resolver: what it sends is judged before TCP takes it, see `sk_msg`.
-    let asks =
-        tcp && packet.is_syn() && matches!(verdict, Verdict::Allow(rule) if is_dns(rule, &packet.remote));
-    if asks && state.is_none() {
+    let asks = syn && matches!(verdict, Verdict::Allow(rule) if is_dns(rule, &packet.remote));
+    if (asks || gates) && state.is_none() {
         *state = sock_state(sk, true);
         match state {
             Some(state) => begin(ctx, state),
@@ -116,24 +162,19 @@ fn judge(
         }
     }
     let Some(state) = state else { return (verdict, false) };
-    // A connection that a name has opened is open as long as the name is allowed, however old the answer; and by the
-    // name, though it was allowed by hand as well: that ends.
-    let goes_on = tcp && state.peer_port == packet.remote.port && state.peer == packet.remote.addr.words;
-    if goes_on
-        && !packet.is_syn()
-        && matches!(
-            verdict,
-            Verdict::Deny(Reason::NoRule | Reason::PortOrProtocol) | Verdict::Allow(RuleId::GRANT)
-        )
-        && let Some(rule) = still_named(cfg, state.name, &packet.remote)
-    {
-        verdict = Verdict::Allow(rule);
-        named = state.name;
-    }
     state.name = named;
     state.agent = cfg.agent;
-    if tcp && packet.is_syn() {
-        state.role = if asks { ROLE_ASKS } else { ROLE_NONE };
+    if syn {
+        if gates {
+            state.role = ROLE_TLS;
+            state.held_by = cfg.agent;
+            // Of an earlier connection of the socket.
+            if let Some(hello) = hello(sk, false) {
+                hello.stage = HELLO_CLOSED;
+            }
+        } else if state.role != ROLE_TLS || state.held_by == cfg.agent {
+            state.role = if asks { ROLE_ASKS } else { ROLE_NONE };
+        }
         state.marks = 0;
         state.next = [0; 2];
     }

@@ -2,19 +2,22 @@
 //! are gone.
 
 use agentnet_common::{
-    abi::{CACHED_NONE, ROLE_ACCEPTED, ROLE_ASKS, ROLE_NONE, SockState},
+    abi::{
+        CACHED_NONE, HELLO_AWAITED, HELLO_NOT_FREE, ROLE_ACCEPTED, ROLE_ASKS, ROLE_NONE, ROLE_TLS, SockState,
+    },
     addr::{Addr, Endpoint, protocol},
 };
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
-        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
-        BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_LISTEN_CB,
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_RTT_CB,
+        BPF_SOCK_OPS_RTT_CB_FLAG, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_LISTEN_CB,
     },
     helpers::{
         bpf_ktime_get_ns,
         generated::{
-            bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_sock_hash_update, bpf_sock_ops_cb_flags_set,
+            bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_map_delete_elem, bpf_sock_hash_update,
+            bpf_sock_ops_cb_flags_set,
         },
     },
     macros::sock_ops,
@@ -23,9 +26,9 @@ use aya_ebpf::{
 
 use super::TCP_CLOSE;
 use crate::{
-    agent::{config, current_process, dialog, sock_state},
+    agent::{config, current_process, dialog, hello, sock_state},
     emit::{forget_refused, report_end},
-    maps::GATE,
+    maps::{GATE, HELLOS},
 };
 
 const AF_INET: u32 = 2;
@@ -35,13 +38,18 @@ pub fn an_sockops(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => {
             watch_state(&ctx);
-            guard_resolver(&ctx);
+            match state_of(&ctx, false) {
+                Some(state) if state.role == ROLE_ASKS => guard_resolver(&ctx, state),
+                Some(state) if state.role == ROLE_TLS => guard_name(&ctx, state),
+                _ => {}
+            }
         }
         BPF_SOCK_OPS_TCP_LISTEN_CB => mark_listener(&ctx),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => {
             watch_state(&ctx);
             mark_accepted(&ctx);
         }
+        BPF_SOCK_OPS_RTT_CB => let_go(&ctx),
         BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == TCP_CLOSE => forget_closed(&ctx),
         _ => {}
     }
@@ -50,15 +58,21 @@ pub fn an_sockops(ctx: SockOpsContext) -> u32 {
 
 #[inline(always)]
 fn watch_state(ctx: &SockOpsContext) {
-    // SAFETY: the context is the kernel's. Failure would only leave an entry until the end of the run.
-    unsafe { bpf_sock_ops_cb_flags_set(ctx.ops, BPF_SOCK_OPS_STATE_CB_FLAG as i32) };
+    watch(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
+}
+
+/// What else the program is called for.
+#[inline(always)]
+fn watch(ctx: &SockOpsContext, flags: u32) {
+    // SAFETY: the context is the kernel's. Failure would only leave entries until the end of the run, or a connection
+    // slower than it might be.
+    unsafe { bpf_sock_ops_cb_flags_set(ctx.ops, flags as i32) };
 }
 
 /// A connection to a resolver is made: from now on what it sends is judged. Without room nothing of it is approved,
 /// and nothing leaves.
 #[inline(always)]
-fn guard_resolver(ctx: &SockOpsContext) {
-    let Some(state) = state_of(ctx, false).filter(|state| state.role == ROLE_ASKS) else { return };
+fn guard_resolver(ctx: &SockOpsContext, state: &mut SockState) {
     // SAFETY: the context is the kernel's.
     state.netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) } as u32;
     // SAFETY: the context is the kernel's.
@@ -78,6 +92,48 @@ fn guard_resolver(ctx: &SockOpsContext) {
         let mut cookie = bpf_get_socket_cookie(ctx.as_ptr());
         bpf_sock_hash_update(ctx.ops, (&raw const GATE).cast_mut().cast(), (&raw mut cookie).cast(), 0);
     }
+}
+
+/// A connection that has to say a name in TLS is made: from now on what it sends is judged. As above without room.
+#[inline(always)]
+fn guard_name(ctx: &SockOpsContext, state: &mut SockState) {
+    // SAFETY: the context is the kernel's.
+    state.netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) } as u32;
+    // SAFETY: the context is the kernel's.
+    let sk = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
+    if sk.is_null() {
+        return;
+    }
+    let Some(hello) = hello(sk.cast(), true) else { return };
+    // SAFETY: the context is the kernel's.
+    unsafe {
+        let mut cookie = bpf_get_socket_cookie(ctx.as_ptr());
+        hello.out = (*ctx.ops).snd_nxt;
+        hello.judged = 0;
+        hello.left = 0;
+        hello.free = HELLO_NOT_FREE;
+        hello.have = 0;
+        hello.flow = cookie;
+        hello.stage = HELLO_AWAITED;
+        bpf_sock_hash_update(ctx.ops, (&raw const HELLOS).cast_mut().cast(), (&raw mut cookie).cast(), 0);
+    }
+    watch(ctx, BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTT_CB_FLAG);
+}
+
+/// Something was acknowledged. A connection that has said its name leaves the map: in it every call costs more.
+#[inline(always)]
+fn let_go(ctx: &SockOpsContext) {
+    let Some(state) = state_of(ctx, false) else { return };
+    if state.role == ROLE_TLS {
+        return;
+    }
+    // SAFETY: the context is the kernel's. The kernel keeps what a call that is under way needs of the map until it ends;
+    // nothing is held back any more that could be lost.
+    unsafe {
+        let mut cookie = bpf_get_socket_cookie(ctx.as_ptr());
+        bpf_map_delete_elem((&raw const HELLOS).cast_mut().cast(), (&raw mut cookie).cast());
+    }
+    watch_state(ctx);
 }
 
 /// What is remembered with the socket of the event; made if `create` and not there yet.
@@ -115,6 +171,10 @@ fn mark_accepted(ctx: &SockOpsContext) {
     };
     let peer = if family == AF_INET { Addr::from_v4_word(v4) } else { Addr { words: v6 } };
     if let Some(state) = state_of(ctx, true) {
+        // Both ends have opened it at once: it is held to what it has to say, and says nothing.
+        if state.role == ROLE_TLS {
+            return;
+        }
         state.agent = cfg.agent;
         state.role = ROLE_ACCEPTED;
         state.peer = peer.words;

@@ -74,7 +74,7 @@ impl Class {
     /// The class of a refusal for `reason`.
     #[rustfmt::skip] // A table: one reason, one block, the columns always in the same order.
     pub const fn of(reason: Reason) -> Self {
-        use Kind::{DnsAnomaly, DnsDenied, EgressDenied, Enforcement, EscapeAttempt, RawSocket};
+        use Kind::{DnsAnomaly, DnsDenied, EgressDenied, Enforcement, EscapeAttempt, RawSocket, SniMismatch};
         use Remedy::{Add, Door, Instead, Listen, Operator, Rule};
         use Severity::{High, Low, Medium};
         // T1071 Application Layer Protocol, T1095 Non-Application Layer Protocol, T1571 Non-Standard Port,
@@ -160,6 +160,28 @@ impl Class {
             Reason::DnsRoom => Self::new(Enforcement, Medium, None,
                 "no room to judge a DNS message", "the kernel had no room to judge it, or to keep what it is about",
                 Operator("look at how many names and addresses the agent asks for")),
+
+            Reason::TlsName => Self::new(SniMismatch, High, Some("T1090.004"),
+                "not a name of that address", "that server name is none by which the policy has opened that address",
+                Operator("if it belongs there, add an [[egress.allow]] rule for that name, and have the client look it up")),
+            Reason::TlsNoName => Self::new(SniMismatch, Medium, Some("T1090.004"),
+                "TLS without a server name", "the rule that opened that address wants the server's name said in TLS",
+                Instead("have the client send the server's name (SNI)")),
+            Reason::TlsEncrypted => Self::new(SniMismatch, Medium, Some("T1090.004"),
+                "encrypted ClientHello", "an encrypted ClientHello can be for another server than the one in the clear",
+                Instead("switch Encrypted Client Hello off in the client")),
+            Reason::TlsEarly => Self::new(SniMismatch, Low, Some("T1090.004"),
+                "TLS early data", "behind early data another server could be asked for unseen",
+                Instead("switch early data (0-RTT) off in the client")),
+            Reason::TlsNot => Self::new(SniMismatch, Medium, Some("T1571"),
+                "not TLS", "the rule that opened that address wants TLS spoken there",
+                Instead("speak TLS, or give the rule another port")),
+            Reason::TlsMalformed => Self::new(SniMismatch, High, Some("T1562"),
+                "malformed TLS handshake", "what the client says cannot be read as a handshake of TLS with one host name",
+                Instead("use an ordinary TLS library")),
+            Reason::TlsUnjudged => Self::new(EscapeAttempt, High, Some("T1562"),
+                "bytes past the TLS check", "its bytes did not pass the check of what is said in TLS",
+                Instead("connect first, then send")),
 
             Reason::NoPolicy => Self::new(Enforcement, High, None,
                 "policy is missing", "the kernel holds no policy for the agent",

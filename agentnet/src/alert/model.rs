@@ -108,6 +108,8 @@ pub enum Kind {
     EgressDenied,
     /// A DNS query for a name that the policy does not allow.
     DnsDenied,
+    /// A server name in TLS that is none by which the address was opened, or none at all where one has to be said.
+    SniMismatch,
     /// A socket of a kind that sends what rules cannot name: raw, ping, MPTCP, SCTP, ...
     RawSocket,
     /// An attempt to slip past the hooks: socket options and packet headers that would hide a destination.
@@ -140,6 +142,7 @@ impl Kind {
         match self {
             Self::EgressDenied => "egress_denied",
             Self::DnsDenied => "dns_denied",
+            Self::SniMismatch => "sni_mismatch",
             Self::RawSocket => "raw_socket",
             Self::EscapeAttempt => "escape_attempt",
             Self::VisibilityLost => "visibility_lost",
@@ -358,6 +361,9 @@ pub struct VerdictEvidence {
     /// What a DNS message asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub query: Option<Query>,
+    /// The server name that was said in TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_name: Option<String>,
     /// The Unix socket that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unix: Option<Box<UnixSocket>>,

@@ -105,6 +105,9 @@ impl Renderer {
             let from = evidence.direction == Direction::Ingress;
             if let Some(Query { name, kind }) = &evidence.query {
                 clean(&format!("dns {kind} {name}"), MAX_SENTENCE)
+            } else if let Some(name) = &evidence.server_name {
+                let to = what(alert.destination.as_ref(), None, None, false);
+                clean(&format!("tls {name} {to}"), MAX_SENTENCE)
             } else if let Some(socket) = &evidence.unix {
                 clean(&socket.to_string(), MAX_SENTENCE)
             } else {

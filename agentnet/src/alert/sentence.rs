@@ -36,6 +36,8 @@ pub struct Facts<'a> {
     pub option: Option<&'a SocketOption>,
     /// What a DNS message asked for.
     pub query: Option<&'a Query>,
+    /// The server name that was said in TLS.
+    pub server_name: Option<&'a str>,
     /// The Unix socket asked for.
     pub unix: Option<&'a UnixSocket>,
     /// What the policy knows.
@@ -70,7 +72,14 @@ fn attempt(facts: &Facts<'_>) -> String {
     let far = far_end(facts.destination);
     match facts.hook {
         Hook::Connect => format!("{who} tried to connect to {far}"),
-        Hook::Sendmsg => format!("{who} tried to send a datagram to {far}"),
+        Hook::Sendmsg => match facts.server_name {
+            Some(name) => format!("{who} tried to speak TLS for {name} with {far}"),
+            // Calls that send over TCP are judged where it matters what they say.
+            None if facts.destination.is_some_and(|far| far.protocol == "tcp") && facts.bytes > 0 => {
+                format!("{who} tried to send {} bytes to {far}", facts.bytes)
+            }
+            None => format!("{who} tried to send a datagram to {far}"),
+        },
         Hook::SockCreate => match facts.socket {
             Some(socket) => format!("{who} tried to make a socket ({socket})"),
             None => format!("{who} tried to make a socket"),

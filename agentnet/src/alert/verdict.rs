@@ -16,7 +16,7 @@ use super::{
     model::{Destination, Direction, Process, VerdictEvidence},
     names::{Socket, SocketOption, protocol_name},
     query,
-    text::{MAX_COMM, clean},
+    text::{MAX_COMM, MAX_SENTENCE, clean},
 };
 
 /// Who did it, if the kernel knew.
@@ -110,10 +110,17 @@ pub(super) fn evidence(verdict: &VerdictRecord, reason: Option<Reason>) -> Verdi
         socket: socket(verdict),
         option: option(verdict),
         query: verdict.message.as_deref().and_then(|message| query::read(message)),
+        server_name: server_name(verdict),
         unix: UnixSocket::of(verdict).map(Box::new),
         socket_cookie: (event.header.flow != 0).then_some(event.header.flow),
         various: false,
     }
+}
+
+/// The server name that was said in TLS, bytes that no text has escaped.
+pub(super) fn server_name(verdict: &VerdictRecord) -> Option<String> {
+    let said = verdict.server_name.as_deref()?;
+    Some(clean(&said.escape_ascii().to_string(), MAX_SENTENCE))
 }
 
 /// The socket that was asked for.

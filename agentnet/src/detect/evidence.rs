@@ -61,6 +61,18 @@ pub enum Evidence {
     /// See [`Icmp`].
     #[serde(rename = "icmp_tunnel")]
     Icmp(Icmp),
+    /// See [`Said`].
+    Said(Said),
+}
+
+/// A name that was said to an address which another one has opened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Said {
+    /// The name; nothing where none was said, or none that can be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub said: Option<String>,
+    /// The rule that has opened the address, with its place.
+    pub opened_by: String,
 }
 
 /// New information in queries to one domain.

@@ -104,7 +104,7 @@ impl Told {
     pub const BYTES: usize = Self::MAX * size_of::<Entry>();
 
     /// How many it stands for, if it is to be told.
-    fn tell(&mut self, key: u64, strength: Strength, now: Time) -> Option<u64> {
+    pub(super) fn tell(&mut self, key: u64, strength: Strength, now: Time) -> Option<u64> {
         let now = second(now);
         if let Some(entry) = self.entries.iter_mut().find(|entry| entry.key == key) {
             entry.held += 1;

@@ -24,6 +24,7 @@ use super::{
     kept::{self, KeptError},
     ledger::Keys,
     places::Places,
+    said::{Held, Names},
     secrets::HostSecrets,
 };
 use crate::alert::model::{Kind, Process};
@@ -70,6 +71,8 @@ pub struct Sample<'a> {
     pub payload: u32,
     /// Those that were sampled.
     pub bytes: &'a [u8],
+    /// The rule that names in it are held to, if there is one.
+    pub held: Option<Held<'a>>,
 }
 
 /// What to do about something that was found.
@@ -102,6 +105,7 @@ pub enum Target {
 pub struct Live {
     bank: Bank,
     flows: Places<Key, State>,
+    names: Names<Key>,
 }
 
 /// One socket may talk to many.
@@ -128,7 +132,11 @@ const ICMPV6: u8 = 58;
 impl Live {
     /// With nothing known. `keys` are best [`Keys::random`].
     pub fn new(config: Config, keys: Keys) -> Self {
-        Self { bank: Bank::new(config, keys, Repeats::Counted), flows: Places::new(FLOWS) }
+        Self {
+            bank: Bank::new(config, keys, Repeats::Counted),
+            flows: Places::new(FLOWS),
+            names: Names::new(),
+        }
     }
 
     /// Looks for other secrets of this host from now on.
@@ -138,8 +146,8 @@ impl Live {
 
     /// Judges payload. `actions` is what the agent's policy says of findings.
     pub fn sample(&mut self, sample: &Sample<'_>, actions: &Actions) -> Vec<Verdict> {
-        let Self { bank, flows } = self;
-        let mut verdicts = Vec::new();
+        let Self { bank, flows, names } = self;
+        let (mut verdicts, mut said) = (Vec::new(), Vec::new());
         let mut judge = |body: Body<'_>| judge(bank, &sample.source, body, actions, &mut verdicts);
         let Sample { source, direction, bytes, .. } = *sample;
         let Flow { protocol, local, remote, .. } = source.flow;
@@ -147,10 +155,12 @@ impl Live {
         match protocol {
             TCP => {
                 if let Some(chunk) = state.chunk(sample) {
+                    said = names.judge(Key::of(&source), sample, chunk.bytes, chunk.gap);
                     state.dissector.chunk(remote.port(), chunk, &mut judge);
                 }
             }
             UDP => {
+                said = names.judge(Key::of(&source), sample, bytes, 0);
                 let datagram = Datagram { direction, len: sample.payload, bytes };
                 state.dissector.datagram(local.port(), remote.port(), datagram, &mut judge);
             }
@@ -165,12 +175,15 @@ impl Live {
             }
             _ => judge(Body::Datagram(Datagram { direction, len: sample.payload, bytes })),
         }
+        verdicts.extend(said);
         verdicts
     }
 
     /// Takes note of the end of a flow.
     pub fn ended(&mut self, source: &Source<'_>, counters: Counters, actions: &Actions) -> Vec<Verdict> {
-        self.flows.remove(&Key::of(source));
+        let key = Key::of(source);
+        self.flows.remove(&key);
+        self.names.remove(&key);
         let mut verdicts = Vec::new();
         judge(&mut self.bank, source, Body::End(counters), actions, &mut verdicts);
         verdicts
@@ -186,6 +199,7 @@ impl Live {
     pub fn forget(&mut self, agent: u64) {
         self.bank.forget(agent);
         self.flows.remove_if(|key| key.agent == agent);
+        self.names.remove_if(|key| key.agent == agent);
     }
 
     /// What is to be kept of an agent across a restart, at most [`kept::MAX_BYTES`]; `None` if it said nothing yet.

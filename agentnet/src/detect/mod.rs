@@ -31,11 +31,14 @@ pub mod live;
 pub mod lm;
 pub mod name;
 pub mod places;
+pub mod quic;
 pub mod registry;
+pub mod said;
 pub mod scene;
 pub mod secret;
 pub mod secrets;
 pub mod stream;
+pub mod tls;
 pub mod url;
 pub mod workload;
 

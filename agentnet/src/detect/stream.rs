@@ -119,7 +119,7 @@ pub(super) fn request(
 }
 
 /// A host without its port.
-fn name_of(host: &[u8]) -> &[u8] {
+pub(super) fn name_of(host: &[u8]) -> &[u8] {
     match host.iter().rposition(|&byte| byte == b':') {
         Some(at) if host.get(at + 1..).is_some_and(|port| port.iter().all(u8::is_ascii_digit)) => {
             host.get(..at).unwrap_or(host)

@@ -32,6 +32,7 @@ use crate::{
         event::{self, Counters, Direction, Flow, Lineage, Time},
         ledger::Keys,
         live::{BLOCK_SECONDS, Live, Sample, Source, Target, Verdict},
+        said::Held,
         secrets::source,
     },
     policy::net::Net,
@@ -164,7 +165,14 @@ impl Engine {
                     Way::Out => Direction::Egress,
                     Way::In => Direction::Ingress,
                 };
+                let (number, port) = (head.endpoint.protocol, head.endpoint.port);
+                let policy = &agent.policy;
+                let to = policy.held_to(RuleId(head.rule), number, port);
+                let rule = to.and_then(|_| policy.compiled.rule(RuleId(head.rule)));
+                let rule = rule.map_or_else(String::new, ToString::to_string);
+                let allows = |name: &str| policy.allows_name(name, number, port);
                 let sample = Sample {
+                    held: to.map(|to| Held { rule: &rule, allows: &allows, to }),
                     source: source(&seen),
                     direction,
                     offset: head.offset,

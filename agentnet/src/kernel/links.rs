@@ -11,7 +11,7 @@ use std::{
     thread,
 };
 
-use agentnet_common::abi::{TAIL_DNS, TAIL_DNS_STREAM, TAIL_REPORT, TAIL_SAMPLE, maps};
+use agentnet_common::abi::{TAIL_DNS, TAIL_DNS_STREAM, TAIL_REPORT, TAIL_SAMPLE, TAIL_TLS, maps};
 use aya::{
     Ebpf,
     maps::{MapError, ProgramArray},
@@ -74,12 +74,13 @@ pub struct Tail {
 }
 
 /// Every program that is handed packets.
-pub const TAILS: [Tail; 7] = [
+pub const TAILS: [Tail; 8] = [
     tail("an_report_out", "reports, out", maps::TAILS_OUT, TAIL_REPORT),
     tail("an_report_in", "reports, in", maps::TAILS_IN, TAIL_REPORT),
     tail("an_dns_query", "DNS queries", maps::TAILS_OUT, TAIL_DNS),
     tail("an_dns_answer", "DNS answers", maps::TAILS_IN, TAIL_DNS),
     tail("an_dns_stream", "DNS answers, TCP", maps::TAILS_IN, TAIL_DNS_STREAM),
+    tail("an_tls_out", "TLS, out", maps::TAILS_OUT, TAIL_TLS),
     tail("an_sample_out", "samples, out", maps::TAILS_OUT, TAIL_SAMPLE),
     tail("an_sample_in", "samples, in", maps::TAILS_IN, TAIL_SAMPLE),
 ];
@@ -94,8 +95,11 @@ pub struct Gate {
     map: &'static str,
 }
 
-/// Judges what is sent to resolvers over TCP.
-pub const GATE: Gate = Gate { program: "an_dns_msg", duty: "DNS queries, TCP", map: maps::GATE };
+/// Those that judge what is sent to resolvers over TCP, and what TLS clients say to addresses that a name has opened.
+pub const GATES: [Gate; 2] = [
+    Gate { program: "an_dns_msg", duty: "DNS queries, TCP", map: maps::GATE },
+    Gate { program: "an_tls_msg", duty: "TLS server names", map: maps::HELLOS },
+];
 
 const fn tail(program: &'static str, duty: &'static str, map: &'static str, index: u32) -> Tail {
     Tail { program, duty, map, index }
@@ -128,18 +132,22 @@ pub(super) fn load_programs(object: &mut Ebpf) -> Result<(), KernelError> {
         let mut places = ProgramArray::try_from(map).map_err(failed)?;
         places.set(tail.index, &program, 0).map_err(failed)?;
     }
-    let program = object.program(GATE.program).and_then(|program| program.fd().ok());
-    let program = program.ok_or(KernelError::NoProgram { program: GATE.program })?;
-    let failed = |source| KernelError::Map { map: GATE.map, source };
-    let map = object.map(GATE.map).and_then(map_data).ok_or_else(|| failed(MapError::KeyNotFound))?;
-    sys::prog_attach(program.as_fd(), map.fd().as_fd(), bpf_attach_type::BPF_SK_MSG_VERDICT as u32)
-        .map_err(|source| KernelError::Attach { program: GATE.program, source })
+    for gate in &GATES {
+        let program = object.program(gate.program).and_then(|program| program.fd().ok());
+        let program = program.ok_or(KernelError::NoProgram { program: gate.program })?;
+        let failed = |source| KernelError::Map { map: gate.map, source };
+        let map = object.map(gate.map).and_then(map_data).ok_or_else(|| failed(MapError::KeyNotFound))?;
+        sys::prog_attach(program.as_fd(), map.fd().as_fd(), bpf_attach_type::BPF_SK_MSG_VERDICT as u32)
+            .map_err(|source| KernelError::Attach { program: gate.program, source })?;
+    }
+    Ok(())
 }
 
 /// Has the kernel verify the programs, on every processor: it is most of what starting takes.
 fn verify(object: &mut Ebpf) -> Result<(), KernelError> {
     let hooks = HOOKS.iter().map(|hook| hook.program);
-    let names: Vec<_> = hooks.chain(TAILS.iter().map(|tail| tail.program)).chain([GATE.program]).collect();
+    let gates = GATES.iter().map(|gate| gate.program);
+    let names: Vec<_> = hooks.chain(TAILS.iter().map(|tail| tail.program)).chain(gates).collect();
     let mut found: HashMap<&str, &mut Program> = object
         .programs_mut()
         .filter_map(|(name, program)| Some((*names.iter().find(|wanted| **wanted == name)?, program)))

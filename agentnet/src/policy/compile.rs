@@ -102,6 +102,7 @@ impl Compiled {
         let nets = nets::compile(valid, &host.local, &resolution.servers, &mut findings);
         let names = names::compile(valid, &resolution.search, &mut findings);
         report(&findings, valid, problems);
+        report_shadowed(&findings, valid, problems);
         let icmp = |rule: &Rule| rule.effect == Effect::Allow && rule.protocols & protocols::ICMP != 0;
         Self {
             name: valid.name.clone(),
@@ -167,6 +168,28 @@ fn denies_queries(valid: &Valid, server: IpAddr) -> bool {
 
 fn line(sources: &Sources, place: &Place) -> u32 {
     u32::try_from(sources.line(place)).unwrap_or(u32::MAX)
+}
+
+/// Warns of rules that do not decide what has to be spoken.
+fn report_shadowed(findings: &Findings, valid: &Valid, problems: &mut Vec<Diagnostic>) {
+    let mut told = None;
+    for (id, earlier) in &findings.shadowed {
+        let rule = |id: RuleId| valid.rules.get(usize::from(id.0));
+        let (Some(rule), Some(earlier)) = (rule(*id), rule(*earlier)) else { continue };
+        // What comes from elsewhere is overruled here: that is what the order is for.
+        if !rule.is_own() || told.replace(*id) == Some(*id) {
+            continue;
+        }
+        problems.push(
+            Diagnostic::new(
+                Code::Shadowed,
+                rule.place.clone(),
+                format!("`{rule}` does not decide what has to be spoken: `{earlier}` comes first"),
+            )
+            .related(earlier.place.clone(), "decides on the ports that both allow")
+            .help("put the rule that is to decide first, or let them be about different ports"),
+        );
+    }
 }
 
 /// Most nodes of the name trie: as many rules as a policy can have, each with one search domain.

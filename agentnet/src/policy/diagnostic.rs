@@ -77,6 +77,12 @@ problem_codes! {
     Port = Error "port",
     /// Ports for a protocol that has none.
     PortsWithIcmp = Error "ports_with_icmp",
+    /// What has to be spoken, in a rule without a name.
+    NoName = Error "no_name",
+    /// What TLS has to be like, in a rule that has none.
+    NoTls = Error "no_tls",
+    /// UDP where QUIC is denied.
+    Quic = Error "quic",
     /// A list that must not be empty.
     EmptyList = Error "empty_list",
     /// A text that means nothing where it stands; in the daemon's configuration.
@@ -101,6 +107,8 @@ problem_codes! {
     Unreachable = Warning "unreachable",
     /// The same rule twice.
     Duplicate = Warning "duplicate",
+    /// A rule that says what has to be spoken, where another one decides.
+    Shadowed = Warning "shadowed",
     /// A wildcard for a whole top-level domain or for all names.
     WideWildcard = Warning "wide_wildcard",
     /// A name that is denied, at addresses of special-purpose networks that are allowed.

@@ -6,7 +6,11 @@
 use std::{collections::BTreeMap, fmt};
 
 use agentnet_common::{
-    abi::{CFG_UNIX_ANY, LOCAL_ANY, LOCAL_DENY, MODE_AUDIT, PortRule, Ruleset},
+    abi::{
+        CFG_UNIX_ANY, LOCAL_ANY, LOCAL_DENY, MODE_AUDIT, PortRule, Ruleset, SPEAKS_ECH, SPEAKS_HTTP,
+        SPEAKS_TLS, SPEAKS_UNNAMED,
+    },
+    addr::protocols,
     verdict::{NameTables as _, RuleId},
 };
 
@@ -16,7 +20,7 @@ use super::{
     name::Pattern,
     net::Net,
     schema,
-    traffic::Traffic,
+    traffic::{PortSet, Traffic},
 };
 
 /// Whether more or less is allowed.
@@ -59,18 +63,63 @@ pub struct Change {
 struct Delta {
     opened: Traffic,
     closed: Traffic,
+    /// Ports over TCP that are allowed before and after, by what had to be spoken and what has to be.
+    spoken: Vec<(u8, u8, PortSet)>,
 }
 
 impl Delta {
     fn new(before: &Ruleset, after: &Ruleset) -> Self {
         let allowed = |rules: &Ruleset| Traffic::of(entries(rules));
+        let spoken = respoken(before, after);
         let (before, after) = (allowed(before), allowed(after));
-        Self { opened: after.minus(&before), closed: before.minus(&after) }
+        Self { opened: after.minus(&before), closed: before.minus(&after), spoken }
     }
 
     fn is_empty(&self) -> bool {
-        self.opened.is_empty() && self.closed.is_empty()
+        self.opened.is_empty() && self.closed.is_empty() && self.spoken.is_empty()
     }
+}
+
+/// What of TCP is allowed twice and has to be something else.
+fn respoken(before: &Ruleset, after: &Ruleset) -> Vec<(u8, u8, PortSet)> {
+    let tcp = |rules: &Ruleset| -> BTreeMap<u8, PortSet> {
+        let mut by_speech: BTreeMap<u8, Vec<(u16, u16)>> = BTreeMap::new();
+        for entry in entries(rules).filter(|entry| entry.protocols & protocols::TCP != 0) {
+            by_speech.entry(entry.speaks).or_default().push((entry.first, entry.last));
+        }
+        by_speech.into_iter().map(|(speaks, ranges)| (speaks, PortSet::of(ranges))).collect()
+    };
+    let (before, after) = (tcp(before), tcp(after));
+    let mut changed = Vec::new();
+    for (was, ports_before) in &before {
+        for (is, ports_after) in after.iter().filter(|(is, _)| *is != was) {
+            let both = ports_before.and(ports_after);
+            if !both.is_empty() {
+                changed.push((*was, *is, both));
+            }
+        }
+    }
+    changed
+}
+
+/// Whether what is spoken may be more than it might be before: anything instead of something, or TLS that says less.
+const fn says_less(was: u8, is: u8) -> bool {
+    let apps = SPEAKS_TLS | SPEAKS_HTTP;
+    if was & apps == is & apps {
+        let lenient = SPEAKS_UNNAMED | SPEAKS_ECH;
+        // Less of one and more of the other opens something, too.
+        return is & lenient & !was != 0;
+    }
+    // HTTP is not what TLS was, and can be read by whoever is on the way.
+    is & apps == 0 || was & SPEAKS_TLS != 0
+}
+
+/// What has to be spoken, in the words of rules.
+fn speech(speaks: u8) -> String {
+    let app = schema::word(schema::APP, speaks & (SPEAKS_TLS | SPEAKS_HTTP)).unwrap_or("any");
+    let sni = if speaks & SPEAKS_UNNAMED != 0 { ", sni off" } else { "" };
+    let ech = if speaks & SPEAKS_ECH != 0 { ", ech allow" } else { "" };
+    format!("{app}{sni}{ech}")
 }
 
 /// The differences from `before` to `after`: keys, then networks, then names.
@@ -208,6 +257,15 @@ fn tell(
     }
     if !delta.closed.is_empty() {
         change(Effect::Closes, &delta.closed, rule_of(before, was, &delta.closed));
+    }
+    for (was, now, ports) in &delta.spoken {
+        let traffic = Traffic::new(protocols::TCP, ports);
+        changes.push(Change {
+            effect: if says_less(*was, *now) { Effect::Opens } else { Effect::Closes },
+            target: target.to_owned(),
+            what: format!("{traffic} has to speak {}, and had to speak {}", speech(*now), speech(*was)),
+            rule: rule_of(after, is, &traffic).cloned(),
+        });
     }
 }
 

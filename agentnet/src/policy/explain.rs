@@ -5,7 +5,7 @@
 use std::{borrow::Cow, fmt, net::IpAddr};
 
 use agentnet_common::{
-    abi::{LOCAL_ANY, LOCAL_DENY, RULESET_SEARCH},
+    abi::{LOCAL_ANY, LOCAL_DENY, RULESET_SEARCH, SPEAKS_ECH, SPEAKS_HTTP, SPEAKS_TLS, SPEAKS_UNNAMED},
     addr::{Addr, Endpoint, protocol, protocols},
     door,
     name::NameKey,
@@ -38,6 +38,8 @@ pub struct Explanation<'a> {
     pub special: Option<&'static str>,
     /// A rule that nearly allows it, and what it lacks.
     pub near: Option<Near<'a>>,
+    /// What has to be spoken, of something that is allowed by its name.
+    pub spoken: Option<Spoken>,
     /// What else has to be known to rely on the verdict.
     pub note: Option<Cow<'static, str>>,
     /// A preset that allows it.
@@ -53,6 +55,69 @@ pub struct Near<'a> {
     pub rule: &'a RuleInfo,
     /// Why it does not apply.
     pub lacks: Lacks,
+}
+
+/// What has to be spoken on something that is allowed by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spoken {
+    /// What: a word of `app`, or "quic".
+    pub app: &'static str,
+    /// Whether there has to be the name of a server.
+    pub named: bool,
+    /// Whether there may be another name that is encrypted.
+    pub encrypted: bool,
+}
+
+impl Spoken {
+    /// Of `SPEAKS_*` over a protocol (an IANA number); `None` where no application speaks.
+    fn new(speaks: u8, number: u8, is_quic: bool) -> Option<Self> {
+        let app = match number {
+            protocol::TCP if speaks & SPEAKS_TLS != 0 => "tls",
+            protocol::TCP if speaks & SPEAKS_HTTP != 0 => "http",
+            protocol::UDP if speaks & SPEAKS_TLS != 0 && is_quic => "quic",
+            protocol::TCP | protocol::UDP => "any",
+            _ => return None,
+        };
+        let has_tls = matches!(app, "tls" | "quic");
+        Some(Self {
+            app,
+            named: has_tls && speaks & SPEAKS_UNNAMED == 0,
+            encrypted: has_tls && speaks & SPEAKS_ECH != 0,
+        })
+    }
+}
+
+impl fmt::Display for Spoken {
+    /// One sentence.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (what, after) = match self.app {
+            "tls" => ("TLS", ""),
+            "quic" => ("QUIC", "; that is read once it has left, and what says another name is cut"),
+            "http" => {
+                return f.write_str(
+                    "the connection has to speak HTTP/1 with a host that this rule allows; requests are read once they \
+                     have left, and what asks for another host is an alert",
+                );
+            }
+            _ => {
+                return f.write_str(
+                    "the connection may speak anything: only its address is known to be the name's, which other names \
+                     may share",
+                );
+            }
+        };
+        let name = if self.named {
+            "a server name that this rule allows"
+        } else {
+            "a server name that this rule allows, or none"
+        };
+        let ech = if self.encrypted {
+            "Encrypted Client Hello allowed: only its outer name is held to the rule"
+        } else {
+            "Encrypted Client Hello refused"
+        };
+        write!(f, "the connection has to speak {what} with {name}; {ech}{after}")
+    }
 }
 
 /// Why a rule does not apply.
@@ -96,6 +161,7 @@ impl Explanation<'_> {
             deny_rule: None,
             special: None,
             near: None,
+            spoken: None,
             note: None,
             preset: None,
             suggestion: None,
@@ -181,6 +247,9 @@ impl Policy {
         let mut explanation = Explanation::new(what, verdict);
         if let Verdict::Allow(id) = verdict {
             explanation.rule = self.compiled.rule(id);
+            let rule = self.valid.rules.get(usize::from(id.0));
+            explanation.spoken =
+                rule.and_then(|rule| Spoken::new(rule.spoken.at(port), protocol, rule.spoken.allows_quic()));
             explanation.note = Some(self.note_on_allowed());
             return Ok(explanation);
         }

@@ -13,6 +13,7 @@ use self::walk::Walker;
 use super::{
     diagnostic::{Code, Diagnostic},
     schema,
+    spoken::SpokenText,
 };
 use crate::{alert::model::Kind, detect::action::kinds};
 
@@ -41,6 +42,8 @@ pub struct Document {
     pub resolvers: Field<Vec<Spanned<String>>>,
     /// `[dns] search`.
     pub search: Field<Vec<Spanned<String>>>,
+    /// `[tls]`, which has no `app`.
+    pub tls: SpokenText,
     /// `[egress] presets`.
     pub presets: Field<Vec<Spanned<String>>>,
     /// `[[egress.allow]]`.
@@ -77,6 +80,8 @@ pub struct RuleText {
     pub ports: Field<Vec<Spanned<PortText>>>,
     /// `protocols`, a set of [`agentnet_common::addr::protocols`].
     pub protocols: Field<u8>,
+    /// `app`, `sni`, `ech` and `quic`; absent with a rule that denies.
+    pub spoken: SpokenText,
 }
 
 /// A port or a range of ports as written.
@@ -149,9 +154,19 @@ impl Document {
             document.resolvers = dns.strings("resolvers");
             document.search = dns.strings("search");
         }
+        if let Some(mut tls) = root.table("tls") {
+            document.tls = SpokenText::read(&mut tls);
+        }
         if let Some(mut egress) = root.table("egress") {
             document.presets = egress.strings("presets");
-            document.allow = egress.tables("allow", RuleText::read);
+            document.allow = egress.tables("allow", |mut table| {
+                // A rule for a proxy needs no network: that it has none would be the same problem twice.
+                let proxy = matches!(table.take("proxy"), Field::Bad);
+                let spoken = SpokenText { app: table.choice("app"), ..SpokenText::read(&mut table) };
+                let rule = RuleText { spoken, ..RuleText::read(table) };
+                let cidr = if proxy && rule.cidr.is_absent() { Field::Bad } else { rule.cidr };
+                RuleText { cidr, ..rule }
+            });
             document.deny = egress.tables("deny", RuleText::read);
         }
         if let Some(mut detect) = root.table("detect") {
@@ -176,15 +191,25 @@ impl AgentText {
 
 impl RuleText {
     fn read(mut table: Walker<'_, '_>) -> Self {
-        // A rule for a proxy needs no network: that it has none would be the same problem twice.
-        let proxy = matches!(table.take("proxy"), Field::Bad);
-        let cidr = table.string("cidr");
         Self {
             span: table.span.clone(),
-            cidr: if proxy && cidr.is_absent() { Field::Bad } else { cidr },
+            cidr: table.string("cidr"),
             domain: table.string("domain"),
             ports: table.ports("ports"),
             protocols: table.choices("protocols"),
+            spoken: SpokenText::default(),
+        }
+    }
+}
+
+impl SpokenText {
+    /// The keys that rules and `[tls]` have.
+    fn read(table: &mut Walker<'_, '_>) -> Self {
+        Self {
+            app: Field::Absent,
+            sni: table.choice("sni"),
+            ech: table.choice("ech"),
+            quic: table.choice("quic"),
         }
     }
 }

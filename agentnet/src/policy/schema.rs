@@ -3,7 +3,10 @@
 use std::sync::LazyLock;
 
 use agentnet_common::{
-    abi::{LOCAL_ANY, LOCAL_DENY, LOCAL_OWN, MODE_AUDIT, MODE_ENFORCE},
+    abi::{
+        LOCAL_ANY, LOCAL_DENY, LOCAL_OWN, MODE_AUDIT, MODE_ENFORCE, SPEAKS_ECH, SPEAKS_HTTP, SPEAKS_TLS,
+        SPEAKS_UNNAMED,
+    },
     addr::protocols,
 };
 use serde_json::{Map, Value, json};
@@ -136,6 +139,36 @@ const LISTEN: &[Choice] =
 /// `[local] unix`.
 const UNIX: &[Choice] = &[choice("deny", LOCAL_DENY), choice("any", LOCAL_ANY)];
 
+/// `app`.
+pub const APP: &[Choice] = &[choice("tls", SPEAKS_TLS), choice("http", SPEAKS_HTTP), choice("any", 0)];
+
+/// `sni`.
+pub const SNI: &[Choice] = &[choice("required", 0), choice("off", SPEAKS_UNNAMED)];
+
+/// `ech`.
+pub const ECH: &[Choice] = &[choice("deny", 0), choice("allow", SPEAKS_ECH)];
+
+/// `quic`.
+pub const QUIC: &[Choice] = &[choice("deny", 0), choice("allow", QUIC_ALLOW)];
+
+/// `quic = "allow"`. The kernel is told by the ports of UDP that it opens.
+pub const QUIC_ALLOW: u8 = 1;
+
+/// The code of a word that is in `choices`.
+pub(super) fn code(choices: &[Choice], word: &str) -> u8 {
+    choices.iter().find(|choice| choice.word == word).map_or(0, |choice| choice.code)
+}
+
+/// The word of a code.
+pub(super) fn word(choices: &'static [Choice], code: u8) -> Option<&'static str> {
+    choices.iter().find(|choice| choice.code == code).map(|choice| choice.word)
+}
+
+/// Whether a key of [`TLS`] is as it is when nothing is said.
+pub(super) fn is_default(key: &str, word: &str) -> bool {
+    TLS.key(key).is_some_and(|key| key.default == Some(word))
+}
+
 /// The file itself.
 pub const POLICY: Table = Table {
     name: "a policy",
@@ -155,7 +188,7 @@ pub const POLICY: Table = Table {
         key("egress", Kind::Table(&EGRESS), EGRESS.doc),
         key("local", Kind::Table(&LOCAL), LOCAL.doc),
         key("dns", Kind::Table(&DNS), DNS.doc),
-        not_enforced("tls"),
+        key("tls", Kind::Table(&TLS), TLS.doc),
         not_enforced("budget"),
         key("detect", Kind::Detect, DETECT_DOC),
     ],
@@ -223,11 +256,11 @@ pub const ALLOW: Table = Table {
              [443] by default with `domain`.",
         ),
         default("protocols", Kind::Choices(PROTOCOLS), "tcp", "Protocols."),
-        not_enforced("app"),
+        key("app", Kind::Choice(APP), APP_DOC),
+        key("sni", Kind::Choice(SNI), SNI_DOC),
+        key("ech", Kind::Choice(ECH), ECH_DOC),
+        key("quic", Kind::Choice(QUIC), QUIC_DOC),
         not_enforced("proxy"),
-        not_enforced("sni"),
-        not_enforced("ech"),
-        not_enforced("quic"),
     ],
 };
 
@@ -245,11 +278,28 @@ pub const DENY: Table = Table {
             Kind::Choices(PROTOCOLS),
             "Protocols. By default all, or with `ports` those that have ports: tcp and udp.",
         ),
-        not_enforced("app"),
-        not_enforced("proxy"),
-        not_enforced("sni"),
-        not_enforced("ech"),
-        not_enforced("quic"),
+    ],
+};
+
+const APP_DOC: &str = "With `domain`: what TCP connections have to speak. \"tls\": TLS with a server name that a rule \
+                       allows; \"http\": HTTP/1 to such a host; \"any\": whatever, as only the address is known to \
+                       be the name's. By default \"tls\" on ports 443, 853 and 8443, \"http\" on 80 and 8080, else \"any\".";
+const SNI_DOC: &str =
+    "\"off\" lets TLS pass that names no server; a name that is there is held to the rules.";
+const ECH_DOC: &str =
+    "\"allow\" lets TLS pass whose server name is encrypted: only the outer one is held to the rules.";
+const QUIC_DOC: &str = "\"allow\" opens UDP on the ports on which TLS has to be spoken.";
+
+/// `[tls]`.
+pub const TLS: Table = Table {
+    name: "[tls]",
+    doc: "What is asked of TLS by all rules that say nothing else of it.",
+    one_of: &[],
+    keys: &[
+        default("sni", Kind::Choice(SNI), "required", SNI_DOC),
+        default("ech", Kind::Choice(ECH), "deny", ECH_DOC),
+        default("quic", Kind::Choice(QUIC), "deny", QUIC_DOC),
+        not_enforced("inspect"),
     ],
 };
 

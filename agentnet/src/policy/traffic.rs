@@ -8,6 +8,8 @@ use agentnet_common::{
     verdict::RuleId,
 };
 
+use super::spoken::Spoken;
+
 /// A set of ports: ranges in order, neither overlapping nor adjacent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PortSet(Vec<(u16, u16)>);
@@ -37,7 +39,8 @@ impl PortSet {
         &self.0
     }
 
-    fn is_empty(&self) -> bool {
+    /// Whether there is no port in it.
+    pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
@@ -46,7 +49,15 @@ impl PortSet {
         after.checked_sub(1).and_then(|at| self.0.get(at)).is_some_and(|&(_, last)| port <= last)
     }
 
-    fn minus(&self, other: &Self) -> Self {
+    /// The ports that are in both.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        self.minus(&self.minus(other))
+    }
+
+    /// The ports that are not in `other`.
+    #[must_use]
+    pub fn minus(&self, other: &Self) -> Self {
         let mut left = Vec::new();
         for &(first, last) in &self.0 {
             // The first port not yet dealt with; `None` when there is none up to 65535.
@@ -120,6 +131,12 @@ impl Traffic {
         }
     }
 
+    /// The same with these ports over UDP.
+    #[must_use]
+    pub fn with_udp(self, ports: &PortSet) -> Self {
+        Self::union_of(&[self, Self::new(UDP, ports)])
+    }
+
     /// What is in any of some sets.
     pub fn union_of(sets: &[Self]) -> Self {
         let ports =
@@ -137,19 +154,32 @@ impl Traffic {
         }
     }
 
-    /// The fewest entries of a ruleset that allow this, by rule `rule`.
-    pub fn entries(&self, rule: RuleId) -> Vec<PortRule> {
-        let entry = |(first, last), protocols| PortRule { first, last, rule: rule.0, protocols, speaks: 0 };
-        let (tcp, udp) = (self.tcp.ranges(), self.udp.ranges());
-        let shared = |range| if udp.contains(range) { TCP | UDP } else { TCP };
-        let only_udp = udp.iter().filter(|range| !tcp.contains(range)).map(|&range| entry(range, UDP));
-        let mut entries: Vec<_> =
-            tcp.iter().map(|range| entry(*range, shared(range))).chain(only_udp).collect();
+    /// The ports over TCP.
+    pub const fn tcp(&self) -> &PortSet {
+        &self.tcp
+    }
+
+    /// The fewest entries of a ruleset that allow this, by rule `rule`, and say what TCP connections have to speak.
+    pub fn entries(&self, rule: RuleId, spoken: &Spoken) -> Vec<PortRule> {
+        let entry =
+            |(first, last), protocols, speaks| PortRule { first, last, rule: rule.0, protocols, speaks };
+        let mut entries = Vec::new();
+        // Ranges that an entry of TCP stands for as well: only such a one that asks for nothing does.
+        let mut shared = Vec::new();
+        for (speaks, ports) in spoken.parts(&self.tcp) {
+            for range in ports.ranges() {
+                let both = speaks == 0 && self.udp.ranges().contains(range);
+                entries.push(entry(*range, if both { TCP | UDP } else { TCP }, speaks));
+                shared.extend(both.then_some(*range));
+            }
+        }
+        let only_udp = self.udp.ranges().iter().filter(|range| !shared.contains(range));
+        entries.extend(only_udp.map(|&range| entry(range, UDP, 0)));
         if self.icmp {
-            match entries.first_mut() {
+            match entries.iter_mut().find(|entry| entry.speaks == 0) {
                 // Ports do not matter to ICMP: it takes no entry of its own.
-                Some(first) => first.protocols |= ICMP,
-                None => entries.push(entry((0, u16::MAX), ICMP)),
+                Some(entry) => entry.protocols |= ICMP,
+                None => entries.push(entry((0, u16::MAX), ICMP, 0)),
             }
         }
         entries
@@ -175,7 +205,7 @@ impl fmt::Display for Traffic {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{ICMP, PortSet, RuleId, TCP, Traffic, UDP};
+    use super::{ICMP, PortSet, RuleId, Spoken, TCP, Traffic, UDP};
 
     /// Ports near each other and near both ends, so that ranges touch, nest and overlap.
     fn port() -> impl Strategy<Value = u16> {
@@ -185,6 +215,10 @@ mod tests {
     fn ports() -> impl Strategy<Value = PortSet> {
         prop::collection::vec((port(), port()), 0..5)
             .prop_map(|ranges| PortSet::of(ranges.into_iter().map(|(a, b)| (a.min(b), a.max(b)))))
+    }
+
+    fn spoken() -> impl Strategy<Value = Spoken> {
+        prop::option::of(0_u8..3).prop_map(|app| Spoken { app, ..Spoken::default() })
     }
 
     fn is_canonical(set: &PortSet) -> bool {
@@ -202,23 +236,25 @@ mod tests {
         }
 
         #[test]
-        fn entries_allow_what_is_in_the_set(tcp in ports(), udp in ports(), icmp: bool, port in port()) {
+        fn entries_allow_what_is_in_the_set(tcp in ports(), udp in ports(), icmp: bool, port in port(), app in spoken()) {
             let traffic = Traffic { tcp, udp, icmp };
+            let entries = traffic.entries(RuleId(7), &app);
+            prop_assert!(entries.iter().all(|entry| entry.speaks == 0 || entry.protocols == TCP));
             let mut rules = agentnet_common::abi::Ruleset::default();
-            for (slot, entry) in rules.rules.iter_mut().zip(traffic.entries(RuleId(7))) {
+            for (slot, entry) in rules.rules.iter_mut().zip(entries.iter().copied()) {
                 *slot = entry;
             }
             for (number, protocol) in [(6, TCP), (17, UDP), (1, ICMP), (58, ICMP)] {
                 prop_assert_eq!(rules.find(number, port).is_some(), traffic.contains(protocol, port));
             }
-            prop_assert_eq!(Traffic::of(traffic.entries(RuleId(7))), traffic);
+            prop_assert_eq!(Traffic::of(entries), traffic);
         }
     }
 
     #[test]
     fn equal_ranges_of_several_protocols_take_one_entry() {
         let traffic = Traffic::new(TCP | UDP | ICMP, &PortSet::of([(53, 53)]));
-        let entries = traffic.entries(RuleId(0));
+        let entries = traffic.entries(RuleId(0), &Spoken::default());
         assert_eq!(entries.len(), 1);
         assert_eq!(entries[0].protocols, TCP | UDP | ICMP);
     }

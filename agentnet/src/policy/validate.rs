@@ -19,6 +19,7 @@ use super::{
     parse::{Document, Field},
     schema,
     source::FileId,
+    spoken::Spoken,
     unix::UnixSockets,
 };
 use crate::detect::action::Actions;
@@ -74,6 +75,10 @@ impl Valid {
                 agents = checked.agents;
             }
         }
+        let said = parts.iter().map(|part| Spoken::from(&part.document.tls));
+        let tls = said.fold(Spoken::default(), Spoken::or);
+        let mut rules: Vec<_> =
+            rules.into_iter().map(|rule: Rule| rule.with_defaults(tls, problems)).collect();
         if let Some(rule) = rules.get(MAX_RULES) {
             problems.push(
                 Diagnostic::new(

@@ -24,7 +24,7 @@ fn duplicates(valid: &Valid, warnings: &mut Vec<Diagnostic>) {
     let mut seen: HashMap<_, &Rule> = HashMap::new();
     for rule in &valid.rules {
         // The file's own rules come first: what is twice elsewhere is not its author's.
-        match seen.entry((rule.effect, &rule.target, rule.traffic())) {
+        match seen.entry((rule.effect, &rule.target, rule.traffic(), rule.spoken)) {
             Entry::Vacant(entry) => {
                 entry.insert(rule);
             }

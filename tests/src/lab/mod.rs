@@ -13,6 +13,7 @@ pub mod door;
 pub mod expect;
 pub mod follower;
 pub mod found;
+pub mod hello;
 pub mod hosts;
 pub mod lacking;
 pub mod mounts;
@@ -150,7 +151,7 @@ fn endpoints() -> Vec<SocketAddr> {
     for family in Family::ALL {
         let named = (1..=net::NAMED).map(|number| family.named(number));
         for ip in [family.allowed(), family.denied(), family.metadata()].into_iter().chain(named) {
-            for port in [net::ALLOWED_PORT, net::DENIED_PORT, 80] {
+            for port in [net::ALLOWED_PORT, net::DENIED_PORT, 80, net::TLS_PORT] {
                 endpoints.push(SocketAddr::from((ip, port)));
             }
         }

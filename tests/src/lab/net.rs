@@ -28,6 +28,8 @@ pub const BROADCAST: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 255);
 pub const ALLOWED_PORT: u16 = 7000;
 /// A port that they do not, and on which the servers listen as well.
 pub const DENIED_PORT: u16 = 7001;
+/// Where a name opens an address for TLS alone.
+pub const TLS_PORT: u16 = 443;
 /// Where the lab's own fences arrive; nothing answers there.
 pub const FENCE_PORT: u16 = 9;
 

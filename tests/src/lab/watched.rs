@@ -25,7 +25,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use super::{
     bpf::Map,
     cgroup,
-    child::{finish, join_cgroup, probe_binary, wait},
+    child::{Finished, finish, join_cgroup, probe_binary, wait},
     found::Resident,
     hosts::Hosts,
     policy::Policy,
@@ -86,6 +86,16 @@ impl<'a> Watched<'a> {
         let finished = finish(command, None)?;
         ensure!(finished.status.success(), "{args:?}: {finished:?}");
         Ok(())
+    }
+
+    /// Runs any command in the cgroup and waits for it, whatever comes of it.
+    ///
+    /// # Errors
+    /// If it cannot be started, or does not end.
+    pub fn finish(&self, mut command: Command, input: Option<&[u8]>) -> Result<Finished> {
+        self.hosts.agent.attach(&mut command);
+        join_cgroup(&mut command, &self.cgroup)?;
+        finish(command, input)
     }
 
     /// Runs a script of the probe in the cgroup; what came of each step.

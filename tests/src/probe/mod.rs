@@ -16,6 +16,7 @@ pub mod raw;
 pub mod report;
 pub mod run;
 pub mod script;
+pub mod stream;
 pub mod talk;
 pub mod tcp;
 pub mod tun;

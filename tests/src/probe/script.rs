@@ -9,7 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{dns::Attack, ways};
+use super::{dns::Attack, stream::Stream, ways};
 use crate::sys::{self, RawAddr};
 
 /// How long an answer is waited for.
@@ -74,6 +74,8 @@ pub enum Step {
     },
     /// See [`Attack`].
     Attack(Attack),
+    /// See [`Stream`].
+    Trick(Stream),
     /// Goes into a directory.
     Enter(PathBuf),
     /// Lets go of the script's socket: the next step gets another one.
@@ -185,6 +187,7 @@ fn one(step: &Step, sockets: &mut (Option<UdpSocket>, Option<UdpSocket>)) -> Res
             sys::send(&fd, text.as_bytes(), 0).map(|_| Vec::new()).map_err(|error| ("send", error))
         }
         Step::Attack(attack) => attack.run(sockets),
+        Step::Trick(stream) => stream.run(),
         Step::Enter(directory) => {
             std::env::set_current_dir(directory).map(|()| Vec::new()).map_err(|error| ("chdir", error))
         }

@@ -46,6 +46,8 @@ pub(super) enum Key {
         detail: u32,
         /// What a DNS message asked for.
         query: Option<Query>,
+        /// The server name that was said in TLS.
+        server_name: Option<Box<[u8]>>,
         /// The Unix socket that was asked for.
         unix: Option<UnixSocket>,
         comm: [u8; COMM_BYTES],

@@ -336,6 +336,7 @@ impl Pipeline {
             endpoint: event.endpoint,
             detail: event.detail,
             query,
+            server_name: record.server_name.clone(),
             unix: UnixSocket::of(record),
             comm: event.process.comm,
             executable: executable.clone(),

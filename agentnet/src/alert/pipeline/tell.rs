@@ -96,6 +96,7 @@ impl Pipeline {
             socket: evidence.socket.as_ref(),
             option: evidence.option.as_ref(),
             query: evidence.query.as_ref(),
+            server_name: evidence.server_name.as_deref(),
             unix: evidence.unix.as_deref(),
             explained: explained.as_ref(),
             by_hand: by_hand.as_deref(),

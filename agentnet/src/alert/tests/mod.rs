@@ -144,7 +144,7 @@ pub(super) fn record(event: VerdictEvent) -> Record {
     };
     let hook = Hook::from_code(event.hook).unwrap();
     let door = (hook == Hook::ConnectUnix).then(|| door("/run/postgresql/.s.PGSQL.5432"));
-    Record::Verdict(VerdictRecord { event, hook, outcome, cause, message: None, door })
+    Record::Verdict(VerdictRecord { event, hook, outcome, cause, message: None, door, server_name: None })
 }
 
 /// A Unix socket of this name.

@@ -123,6 +123,9 @@ pub(super) fn explain(args: &ExplainArgs, streams: &mut Streams<'_>) -> anyhow::
         return Ok(ExitCode::SUCCESS);
     }
     writeln!(streams.out, "{explanation}")?;
+    if let Some(spoken) = &explanation.spoken {
+        writeln!(streams.out, "{spoken}")?;
+    }
     if let Some(note) = &explanation.note {
         writeln!(streams.out, "note: {note}")?;
     }
@@ -185,6 +188,7 @@ struct ExplanationLine<'a> {
     deny_rule: Option<RuleLine<'a>>,
     near: Option<NearLine<'a>>,
     special: Option<&'static str>,
+    spoken: Option<SpokenLine>,
     note: Option<&'a str>,
     preset: Option<&'static str>,
     suggestion: Option<&'a str>,
@@ -203,6 +207,15 @@ struct NearLine<'a> {
     #[serde(flatten)]
     rule: RuleLine<'a>,
     lacks: &'static str,
+}
+
+/// What has to be spoken.
+#[derive(Serialize)]
+struct SpokenLine {
+    app: &'static str,
+    named: bool,
+    encrypted: bool,
+    sentence: String,
 }
 
 impl<'a> From<&'a RuleInfo> for RuleLine<'a> {
@@ -229,6 +242,12 @@ fn line<'a>(explanation: &'a Explanation<'a>, audit: bool) -> ExplanationLine<'a
             .near
             .map(|Near { rule, lacks }| NearLine { rule: RuleLine::from(rule), lacks: lacks.label() }),
         special: explanation.special,
+        spoken: explanation.spoken.map(|spoken| SpokenLine {
+            app: spoken.app,
+            named: spoken.named,
+            encrypted: spoken.encrypted,
+            sentence: spoken.to_string(),
+        }),
         note: explanation.note.as_deref(),
         preset: explanation.preset,
         suggestion: explanation.suggestion.as_deref(),

@@ -244,6 +244,7 @@ fn channels_without_a_word_in_the_name_are_found() {
             offset: number,
             payload: u32::try_from(back.len()).unwrap(),
             bytes: &back,
+            held: None,
         };
         found.add(0, &lab.live.sample(&sample, &lab.actions));
     }

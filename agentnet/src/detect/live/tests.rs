@@ -33,7 +33,7 @@ impl Lab {
         self.seconds += 1;
         let payload = u32::try_from(bytes.len()).unwrap();
         let source = self.source(flow, protocol);
-        let sample = Sample { source, direction: Direction::Egress, offset, payload, bytes };
+        let sample = Sample { source, direction: Direction::Egress, offset, payload, bytes, held: None };
         self.live.sample(&sample, &self.actions)
     }
 
@@ -125,6 +125,7 @@ fn bytes_that_came_before_are_not_shown_again_and_a_gap_ends_what_was_begun() {
         offset,
         payload: 0,
         bytes,
+        held: None,
     };
     let mut state = State::default();
     let mut see = |offset, bytes: &'static [u8]| {
@@ -187,6 +188,7 @@ fn ping_is_quiet_and_a_tunnel_in_it_is_not() {
                 offset: number,
                 payload: 56,
                 bytes: &bytes[..56],
+                held: None,
             };
             found |= !lab.live.sample(&back, &lab.actions).is_empty();
         }

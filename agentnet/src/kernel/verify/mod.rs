@@ -18,7 +18,7 @@ pub use exercise::exercise;
 
 use super::{
     Kernel, KernelError,
-    links::{GATE, HOOKS, TAILS},
+    links::{GATES, HOOKS, TAILS},
     mounts::{MountError, cgroup2_mount, ensure_bpffs},
     object,
     tcx::{self, Tcx},
@@ -85,7 +85,7 @@ pub fn verify_all(exerciser: Command) -> Result<Vec<ProgramReport>, VerifyError>
     let tails = TAILS.iter().map(|tail| (tail.program, tail.duty));
     let reports = hooks
         .chain(tails)
-        .chain([(GATE.program, GATE.duty)])
+        .chain(GATES.iter().map(|gate| (gate.program, gate.duty)))
         .chain(tcx::PROGRAMS)
         .chain(kernel.unix().each().map(|(hook, _)| (hook.program, hook.door)))
         .map(|(program, door)| {

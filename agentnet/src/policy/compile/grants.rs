@@ -3,14 +3,15 @@
 //! A longest-prefix trie answers with one node only, so everything that ancestors say has to be written
 //! into each node.
 
-use std::rc::Rc;
+use std::{collections::BTreeSet, rc::Rc};
 
 use agentnet_common::{
-    abi::{RULESET_ENTRIES, Ruleset},
+    abi::{PortRule, RULESET_ENTRIES, Ruleset},
     verdict::RuleId,
 };
 
 use crate::policy::{
+    spoken::Spoken,
     traffic::Traffic,
     validate::{Effect, Rule},
 };
@@ -22,15 +23,46 @@ pub(super) struct Findings {
     pub(super) too_many: Vec<(RuleId, String)>,
     /// Allow rules that denies leave nothing of.
     pub(super) unreachable: Vec<RuleId>,
+    /// Allow rules that ask for something else to be spoken than an earlier one at the same place, which decides: the
+    /// later one, the earlier one.
+    pub(super) shadowed: BTreeSet<(RuleId, RuleId)>,
     /// How many names there would be.
     pub(super) too_many_names: Option<usize>,
+}
+
+/// What one rule allows at a place.
+#[derive(Clone, Debug)]
+struct Allowed {
+    id: RuleId,
+    traffic: Traffic,
+    spoken: Spoken,
+}
+
+impl Allowed {
+    fn entries(&self) -> Vec<PortRule> {
+        self.traffic.entries(self.id, &self.spoken)
+    }
+
+    /// Whether `other` asks for something else where both are about the same.
+    fn differs(&self, other: &Self) -> bool {
+        if self.spoken == other.spoken {
+            return false;
+        }
+        let both = self.traffic.tcp().and(other.traffic.tcp());
+        let asked = |spoken: &Spoken| {
+            let mut parts = spoken.parts(&both);
+            parts.retain(|(_, ports)| !ports.is_empty());
+            parts
+        };
+        asked(&self.spoken) != asked(&other.spoken)
+    }
 }
 
 /// What is allowed and denied at a place. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Grants {
     /// What each rule allows that no earlier one does and no deny takes away, in the order of the file.
-    allowed: Rc<Vec<(RuleId, Traffic)>>,
+    allowed: Rc<Vec<Allowed>>,
     denied: Rc<Traffic>,
 }
 
@@ -61,45 +93,51 @@ impl Grants {
             Rc::new(Traffic::union_of(&denied))
         };
         let mut candidates = Vec::with_capacity(self.allowed.len() + allows.len());
-        candidates.extend(self.allowed.iter().map(|(id, traffic)| (*id, traffic.minus(&denied))));
+        candidates.extend(
+            self.allowed
+                .iter()
+                .map(|allowed| Allowed { traffic: allowed.traffic.minus(&denied), ..allowed.clone() }),
+        );
         for (id, rule) in allows {
-            let left = rule.traffic().minus(&denied);
-            if left.is_empty() {
+            let traffic = rule.traffic().minus(&denied);
+            if traffic.is_empty() {
                 findings.unreachable.push(id);
             }
-            candidates.push((id, left));
+            candidates.push(Allowed { id, traffic, spoken: rule.spoken });
         }
-        candidates.sort_by_key(|(id, _)| *id);
+        candidates.sort_by_key(|candidate| candidate.id);
 
         let mut taken = Traffic::default();
-        let mut allowed = Vec::new();
+        let mut allowed: Vec<Allowed> = Vec::new();
         let mut entries = 0;
-        for (id, traffic) in candidates {
-            let traffic = traffic.minus(&taken);
-            if traffic.is_empty() {
+        for mut candidate in candidates {
+            let earlier = allowed.iter().filter(|earlier| candidate.differs(earlier));
+            findings.shadowed.extend(earlier.map(|earlier| (candidate.id, earlier.id)));
+            candidate.traffic = candidate.traffic.minus(&taken);
+            if candidate.traffic.is_empty() {
                 continue;
             }
-            let more = traffic.entries(id).len();
+            let more = candidate.entries().len();
             if entries + more > RULESET_ENTRIES {
-                findings.too_many.push((id, place()));
+                findings.too_many.push((candidate.id, place()));
                 continue;
             }
             entries += more;
-            taken = Traffic::union_of(&[taken, traffic.clone()]);
-            allowed.push((id, traffic));
+            taken = Traffic::union_of(&[taken, candidate.traffic.clone()]);
+            allowed.push(candidate);
         }
         Self { allowed: Rc::new(allowed), denied }
     }
 
     /// Whether something is allowed here that is not denied `there`.
     pub(super) fn leave_something(&self, there: &Self) -> bool {
-        self.allowed.iter().any(|(_, traffic)| !traffic.minus(&there.denied).is_empty())
+        self.allowed.iter().any(|allowed| !allowed.traffic.minus(&there.denied).is_empty())
     }
 
     /// As the kernel reads it, with `flags` (`RULESET_*`).
     pub(super) fn ruleset(&self, flags: u16) -> Ruleset {
         let mut ruleset = Ruleset { flags, ..Ruleset::default() };
-        let entries = self.allowed.iter().flat_map(|(id, traffic)| traffic.entries(*id));
+        let entries = self.allowed.iter().flat_map(Allowed::entries);
         // `with` keeps to the number of slots.
         for (slot, entry) in ruleset.rules.iter_mut().zip(entries) {
             *slot = entry;

@@ -28,20 +28,111 @@ const BELOW_HEAD: &[(&str, &str)] = &[
     (
         "not_enforced",
         r#"[[egress.allow]]
-domain = "example.com"
+proxy = "http://proxy.corp:3128"
+
+[tls]
+inspect = "async"
+
+[budget]
+egress = "200 MiB/1h"
+"#,
+    ),
+    (
+        "no_name",
+        r#"[[egress.allow]]
+cidr = "10.20.0.0/16"
+ports = [443]
 app = "any"
 sni = "off"
 ech = "allow"
 quic = "allow"
-
-[[egress.allow]]
-proxy = "http://proxy.corp:3128"
-
-[tls]
+"#,
+    ),
+    (
+        "no_tls",
+        r#"[[egress.allow]]
+domain = "a.example.com"
+app = "any"
 sni = "required"
 
-[budget]
-egress = "200 MiB/1h"
+[[egress.allow]]
+domain = "b.example.com"
+ports = [22, 80]
+ech = "allow"
+quic = "allow"
+
+[[egress.allow]]
+domain = "c.example.com"
+protocols = ["icmp"]
+app = "tls"
+quic = "allow"
+
+[[egress.allow]]
+domain = "d.example.com"
+ports = [8000]
+protocols = ["udp"]
+app = "http"
+"#,
+    ),
+    (
+        "quic",
+        r#"[[egress.allow]]
+domain = "a.example.com"
+protocols = ["udp"]
+
+[[egress.allow]]
+domain = "b.example.com"
+protocols = ["tcp", "udp"]
+ports = ["1-1000"]
+quic = "deny"
+
+[[egress.allow]]
+domain = "c.example.com"
+protocols = ["udp"]
+quic = "allow"
+
+[[egress.allow]]
+domain = "d.example.com"
+protocols = ["udp"]
+app = "any"
+"#,
+    ),
+    (
+        "shadowed",
+        r#"[[egress.allow]]
+domain = "*.example.com"
+ports = ["1-1000"]
+app = "any"
+
+[[egress.allow]]
+domain = "www.example.com"
+
+[[egress.allow]]
+domain = "www.example.com"
+ports = [22]
+
+[[egress.allow]]
+domain = "api.example.net"
+
+[[egress.allow]]
+domain = "api.example.net"
+ech = "allow"
+"#,
+    ),
+    (
+        "spoken_of_denies",
+        r#"[[egress.deny]]
+domain = "example.com"
+app = "tls"
+quic = "deny"
+
+[[egress.allow]]
+domain = "example.net"
+app = "https"
+
+[tls]
+app = "any"
+sni = "of"
 "#,
     ),
     (

@@ -88,6 +88,21 @@ fn what_a_change_opens_and_closes() {
 }
 
 #[test]
+fn what_has_to_be_spoken_is_a_difference() {
+    let policy = |tls: &str, keys: &str| {
+        format!(
+            "version = 1\nname = \"p\"\n[tls]\n{tls}\n[[egress.allow]]\ndomain = \"a.example\"\nports = [80, 443, 5000]\n{keys}\n"
+        )
+    };
+    let usual = policy("", "");
+    let other = policy("", "app = \"any\"");
+    insta::assert_snapshot!("spoken", told(&usual, &other) + &told(&other, &usual));
+    let lenient = policy("sni = \"off\"\nech = \"allow\"", "quic = \"allow\"");
+    insta::assert_snapshot!("lenient", told(&usual, &lenient) + &told(&lenient, &usual));
+    assert_eq!(told(&policy("quic = \"allow\"", ""), &policy("", "quic = \"allow\"")), "");
+}
+
+#[test]
 fn the_same_written_differently_is_no_difference() {
     assert_eq!(told(BEFORE, BEFORE), "");
     let other = "version = 1\nname = \"before\"\n[dns]\nresolvers = [\"192.0.2.53\"]\n[egress]\npresets = [\"crates-io\", \

@@ -7,19 +7,20 @@ use std::{
     fmt::{Debug, Write as _},
     hash::Hash,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::Range,
     path::Path,
 };
 
 use agentnet_common::{
-    abi::{LOCAL_ANY, LOCAL_DENY, LOCAL_OWN},
+    abi::{LOCAL_ANY, LOCAL_DENY, LOCAL_OWN, Ruleset},
     addr::{Addr, Endpoint, protocols},
     name::NameKey,
-    verdict::{Scope, Verdict, decide, decide_name, held_to_call},
+    verdict::{NameTables as _, Scope, Tables as _, Verdict, decide, decide_name, held_to_call},
 };
 use proptest::{prelude::*, test_runner::TestCaseError};
 use toml::Spanned;
 
-use super::scan::{PROTOCOLS, Rule, scan, scan_name};
+use super::scan::{PROTOCOLS, Rule, Said, scan, scan_name, scan_speaks};
 use crate::policy::{
     Policy,
     diagnostic::{Code, Diagnostics, Severity, Source},
@@ -28,6 +29,7 @@ use crate::policy::{
     parse::{Document, Field, PortText, RuleText},
     resolvers::{Resolution, is_unicast},
     schema,
+    spoken::SpokenText,
 };
 
 /// Around these, addresses and networks are made.
@@ -66,7 +68,10 @@ const LOCAL: &[&str] = &["127.0.0.1", "::1", "10.20.0.1", "203.0.113.5", "2001:d
 const SEARCH: &[&str] = &["a", "b", "a.b", "b.a.b", "corp.example"];
 
 /// Ports near each other and at the end, so that ranges touch, nest and overlap.
-const PORTS: &[u16] = &[1, 2, 3, 4, 5, 6, 7, 8, 53, 443, 443, 443, u16::MAX - 2, u16::MAX - 1, u16::MAX];
+const PORTS: &[u16] = &[1, 2, 3, 4, 5, 6, 7, 80, 443, 443, 443, 8079, 8080, 8443, u16::MAX - 1, u16::MAX];
+
+/// Ports on which TLS is spoken by default.
+const TLS: &[u16] = &[443, 853, 8443];
 
 /// IANA numbers, the one most rules are about more often.
 const NUMBERS: &[u8] = &[6, 6, 6, 6, 6, 6, 6, 6, 17, 1, 58, 132];
@@ -93,6 +98,21 @@ impl Dice {
     /// True in `percent` of a hundred cases, in steps of five.
     fn chance(&mut self, percent: usize) -> bool {
         self.roll(20) * 5 < percent
+    }
+
+    /// One of `of` in half of the cases.
+    fn maybe(&mut self, of: &[&'static str]) -> Option<&'static str> {
+        (self.roll(2) == 0).then(|| self.pick(of))
+    }
+
+    /// What `[tls]` may say.
+    fn tls(&mut self) -> Said {
+        Said {
+            app: None,
+            sni: self.maybe(&["required", "off"]),
+            ech: self.maybe(&["deny", "allow"]),
+            quic: self.maybe(&["deny", "allow"]),
+        }
     }
 
     fn range(&mut self) -> (u16, u16) {
@@ -141,6 +161,9 @@ pub(super) trait Target: Clone + Debug + Hash + Sized {
     fn question(rules: &[Rule<Self>], dice: &mut Dice) -> Self::Question;
     fn decide(policy: &Policy, question: &Self::Question) -> Verdict;
     fn scan(draft: &Draft<Self>, question: &Self::Question) -> Verdict;
+    /// What the entry that decides asks for, and what it has to.
+    fn speaks(policy: &Policy, question: &Self::Question) -> u8;
+    fn scan_speaks(draft: &Draft<Self>, question: &Self::Question) -> u8;
 }
 
 pub(super) type Network = (IpAddr, u32);
@@ -198,6 +221,15 @@ impl Target for Network {
     fn scan(draft: &Draft<Self>, &(endpoint, scope): &Self::Question) -> Verdict {
         scan(&draft.rules, &draft.local, &draft.servers, draft.loopback, endpoint, scope)
     }
+
+    fn speaks(policy: &Policy, &((ip, port, protocol), _): &Self::Question) -> u8 {
+        asked(policy.compiled.net(0, &Addr::from(ip)), protocol, port)
+    }
+
+    /// No name, nothing to be held to.
+    fn scan_speaks(_: &Draft<Self>, _: &Self::Question) -> u8 {
+        0
+    }
 }
 
 impl Target for String {
@@ -238,11 +270,30 @@ impl Target for String {
     fn scan(draft: &Draft<Self>, (name, port, protocol): &Self::Question) -> Verdict {
         scan_name(&draft.rules, name, *port, *protocol)
     }
+
+    fn speaks(policy: &Policy, (name, port, protocol): &Self::Question) -> u8 {
+        let key = NameKey::from_dotted(name).unwrap();
+        asked(policy.compiled.name(0, &key).map(|node| node.rules(key.len)), *protocol, *port)
+    }
+
+    fn scan_speaks(draft: &Draft<Self>, (name, port, protocol): &Self::Question) -> u8 {
+        scan_speaks(&draft.rules, name, *port, *protocol)
+    }
+}
+
+/// What the entry for a port asks for; 0 where there is none.
+fn asked(rules: Option<&Ruleset>, number: u8, port: u16) -> u8 {
+    let set = protocols::of(number);
+    let mut entries = rules.iter().flat_map(|rules| &rules.rules);
+    let is_icmp = set == protocols::ICMP;
+    let found = entries
+        .find(|entry| entry.protocols & set != 0 && (is_icmp || (entry.first..=entry.last).contains(&port)));
+    found.map_or(0, |entry| entry.speaks)
 }
 
 impl<T: Target> Rule<T> {
-    /// A rule that allows in `allowing` percent of the cases.
-    fn draw(dice: &mut Dice, allowing: usize) -> Self {
+    /// A rule that allows in `allowing` percent of the cases, in a policy whose `[tls]` is `tls`.
+    fn draw(dice: &mut Dice, allowing: usize, tls: Said) -> Self {
         let allow = dice.chance(allowing);
         let protocols = dice.chance(50).then(|| {
             let set = dice.roll(7) + 1;
@@ -257,7 +308,32 @@ impl<T: Target> Rule<T> {
         let only_icmp = protocols.as_deref() == Some(&["icmp"]);
         let written = !only_icmp && (dice.chance(70) || (allow && T::PORTS_REQUIRED));
         let ports = written.then(|| (0..=dice.roll(2)).map(|_| dice.range()).collect());
-        Self { allow, target: T::draw(dice), protocols, ports }
+        let target = T::draw(dice);
+        let mut rule = Self { allow, target, protocols, ports, said: Said::default(), tls: Said::default() };
+        if allow && T::KEY == "domain" {
+            rule.tls = tls;
+            rule.said = Said { app: dice.maybe(&["tls", "http", "any"]), ..dice.tls() };
+            rule.make_sense();
+        }
+        rule
+    }
+
+    /// Leaves out what would be an error, and allows QUIC where UDP on its ports would be one.
+    fn make_sense(&mut self) {
+        let over = |word| self.protocols.as_ref().map_or(word == "tcp", |words| words.contains(&word));
+        let (tcp, udp) = (over("tcp"), over("udp"));
+        if !tcp && (!udp || self.said.app == Some("http")) {
+            self.said.app = None;
+        }
+        let ports = self.ports.as_deref().unwrap_or(&[(443, 443)]);
+        let usual =
+            || TLS.iter().any(|port| ports.iter().any(|(first, last)| (first..=last).contains(&port)));
+        let has_tls = self.said.app.map_or_else(usual, |app| app == "tls") && (tcp || udp);
+        if !has_tls {
+            self.said = Said { app: self.said.app, ..Said::default() };
+        } else if udp && !self.quic() {
+            self.said.quic = Some("allow");
+        }
     }
 
     /// As the TOML parser hands it on; `place` stands for where it is written.
@@ -277,8 +353,30 @@ impl<T: Target> Rule<T> {
                 .map(|set| Field::Is(Spanned::new(span.clone(), set)))
                 .next()
                 .unwrap_or_default(),
+            spoken: spoken_text(self.said, &span),
             span,
         }
+    }
+}
+
+fn spoken_text(said: Said, span: &Range<usize>) -> SpokenText {
+    let field = |choices: &[schema::Choice], word: Option<&str>| match word {
+        Some(word) => Field::Is(Spanned::new(span.clone(), schema::code(choices, word))),
+        None => Field::Absent,
+    };
+    SpokenText {
+        app: field(schema::APP, said.app),
+        sni: field(schema::SNI, said.sni),
+        ech: field(schema::ECH, said.ech),
+        quic: field(schema::QUIC, said.quic),
+    }
+}
+
+impl Said {
+    fn toml(&self) -> String {
+        let keys = [("app", self.app), ("sni", self.sni), ("ech", self.ech), ("quic", self.quic)];
+        let lines = keys.into_iter().filter_map(|(key, word)| Some(format!("{key} = \"{}\"\n", word?)));
+        lines.collect()
     }
 }
 
@@ -304,6 +402,7 @@ pub(super) struct Draft<T> {
     pub(super) rules: Vec<Rule<T>>,
     local: Vec<IpAddr>,
     loopback: &'static str,
+    tls: Said,
     /// Who is asked for names.
     pub(super) servers: Vec<IpAddr>,
     /// What is tried behind them.
@@ -327,6 +426,7 @@ impl<T: Target> Draft<T> {
             schema::VERSION,
             self.loopback
         );
+        write!(text, "[tls]\n{}", self.tls.toml()).unwrap();
         for rule in &self.rules {
             let header = if rule.allow { "allow" } else { "deny" };
             writeln!(text, "[[egress.{header}]]\n{} = \"{}\"", T::KEY, rule.target.text()).unwrap();
@@ -337,6 +437,7 @@ impl<T: Target> Draft<T> {
                 let ports: Vec<_> = ports.iter().map(|(first, last)| format!("\"{first}-{last}\"")).collect();
                 writeln!(text, "ports = [{}]", ports.join(", ")).unwrap();
             }
+            text.push_str(&rule.said.toml());
         }
         text
     }
@@ -355,6 +456,7 @@ impl<T: Target> Draft<T> {
             version: Field::Is(Spanned::new(0..0, schema::VERSION.into())),
             name: Field::Is(Spanned::new(0..0, "random".to_owned())),
             loopback: Field::Is(Spanned::new(0..0, loopback(self.loopback))),
+            tls: spoken_text(self.tls, &(0..0)),
             allow: texts(allow),
             deny: texts(deny),
             ..Document::default()
@@ -412,15 +514,17 @@ pub(super) struct Case<T: Target> {
 /// Cases with `questions` questions each.
 pub(super) fn any_case<T: Target>(questions: usize) -> impl Strategy<Value = Case<T>> {
     let numbers = |count| prop::collection::vec(any::<u64>(), count);
-    (prop::collection::vec(any::<u64>(), 2..10), numbers(questions), numbers(3)).prop_map(
+    (prop::collection::vec(any::<u64>(), 2..10), numbers(questions), numbers(4)).prop_map(
         |(rules, questions, more)| {
-            let rule = |&number: &u64| Rule::draw(&mut Dice(number), ALLOWING);
+            let tls = Dice(more[3]).tls();
+            let rule = |&number: &u64| Rule::draw(&mut Dice(number), ALLOWING, tls);
             let mut host = Dice(more[0]);
             let local = LOCAL.iter().filter(|_| host.chance(25)).map(|ip| ip.parse().unwrap()).collect();
             let draft = Draft {
                 rules: rules.iter().map(rule).collect(),
                 local,
                 loopback: host.pick(&["own", "deny", "any"]),
+                tls,
                 servers: (0..host.roll(3))
                     .map(|_| host.ip().to_canonical())
                     .filter(|ip| is_unicast(*ip))
@@ -428,7 +532,7 @@ pub(super) fn any_case<T: Target>(questions: usize) -> impl Strategy<Value = Cas
                 search: (0..host.roll(3)).map(|_| host.pick(SEARCH)).collect(),
             };
             // As many denies as allows.
-            let another = Rule::draw(&mut Dice(more[1]), 50);
+            let another = Rule::draw(&mut Dice(more[1]), 50, tls);
             let place = host.roll(draft.rules.len() + 1);
             let all = draft.with(place, another.clone()).rules;
             let questions = questions.iter().map(|&number| T::question(&all, &mut Dice(number))).collect();

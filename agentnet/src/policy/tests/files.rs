@@ -162,6 +162,7 @@ fn the_reference_names_every_key_code_and_special_network() {
         &schema::DENY,
         &schema::LOCAL,
         &schema::DNS,
+        &schema::TLS,
         &schema::DETECTOR,
     ];
     let keys = tables.iter().flat_map(|table| table.keys).map(|key| key.name.to_owned());

@@ -51,6 +51,15 @@ static PARSED: LazyLock<Vec<((IpAddr, u32), bool)>> =
 
 pub(super) const PROTOCOLS: [&str; 3] = ["tcp", "udp", "icmp"];
 
+/// `app`, `sni`, `ech` and `quic` as written.
+#[derive(Clone, Copy, Debug, Default, Hash)]
+pub(super) struct Said {
+    pub(super) app: Option<&'static str>,
+    pub(super) sni: Option<&'static str>,
+    pub(super) ech: Option<&'static str>,
+    pub(super) quic: Option<&'static str>,
+}
+
 #[derive(Clone, Debug, Hash)]
 pub(super) struct Rule<T> {
     pub(super) allow: bool,
@@ -59,19 +68,53 @@ pub(super) struct Rule<T> {
     pub(super) protocols: Option<Vec<&'static str>>,
     /// `None`: not written.
     pub(super) ports: Option<Vec<(u16, u16)>>,
+    pub(super) said: Said,
+    /// What `[tls]` says to all rules by name that allow.
+    pub(super) tls: Said,
 }
 
 impl<T> Rule<T> {
+    /// `tls`, `http` or `any`.
+    fn app(&self, port: u16) -> &'static str {
+        self.said.app.unwrap_or(match port {
+            443 | 853 | 8443 => "tls",
+            80 | 8080 => "http",
+            _ => "any",
+        })
+    }
+
+    pub(super) fn quic(&self) -> bool {
+        self.said.quic.or(self.tls.quic) == Some("allow")
+    }
+
+    /// What a TCP connection has to speak: the sum of 1 for TLS, 2 for HTTP, 4 where TLS needs no name, 8 where
+    /// its name may be hidden.
+    fn speaks(&self, port: u16) -> u8 {
+        match self.app(port) {
+            "tls" => {
+                let unnamed = self.said.sni.or(self.tls.sni) == Some("off");
+                let hidden = self.said.ech.or(self.tls.ech) == Some("allow");
+                1 + 4 * u8::from(unnamed) + 8 * u8::from(hidden)
+            }
+            "http" => 2,
+            _ => 0,
+        }
+    }
+
     fn matches(&self, protocol: &str, port: u16, default_ports: &[(u16, u16)]) -> bool {
         let default = if self.allow { default_ports } else { &[(0, u16::MAX)] };
         let ports = self.ports.as_deref().unwrap_or(default);
+        let here = || ports.iter().any(|&(first, last)| (first..=last).contains(&port));
         let default_protocols: &[&str] = match (self.allow, &self.ports) {
             (true, _) => &["tcp"],
             (false, None) => &["tcp", "udp", "icmp"],
             (false, Some(_)) => &["tcp", "udp"],
         };
-        self.protocols.as_deref().unwrap_or(default_protocols).contains(&protocol)
-            && (protocol == "icmp" || ports.iter().any(|&(first, last)| (first..=last).contains(&port)))
+        let protocols = self.protocols.as_deref().unwrap_or(default_protocols);
+        if self.allow && protocol == "udp" && self.quic() && protocols != ["icmp"] {
+            return here() && (self.app(port) == "tls" || protocols.contains(&"udp"));
+        }
+        protocols.contains(&protocol) && (protocol == "icmp" || here())
     }
 }
 
@@ -132,7 +175,7 @@ fn somewhere<'a, T: 'a>(rules: impl Iterator<Item = &'a Rule<T>>, holds: impl Fn
     let ends = rules.flat_map(|rule| rule.ports.iter().flatten()).flat_map(|&(first, last)| [first, last]);
     let mut near: Vec<u16> =
         ends.flat_map(|end| [end.saturating_sub(1), end, end.saturating_add(1)]).collect();
-    near.extend([1, 443, u16::MAX]);
+    near.extend([1, 80, 443, 853, 8080, 8443, u16::MAX]);
     near.iter().any(|port| PROTOCOLS.iter().any(|protocol| holds(protocol, *port)))
 }
 
@@ -226,5 +269,13 @@ pub(super) fn scan_name(rules: &[Rule<String>], name: &str, port: u16, protocol:
         Some(at) => Verdict::Allow(RuleId(at.try_into().unwrap())),
         None if scan.allows_something() => Verdict::Deny(Reason::PortOrProtocol),
         None => Verdict::Deny(Reason::NameNotAllowed),
+    }
+}
+
+/// What a connection to `name` has to speak, by the rule that allows it.
+pub(super) fn scan_speaks(rules: &[Rule<String>], name: &str, port: u16, protocol: u8) -> u8 {
+    match scan_name(rules, name, port, protocol) {
+        Verdict::Allow(id) if protocol == 6 => rules[usize::from(id.0)].speaks(port),
+        _ => 0,
     }
 }

@@ -2,7 +2,10 @@
 
 use std::{fmt, net::IpAddr};
 
-use agentnet_common::addr::protocols::{ICMP, TCP, UDP};
+use agentnet_common::{
+    abi::SPEAKS_HTTP,
+    addr::protocols::{ICMP, TCP, UDP},
+};
 use ipnet::IpNet;
 use toml::Spanned;
 
@@ -13,6 +16,7 @@ use crate::policy::{
     parse::{Field, PortText, RuleText},
     schema,
     source::{FileId, Place},
+    spoken::{Spoken, SpokenText},
     traffic::{PortSet, Traffic},
 };
 
@@ -45,6 +49,8 @@ pub struct Rule {
     pub protocols: u8,
     /// Ports, not empty; without meaning for ICMP.
     pub ports: PortSet,
+    /// What has to be spoken there; [`Spoken::ANYTHING`] where it denies, or is about a network.
+    pub spoken: Spoken,
     /// Where it is written: its header.
     pub place: Place,
     /// Where its `cidr` or `domain` is written.
@@ -60,6 +66,7 @@ impl Rule {
             target: Target::Name(pattern),
             protocols: TCP | UDP | ICMP,
             ports: PortSet::all(),
+            spoken: Spoken::ANYTHING,
             target_place: place.clone(),
             place,
         }
@@ -67,7 +74,48 @@ impl Rule {
 
     /// What it is about, without the target.
     pub fn traffic(&self) -> Traffic {
-        Traffic::new(self.protocols, &self.ports)
+        let traffic = Traffic::new(self.protocols, &self.ports);
+        if self.spoken.allows_quic() { traffic.with_udp(&self.tls_ports()) } else { traffic }
+    }
+
+    /// The ports on which it asks for TLS, over whichever transport.
+    pub fn tls_ports(&self) -> PortSet {
+        if self.protocols & (TCP | UDP) == 0 {
+            return PortSet::default();
+        }
+        self.spoken.tls_ports(&self.ports)
+    }
+
+    /// The ports on which it asks for TLS over TCP and refuses QUIC, and allows UDP all the same.
+    fn contradicted(&self) -> PortSet {
+        if self.protocols & UDP == 0 || self.spoken.allows_quic() {
+            return PortSet::default();
+        }
+        self.tls_ports()
+    }
+
+    /// With what `[tls]` says of everything it says nothing of itself.
+    #[must_use]
+    pub(super) fn with_defaults(self, tls: Spoken, problems: &mut Vec<Diagnostic>) -> Self {
+        if self.effect == Effect::Deny || self.net().is_some() {
+            return self;
+        }
+        let rule = Self { spoken: self.spoken.or(tls), ..self };
+        let contradicted = rule.contradicted();
+        if !contradicted.is_empty() {
+            problems.push(
+                Diagnostic::new(
+                    Code::Quic,
+                    rule.place.clone(),
+                    format!("the rule allows UDP on {contradicted}, which is QUIC, and `quic` is \"deny\""),
+                )
+                .help(
+                    "write quic = \"allow\" for QUIC, app = \"any\" if it is something else, or leave out \"udp\": \
+                     clients of HTTP/3 then use TLS over TCP",
+                ),
+            );
+        }
+        rule
     }
 
     /// Whether it is about everything that `other` is about, ports and protocols aside.
@@ -132,7 +180,11 @@ impl fmt::Display for Rule {
         if self.protocols != ICMP && self.ports != PortSet::all() {
             write!(f, " {}", self.ports)?;
         }
-        Ok(())
+        let spoken = self.spoken.to_string();
+        if self.effect == Effect::Deny || self.net().is_some() || spoken.is_empty() {
+            return Ok(());
+        }
+        write!(f, " ({spoken})")
     }
 }
 
@@ -173,7 +225,59 @@ pub(super) fn check(effect: Effect, text: &RuleText, problems: &mut Vec<Diagnost
             return None;
         }
     };
-    Some(Rule { effect, target, protocols, ports, place: text.span.clone().into(), target_place })
+    let spoken = match (effect, &target) {
+        (Effect::Deny, _) => Spoken::ANYTHING,
+        (_, Target::Net(net)) => {
+            check_nothing_spoken(&text.spoken, *net, &target_place, problems);
+            Spoken::ANYTHING
+        }
+        (_, Target::Name(_)) => check_spoken(&text.spoken, protocols, &ports, problems),
+    };
+    Some(Rule { effect, target, protocols, ports, spoken, place: text.span.clone().into(), target_place })
+}
+
+/// A rule for addresses has no name that what is spoken could be held to.
+fn check_nothing_spoken(text: &SpokenText, net: Net, place: &Place, problems: &mut Vec<Diagnostic>) {
+    for (key, value) in text.keys() {
+        let help = match key {
+            "quic" => "for QUIC to these addresses write protocols = [\"tcp\", \"udp\"]".to_owned(),
+            _ => format!("remove `{key}`, or write rules with `domain`"),
+        };
+        problems.push(
+            Diagnostic::new(
+                Code::NoName,
+                value.span(),
+                format!("the rule for {net} has no name that `{key}` could hold anybody to"),
+            )
+            .related(place.clone(), "whatever is spoken to these addresses is allowed")
+            .help(help),
+        );
+    }
+}
+
+fn check_spoken(text: &SpokenText, protocols: u8, ports: &PortSet, problems: &mut Vec<Diagnostic>) -> Spoken {
+    let spoken = Spoken::from(text);
+    let has_tls = protocols & (TCP | UDP) != 0 && !spoken.tls_ports(ports).is_empty();
+    for (key, value) in text.keys() {
+        let (message, help) = match key {
+            "app" if protocols & (TCP | UDP) == 0 => {
+                ("the rule is about ICMP, in which no application speaks", "remove `app`")
+            }
+            "app" if protocols & TCP == 0 && spoken.app == Some(SPEAKS_HTTP) => {
+                ("HTTP is spoken over TCP, which the rule does not allow", "add \"tcp\" to `protocols`")
+            }
+            "sni" | "ech" | "quic" if !has_tls => (
+                "there is no TLS on the ports of this rule",
+                "remove the key, or write app = \"tls\" if TLS is what has to be spoken there",
+            ),
+            _ => continue,
+        };
+        problems.push(
+            Diagnostic::new(Code::NoTls, value.span(), format!("`{key}` says nothing here: {message}"))
+                .help(help),
+        );
+    }
+    spoken
 }
 
 fn check_target(text: &RuleText, problems: &mut Vec<Diagnostic>) -> Option<(Target, Place)> {

@@ -1,0 +1,93 @@
+//! Hellos of TLS clients (RFC 8446, 4.1.2), right and wrong ones.
+
+/// Content types (RFC 8446, B.1).
+pub const CHANGE_CIPHER_SPEC: u8 = 20;
+/// See [`CHANGE_CIPHER_SPEC`].
+pub const ALERT: u8 = 21;
+/// See [`CHANGE_CIPHER_SPEC`].
+pub const HANDSHAKE: u8 = 22;
+/// See [`CHANGE_CIPHER_SPEC`].
+pub const APPLICATION_DATA: u8 = 23;
+
+/// Extensions (IANA, "TLS ExtensionType Values").
+pub const SERVER_NAME: u16 = 0;
+/// See [`SERVER_NAME`].
+pub const PADDING: u16 = 21;
+/// See [`SERVER_NAME`].
+pub const EARLY_DATA: u16 = 42;
+/// See [`SERVER_NAME`].
+pub const ENCRYPTED_HELLO: u16 = 0xfe0d;
+
+/// A ClientHello with what ordinary clients say, and whatever is added.
+#[derive(Clone, Debug)]
+pub struct Hello {
+    extensions: Vec<(u16, Vec<u8>)>,
+}
+
+fn short(length: usize) -> [u8; 2] {
+    u16::try_from(length).unwrap_or(u16::MAX).to_be_bytes()
+}
+
+/// Bytes behind their length in two bytes.
+fn counted(bytes: &[u8]) -> Vec<u8> {
+    [&short(bytes.len())[..], bytes].concat()
+}
+
+/// The extension with these names, each of the type that host names have.
+pub fn names(names: &[&[u8]]) -> Vec<u8> {
+    counted(&names.iter().flat_map(|name| [vec![0], counted(name)].concat()).collect::<Vec<_>>())
+}
+
+impl Hello {
+    /// Without a name.
+    pub fn unnamed() -> Self {
+        // Versions 1.3 and 1.2, one group, one share of it.
+        Self {
+            extensions: vec![
+                (43, vec![4, 3, 4, 3, 3]),
+                (10, vec![0, 2, 0, 29]),
+                (51, counted(&[&[0, 29][..], &counted(&[7; 32])].concat())),
+            ],
+        }
+    }
+
+    /// With a name.
+    pub fn to(name: &str) -> Self {
+        Self::unnamed().with(SERVER_NAME, names(&[name.as_bytes()]))
+    }
+
+    /// With one extension more.
+    #[must_use]
+    pub fn with(mut self, kind: u16, body: Vec<u8>) -> Self {
+        self.extensions.push((kind, body));
+        self
+    }
+
+    /// The handshake message.
+    pub fn message(&self) -> Vec<u8> {
+        let extensions: Vec<u8> = self
+            .extensions
+            .iter()
+            .flat_map(|(kind, body)| [kind.to_be_bytes().to_vec(), counted(body)].concat())
+            .collect();
+        let body = [&[3, 3][..], &[5; 32], &[32], &[6; 32], &[0, 2, 0x13, 1], &[1, 0], &counted(&extensions)]
+            .concat();
+        let length = u32::try_from(body.len()).unwrap_or(0).to_be_bytes();
+        [&[1][..], &length[1..], &body].concat()
+    }
+
+    /// In one record.
+    pub fn record(&self) -> Vec<u8> {
+        record(HANDSHAKE, &self.message())
+    }
+
+    /// In records of `size` bytes each.
+    pub fn records(&self, size: usize) -> Vec<u8> {
+        self.message().chunks(size).flat_map(|part| record(HANDSHAKE, part)).collect()
+    }
+}
+
+/// A record.
+pub fn record(kind: u8, fragment: &[u8]) -> Vec<u8> {
+    [&[kind, 3, 3][..], &counted(fragment)].concat()
+}
