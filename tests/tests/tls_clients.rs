@@ -78,7 +78,7 @@ fn curl(at: SocketAddr, name: &str, options: &[&str]) -> Command {
         SocketAddr::V4(at) => at.ip().to_string(),
         SocketAddr::V6(at) => format!("[{}]", at.ip()),
     };
-    command.args(["-sS", "-k", "--max-time", "20", "--resolve", &format!("{name}:{PORT}:{place}")]);
+    command.args(["-sS", "-i", "-k", "--max-time", "20", "--resolve", &format!("{name}:{PORT}:{place}")]);
     command.args(options).arg(url(name));
     command
 }
