@@ -99,7 +99,7 @@ wire! {
         pub local: Addr,
         /// The local port, 0 where it is not known yet.
         pub local_port: u16,
-        /// [`crate::verdict::RuleId`], if allowed.
+        /// [`crate::verdict::RuleId`], if allowed; of [`Kind::ServerName`] the rule that had opened the address.
         pub rule: u16,
         /// [`crate::verdict::Reason`], if not allowed; else 0.
         pub reason: u8,

@@ -222,16 +222,17 @@ const fn wake(seq: u64) -> u32 {
 /// As [`conclude`], of a DNS message that the packet carries. What was let through is told by its sample.
 #[inline(always)]
 pub fn conclude_query(cfg: &AgentCfg, facts: &Facts, verdict: Verdict, message: &[u8; QUERY_BYTES]) -> bool {
-    conclude_with(cfg, facts, verdict, Kind::Query, message)
+    conclude_with(cfg, facts, verdict, Kind::Query, RuleId::NONE, message)
 }
 
-/// As [`conclude`], of what was said in a refused message.
+/// As [`conclude`], of what was said in a refused message to where `rule` had opened the way.
 #[inline(always)]
 pub fn conclude_with(
     cfg: &AgentCfg,
     facts: &Facts,
     verdict: Verdict,
     kind: Kind,
+    rule: RuleId,
     message: &[u8; QUERY_BYTES],
 ) -> bool {
     let Verdict::Deny(reason) = verdict else { return true };
@@ -249,7 +250,7 @@ pub fn conclude_with(
         // SAFETY: room for one record was reserved, aligned to eight bytes; the message is longer than its beginning.
         unsafe {
             let verdict = &raw mut (*record).verdict;
-            fill(verdict, cfg, facts, seq, outcome(audit), RuleId::NONE.0, reason as u8, time);
+            fill(verdict, cfg, facts, seq, outcome(audit), rule.0, reason as u8, time);
             (*verdict).header.kind = kind as u16;
             (*verdict).header.len = size_of::<QueryEvent>() as u32;
             let (from, to) = (message.as_ptr().cast::<u64>(), (&raw mut (*record).message).cast::<u64>());

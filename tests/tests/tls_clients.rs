@@ -68,17 +68,24 @@ impl Drop for Server {
     }
 }
 
+/// A client that hangs has not got through.
+fn client(program: &str) -> Command {
+    let mut command = Command::new("timeout");
+    command.args(["20", program]);
+    command
+}
+
 fn url(name: &str) -> String {
     format!("https://{name}:{PORT}/")
 }
 
 fn curl(at: SocketAddr, name: &str, options: &[&str]) -> Command {
-    let mut command = Command::new("curl");
+    let mut command = client("curl");
     let place = match at {
         SocketAddr::V4(at) => at.ip().to_string(),
         SocketAddr::V6(at) => format!("[{}]", at.ip()),
     };
-    command.args(["-sS", "-k", "--max-time", "20", "--resolve", &format!("{name}:{PORT}:{place}")]);
+    command.args(["-sS", "-i", "-k", "--max-time", "20", "--resolve", &format!("{name}:{PORT}:{place}")]);
     command.args(options).arg(url(name));
     command
 }
@@ -89,7 +96,7 @@ fn python(at: SocketAddr, name: &str) -> Command {
          s=c.wrap_socket(socket.create_connection((sys.argv[1],int(sys.argv[2])),20),server_hostname=sys.argv[3])\n\
          s.sendall(b'GET / HTTP/1.0\\r\\n\\r\\n')\n\
          print(s.recv(100))";
-    let mut command = Command::new("python3");
+    let mut command = client("python3");
     command.args(["-c", program, &at.ip().to_string(), &at.port().to_string(), name]);
     command
 }
@@ -100,13 +107,13 @@ fn node(at: SocketAddr, name: &str) -> Command {
          ()=>s.write('GET / HTTP/1.0\\r\\n\\r\\n'));\
          s.on('data',d=>{console.log(String(d).slice(0,20));process.exit(0)});\
          s.on('error',e=>{console.error(e.code);process.exit(1)})";
-    let mut command = Command::new("node");
+    let mut command = client("node");
     command.args(["-e", program, &at.ip().to_string(), &at.port().to_string(), name]);
     command
 }
 
 fn s_client(at: SocketAddr, name: &str, options: &[&str]) -> Command {
-    let mut command = Command::new("openssl");
+    let mut command = client("openssl");
     command.args(["s_client", "-connect", &at.to_string(), "-servername", name, "-ign_eof", "-quiet"]);
     command.args(options);
     command

@@ -14,7 +14,7 @@ use agentnet_common::{
     },
     addr::{Addr, Endpoint, protocol},
     event::{Hook, Kind},
-    verdict::{Reason, Verdict},
+    verdict::{Reason, RuleId, Verdict},
 };
 use aya_ebpf::{
     helpers::generated::{
@@ -247,7 +247,8 @@ fn refuse(
         sent: state.tx_bytes,
     };
     // It is told; what comes of it is the caller's.
-    let _ = conclude_with(cfg, &facts, Verdict::Deny(reason), Kind::ServerName, &scratch.message);
+    let opened_by = RuleId(state.rule);
+    let _ = conclude_with(cfg, &facts, Verdict::Deny(reason), Kind::ServerName, opened_by, &scratch.message);
     Step::Refuse
 }
 

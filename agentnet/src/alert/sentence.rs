@@ -5,7 +5,7 @@ use agentnet_common::event::{Hook, Outcome};
 use super::{
     class::{Class, Remedy},
     door::UnixSocket,
-    explain::Explained,
+    explain::{Explained, RuleRef},
     model::{Destination, Process, Query},
     names::{Socket, SocketOption},
     text::one_line,
@@ -38,6 +38,8 @@ pub struct Facts<'a> {
     pub query: Option<&'a Query>,
     /// The server name that was said in TLS.
     pub server_name: Option<&'a str>,
+    /// The rule that had opened the way to where that was said.
+    pub opened_by: Option<&'a RuleRef>,
     /// The Unix socket asked for.
     pub unix: Option<&'a UnixSocket>,
     /// What the policy knows.
@@ -139,6 +141,9 @@ fn unix(socket: Option<&UnixSocket>) -> String {
 fn because(facts: &Facts<'_>) -> String {
     if let Some(by_hand) = facts.by_hand {
         return by_hand.to_owned();
+    }
+    if let Some(rule) = facts.opened_by {
+        return format!("{} (it is open by the rule {rule})", facts.class.because);
     }
     let Some(explained) = facts.explained else {
         return facts.class.because.to_owned();

@@ -51,6 +51,11 @@ impl Hello {
         }
     }
 
+    /// With a name and nothing else, so that it is a line of ASCII.
+    pub fn bare(name: &str) -> Self {
+        Self { extensions: Vec::new() }.with(SERVER_NAME, names(&[name.as_bytes()]))
+    }
+
     /// With a name.
     pub fn to(name: &str) -> Self {
         Self::unnamed().with(SERVER_NAME, names(&[name.as_bytes()]))

@@ -13,7 +13,7 @@ use std::{
 use agentnet::{
     agent::AgentName,
     kernel::{Kernel, Ring, clear_pins, mounts::ensure_bpffs},
-    policy,
+    policy::{self, compile::Compiled},
 };
 use agentnet_common::{
     abi::{AgentCfg, AgentCounters, Pin, Pins, Queries, Query, maps},
@@ -21,6 +21,7 @@ use agentnet_common::{
     user::{Record, SampleRecord},
 };
 use anyhow::{Context as _, Result, anyhow, ensure};
+use aya::maps::{self as aya_maps, MapData, SockHash};
 
 use super::{
     bpf::Map,
@@ -37,6 +38,11 @@ use crate::{
 
 const AGENT: u32 = 9;
 const SLOT: u32 = 2;
+
+fn compiled(policy: &Policy) -> Result<Compiled> {
+    let read = policy::Policy::from_text("lab.toml", &policy.text(), &[]);
+    Ok(read.map_err(|problems| anyhow!(problems.render(false)))?.compiled)
+}
 
 /// A cgroup under a policy, and the rings of its programs.
 pub struct Watched<'a> {
@@ -59,9 +65,7 @@ impl<'a> Watched<'a> {
     /// # Errors
     /// If the kernel refuses.
     pub fn new(hosts: &'a Hosts, policy: &Policy) -> Result<Self> {
-        let compiled = policy::Policy::from_text("lab.toml", &policy.text(), &[])
-            .map_err(|problems| anyhow!(problems.render(false)))?
-            .compiled;
+        let compiled = compiled(policy)?;
         let name: AgentName = format!("{}-watched", hosts.name).parse()?;
         let pins = ensure_bpffs()?.join(format!("agentnet-{name}"));
         let cgroup = cgroup::mount_point()?.join(&name);
@@ -228,6 +232,17 @@ impl<'a> Watched<'a> {
         Ok(self.kernel.configure(&self.cgroup, self.cfg)?)
     }
 
+    /// Puts another policy in place of its own, under a new generation.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn reload(&mut self, policy: &Policy) -> Result<()> {
+        let compiled = compiled(policy)?;
+        self.kernel.install(SLOT, &compiled)?;
+        let cfg = compiled.agent_cfg(AGENT, SLOT, 0);
+        self.configure(AgentCfg { flags: cfg.flags | self.cfg.flags, ..cfg })
+    }
+
     /// Reads the rings and returns all records that were ever read.
     ///
     /// # Errors
@@ -273,6 +288,17 @@ impl<'a> Watched<'a> {
                 _ => None,
             })
             .collect())
+    }
+
+    /// How many connections have yet to say a name in TLS, or have just done so.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn held(&self) -> Result<usize> {
+        let data = MapData::from_pin(self.pins.join("maps").join(maps::HELLOS))?;
+        let map = aya_maps::Map::SockHash(data);
+        let held = SockHash::<_, u64>::try_from(&map)?.keys().collect::<Result<Vec<_>, _>>()?;
+        Ok(held.len())
     }
 
     /// Its counters.

@@ -84,6 +84,8 @@ impl Pipeline {
         let process = process(record, executable.as_deref());
         evidence.special = explained.as_ref().and_then(|explained| explained.special.clone());
         evidence.various = *various;
+        let rule = RuleId(event.rule);
+        let opened_by = rule.is_policy_rule().then(|| self.policy.rule(rule)).flatten();
         let text = sentence(&Facts {
             agent: &self.agent,
             policy: self.policy.name(),
@@ -97,6 +99,7 @@ impl Pipeline {
             option: evidence.option.as_ref(),
             query: evidence.query.as_ref(),
             server_name: evidence.server_name.as_deref(),
+            opened_by: opened_by.as_ref(),
             unix: evidence.unix.as_deref(),
             explained: explained.as_ref(),
             by_hand: by_hand.as_deref(),

@@ -6,6 +6,7 @@ use agentnet_common::{
     abi::COMM_BYTES,
     addr::{Addr, Endpoint, protocol},
     event::{Hook, Outcome, VerdictEvent},
+    user::{Record, VerdictRecord},
     verdict::{Reason, RuleId},
 };
 use rstest::rstest;
@@ -135,6 +136,28 @@ fn audit_says_what_would_have_been() {
     let alert = only_alert(pipeline().on_record(&record(audited), now()));
     assert_eq!(alert.action, Action::Alerted);
     insta::assert_snapshot!(told(alert));
+}
+
+#[test]
+fn a_server_name_is_told_as_it_was_said() {
+    let mut event = event("203.0.113.7");
+    event.reason = Reason::TlsName as u8;
+    event.hook = Hook::Sendmsg as u8;
+    event.bytes = 517;
+    event.rule = 0;
+    let Record::Verdict(verdict) = record(event) else { panic!("a verdict") };
+    let said = Some(b"key.\x00evil.example"[..].into());
+    let record = Record::Verdict(VerdictRecord { server_name: said, ..verdict });
+    let alert = only_alert(pipeline().on_record(&record, now()));
+    let name = "key.\\x00evil.example";
+    assert!(
+        alert.reason.contains(&format!("tried to speak TLS for {name} with 203.0.113.7")),
+        "{}",
+        alert.reason
+    );
+    assert!(alert.reason.contains("it is open by the rule"), "{}", alert.reason);
+    assert_eq!(serde_json::to_value(&alert).unwrap()["evidence"]["server_name"], name);
+    assert!(renderer().line(&Output::Alert(Box::new(alert))).contains(name));
 }
 
 #[test]
