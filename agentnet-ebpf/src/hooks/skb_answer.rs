@@ -9,7 +9,7 @@ use agentnet_common::{
     abi::{AgentCfg, DIALOG_BYTES, QUERY_BYTES, Scratch},
     addr::{Addr, protocol},
     event::{Hook, Way},
-    verdict::{Reason, RuleId, Verdict},
+    verdict::{Reason, Verdict},
 };
 use aya_ebpf::{
     helpers::generated::{bpf_loop, bpf_probe_read_kernel, bpf_skb_load_bytes},
@@ -69,13 +69,10 @@ fn try_answer(
     if is_early(sk, &packet) {
         return false;
     }
-    let facts = facts(ctx, Hook::Ingress, &packet, Some(state));
     let passes = with_scratch(|scratch| {
-        let verdict = match learn(sk, cfg, &packet, scratch) {
-            Ok(()) => Verdict::Allow(RuleId::RESOLVER),
-            Err(reason) => Verdict::Deny(reason),
-        };
-        conclude_query(cfg, &facts, verdict, &scratch.message)
+        let Err(reason) = learn(sk, cfg, &packet, scratch) else { return true };
+        let facts = facts(ctx, Hook::Ingress, &packet, Some(state));
+        conclude_query(cfg, &facts, Verdict::Deny(reason), &scratch.message)
     });
     if passes != Some(true) {
         return false;

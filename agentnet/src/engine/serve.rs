@@ -4,6 +4,7 @@ use std::{
     io,
     os::{fd::AsFd as _, unix::net::UnixStream as StdStream},
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 
@@ -26,7 +27,7 @@ use super::{
     slots::Slots,
     sources::{Item, Records},
     start::{self, Child, Claim, StartError},
-    state::{Engine, Settings},
+    state::{Engine, FIRST_ID, Settings},
 };
 use crate::{
     agent::{AgentName, cgroup::Hierarchy, registry::EngineKind, resolv},
@@ -40,7 +41,7 @@ use crate::{
     },
     exit,
     kernel::{
-        Kernel, KernelError,
+        First, Kernel, KernelError,
         interfaces::{Event, Follow, InterfaceError},
         mounts,
     },
@@ -175,8 +176,8 @@ pub fn serve(agent: &AgentName, client: &StdStream) -> Result<(), EngineError> {
 /// Puts a child under a policy with an engine that is there for it alone.
 fn start_alone(run: &Run, child: Child<'_>) -> Result<(Engine, mpsc::Receiver<u32>, u32), StartError> {
     let (host, unknown) = resolv::this_host().map_err(StartError::Addresses)?;
-    let (policy, slots) = (run.policy.as_ref(), Slots::default());
-    let selection = Selection::of(policy, run.audit, None, &host, &slots, Some(child.pid));
+    let (policy, none) = (run.policy.as_ref(), Slots::default());
+    let selection = Selection::of(policy, run.audit, None, &host, &none, Some(child.pid));
     let selection = selection.map_err(StartError::Policy)?;
     let hierarchy = Hierarchy::find()?;
     let pins = host::run_pins(&mounts::ensure_bpffs()?, &run.agent);
@@ -189,7 +190,8 @@ fn start_alone(run: &Run, child: Child<'_>) -> Result<(Engine, mpsc::Receiver<u3
         }
     };
     let footprint = claim.footprint(&run.agent, &meta)?;
-    let kernel = Kernel::load(&pins)?;
+    let first = First { slot: Slots::FIRST, policy: &selection.policy.compiled, agent: FIRST_ID };
+    let kernel = Kernel::load_for(&pins, &first)?;
     let settings = Settings {
         state: STATE_DIRECTORY.into(),
         policies: None,
@@ -198,6 +200,7 @@ fn start_alone(run: &Run, child: Child<'_>) -> Result<(Engine, mpsc::Receiver<u3
     };
     let (mut engine, watched) = Engine::new(EngineKind::Run, kernel, settings, host)?;
     engine.unknown_resolvers = unknown;
+    engine.slots = Slots::holding(Arc::clone(&selection.policy));
     let id = engine.place(&run.agent, footprint, selection, child)?;
     Ok((engine, watched, id))
 }

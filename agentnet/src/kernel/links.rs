@@ -1,6 +1,7 @@
 //! Which program goes to which attach point, attaching them all, and moving links to newer programs.
 
 use std::{
+    cmp::Reverse,
     collections::HashMap,
     fs::File,
     io,
@@ -136,10 +137,16 @@ pub(super) fn load_programs(object: &mut Ebpf) -> Result<(), KernelError> {
         .map_err(|source| KernelError::Attach { program: GATE.program, source })
 }
 
+/// Programs that the kernel verifies for longest, first among them the longest. Those that end last are to be short.
+const LONGEST: [&str; 6] =
+    ["an_dns_stream", "an_skb_egress", "an_connect4", "an_connect6", "an_sendmsg6", "an_sendmsg4"];
+
 /// Has the kernel verify the programs, on every processor: it is most of what starting takes.
 fn verify(object: &mut Ebpf) -> Result<(), KernelError> {
     let hooks = HOOKS.iter().map(|hook| hook.program);
-    let names: Vec<_> = hooks.chain(TAILS.iter().map(|tail| tail.program)).chain([GATE.program]).collect();
+    let mut names: Vec<_> = hooks.chain(TAILS.iter().map(|tail| tail.program)).chain([GATE.program]).collect();
+    // The last one is taken first.
+    names.sort_by_key(|name| Reverse(LONGEST.iter().position(|long| long == name).unwrap_or(LONGEST.len())));
     let mut found: HashMap<&str, &mut Program> = object
         .programs_mut()
         .filter_map(|(name, program)| Some((*names.iter().find(|wanted| **wanted == name)?, program)))

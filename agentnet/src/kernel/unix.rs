@@ -9,19 +9,18 @@ use std::{
 };
 
 use agentnet_common::{
-    abi::{Door, SUN_PATH, maps},
+    abi::{Door, SUN_PATH},
     door::DoorName,
 };
-use aya::maps::{ArrayOfMaps, LpmTrie, MapData, lpm_trie::Key};
+use aya::maps::lpm_trie::Key;
 use aya_obj::{
     Object, Program,
     generated::{bpf_attach_type, bpf_insn, bpf_prog_type},
 };
 
 use super::{
-    KernelError,
     links::{Hook, hook},
-    object::{BPF_F_NO_PREALLOC, Kernel},
+    object::Kernel,
     pins, sys,
 };
 
@@ -30,6 +29,9 @@ pub const HOOKS: [Hook; 2] = [
     hook("an_connect_unix", "connect, Unix", bpf_attach_type::BPF_CGROUP_UNIX_CONNECT),
     hook("an_sendmsg_unix", "send, Unix", bpf_attach_type::BPF_CGROUP_UNIX_SENDMSG),
 ];
+
+/// How the names of the object's own functions begin.
+const OWN_FUNCTIONS: &str = "an_";
 
 /// The kind of program they are.
 const KIND: u32 = bpf_prog_type::BPF_PROG_TYPE_CGROUP_SOCK_ADDR as u32;
@@ -100,8 +102,11 @@ fn relocated(mut object: Object, pins: &Path) -> io::Result<(Object, Vec<OwnedFd
     let of_programs: HashSet<_> = object.programs.values().map(Program::function_key).collect();
     object.programs.retain(|name, _| HOOKS.iter().any(|hook| hook.program == name));
     let wanted: HashSet<_> = object.programs.values().map(Program::function_key).collect();
-    // What belongs to no program is there to be called.
-    object.functions.retain(|key, _| wanted.contains(key) || !of_programs.contains(key));
+    // What belongs to no program is there to be called; but not, by programs without BTF, what the kernel verifies on its
+    // own, which may want maps that are not pinned.
+    object.functions.retain(|key, function| {
+        wanted.contains(key) || !of_programs.contains(key) && !function.name.starts_with(OWN_FUNCTIONS)
+    });
     let named = object.maps.clone().into_iter().filter(|(name, _)| !name.starts_with('.'));
     let opened = named.map(|(name, map)| Ok((sys::obj_get(&pins::map_path(pins, &name))?, name, map)));
     let opened = opened.collect::<io::Result<Vec<_>>>()?;
@@ -131,14 +136,14 @@ pub struct DoorEntry {
 
 impl DoorEntry {
     /// The key in the trie, with its length in bits.
-    const fn key(&self) -> Key<[u8; SUN_PATH]> {
+    pub(super) const fn key(&self) -> Key<[u8; SUN_PATH]> {
         let len = self.name.len;
         // The zero behind a path ends it. An abstract name may have one in it, so that its length decides.
         let ends = self.below || self.name.is_abstract() || len as usize >= SUN_PATH;
         Key::new(8 * if ends { len } else { len + 1 }, self.name.bytes)
     }
 
-    const fn value(&self) -> Door {
+    pub(super) const fn value(&self) -> Door {
         Door { len: if self.below { 0 } else { self.name.len } }
     }
 
@@ -160,24 +165,6 @@ impl fmt::Display for DoorEntry {
 }
 
 impl Kernel {
-    /// Fills policy slot `slot` with the Unix sockets that a policy names.
-    pub(super) fn install_doors(&mut self, slot: u32, doors: &[DoorEntry]) -> Result<(), KernelError> {
-        let failed = |source| KernelError::Map { map: maps::DOORS, source };
-        if doors.is_empty() {
-            return self.delete(maps::DOORS, &slot);
-        }
-        let capacity = u32::try_from(doors.len()).unwrap_or(u32::MAX);
-        let mut trie =
-            LpmTrie::<MapData, [u8; SUN_PATH], Door>::create(capacity, BPF_F_NO_PREALLOC).map_err(failed)?;
-        for door in doors {
-            trie.insert(&door.key(), door.value(), 0).map_err(failed)?;
-        }
-        let mut slots =
-            ArrayOfMaps::<_, LpmTrie<MapData, [u8; SUN_PATH], Door>>::try_from(self.map_mut(maps::DOORS)?)
-                .map_err(failed)?;
-        slots.set(slot, &trie, 0).map_err(failed)
-    }
-
     /// Why Unix sockets are not guarded by this kernel, if so.
     pub fn unguarded_unix(&self) -> Option<&str> {
         match self.unix() {
