@@ -205,7 +205,8 @@ pub extern "C" fn an_parse(skb: *mut __sk_buff, packet: *mut Packet, direction: 
     let Some(packet) = (unsafe { packet.as_mut() }) else { return Reason::Malformed as u64 };
     // SAFETY: the context is the kernel's.
     let headers = unsafe { InPlace { data: (*skb).data as usize, end: (*skb).data_end as usize } };
-    let direction = if direction == Direction::Egress as u32 { Direction::Egress } else { Direction::Ingress };
+    let direction =
+        if direction == Direction::Egress as u32 { Direction::Egress } else { Direction::Ingress };
     match walk(&ctx, headers, 0, direction) {
         Ok(read) => {
             *packet = read;

@@ -144,7 +144,8 @@ const LONGEST: [&str; 6] =
 /// Has the kernel verify the programs, on every processor: it is most of what starting takes.
 fn verify(object: &mut Ebpf) -> Result<(), KernelError> {
     let hooks = HOOKS.iter().map(|hook| hook.program);
-    let mut names: Vec<_> = hooks.chain(TAILS.iter().map(|tail| tail.program)).chain([GATE.program]).collect();
+    let mut names: Vec<_> =
+        hooks.chain(TAILS.iter().map(|tail| tail.program)).chain([GATE.program]).collect();
     // The last one is taken first.
     names.sort_by_key(|name| Reverse(LONGEST.iter().position(|long| long == name).unwrap_or(LONGEST.len())));
     let mut found: HashMap<&str, &mut Program> = object

@@ -13,9 +13,7 @@ use std::{
 };
 
 use agentnet_common::{
-    abi::{
-        AgentCfg, AgentCounters, Budget, SAMPLE_BUDGET, SERIES_PLACES, Series, maps,
-    },
+    abi::{AgentCfg, AgentCounters, Budget, SAMPLE_BUDGET, SERIES_PLACES, Series, maps},
     event::VerdictEvent,
 };
 use aya::{

@@ -11,7 +11,9 @@ use std::{
     thread,
 };
 
-use agentnet_common::abi::{Door, NAMED_ENTRIES, NameNode, Named, PIN_ENTRIES, Pins, Ruleset, SUN_PATH, maps};
+use agentnet_common::abi::{
+    Door, NAMED_ENTRIES, NameNode, Named, PIN_ENTRIES, Pins, Ruleset, SUN_PATH, maps,
+};
 use agentnet_common::{addr::Addr, name::KEY_BYTES};
 use aya::{
     Ebpf, Pod,
@@ -121,11 +123,8 @@ fn slot(index: u32, policy: &Compiled) -> Result<Vec<Change>, KernelError> {
     let bits = |len: usize| u32::try_from(len * 8).unwrap_or(u32::MAX);
     let names = policy.names.iter().map(|(key, node)| (Key::new(bits(key.len), key.bytes), *node));
     let doors = policy.doors.iter().map(|door| (door.key(), door.value()));
-    let doors = if policy.doors.is_empty() {
-        None
-    } else {
-        Some(trie::<[u8; SUN_PATH], Door>(maps::DOORS, doors)?)
-    };
+    let doors =
+        if policy.doors.is_empty() { None } else { Some(trie::<[u8; SUN_PATH], Door>(maps::DOORS, doors)?) };
     let nets = trie::<Addr, Ruleset>(maps::NETS, nets)?;
     let names = trie::<[u8; KEY_BYTES], NameNode>(maps::NAMES, names)?;
     Ok(vec![

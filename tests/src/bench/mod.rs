@@ -7,4 +7,5 @@ pub mod load;
 pub mod pairs;
 pub mod programs;
 pub mod report;
+pub mod start;
 pub mod stats;

@@ -8,6 +8,7 @@ use agentnet_tests::{
         pairs::{self, Measure},
         programs,
         report::Report,
+        start,
     },
     lab::{hosts::Hosts, net::Family, policy::Policy, server::Servers},
 };
@@ -41,16 +42,24 @@ enum Role {
         #[command(subcommand)]
         load: Load,
     },
+    /// Says what time it is, see [`start::now`].
+    #[command(hide = true)]
+    Clock,
 }
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
-    if let Some(Role::Load { turns, load }) = cli.role {
-        if turns {
-            return load.take_turns();
+    match cli.role {
+        Some(Role::Load { turns: true, load }) => return load.take_turns(),
+        Some(Role::Load { turns: false, load }) => {
+            println!("{}", load.run()?);
+            return Ok(());
         }
-        println!("{}", load.run()?);
-        return Ok(());
+        Some(Role::Clock) => {
+            println!("{}", start::now());
+            return Ok(());
+        }
+        None => {}
     }
     // Without a sniffer: it would have to keep every packet.
     let hosts = Hosts::new()?;
@@ -65,12 +74,14 @@ fn main() -> Result<()> {
         comparisons.push(pairs::compare(&hosts, measure, Some(&policy), cli.pairs, cli.seconds)?);
         comparisons.push(pairs::compare(&hosts, measure, None, cli.pairs, cli.seconds)?);
     }
+    let start = start::measure(&hosts, &policy, cli.pairs)?;
     let programs = programs::measure(&hosts, CONNECT_PORT, cli.seconds)?;
     let report = Report {
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
         cpus: std::thread::available_parallelism()?.get(),
         programs,
         comparisons,
+        start,
     };
     print!("{report}");
     if let Some(file) = cli.json {
