@@ -6,7 +6,7 @@ use core::{
 };
 
 use agentnet_common::{
-    abi::{AgentCfg, DIALOG_BYTES, QUERY_BYTES, Scratch},
+    abi::{AgentCfg, DIALOG_BYTES, Pins, QUERY_BYTES, Scratch},
     addr::{Addr, protocol},
     event::{Hook, Way},
     verdict::{Reason, Verdict},
@@ -157,6 +157,7 @@ fn learn(
         in_name: 1,
         opens: 0,
         failed: 0,
+        empty: dns::zeros(scratch),
     };
     // Once to see that it is whole, and once more to open what it says.
     for opens in 0..2 {
@@ -288,6 +289,8 @@ struct Walk {
     /// The network namespace of who asked.
     netns: u32,
     _pad: u32,
+    /// See [`pin`].
+    empty: *const Pins,
 }
 
 impl Walk {
@@ -365,5 +368,5 @@ fn one(walk: &mut Walk) -> Result<(), u32> {
         return Ok(());
     }
     walk.addresses += 1;
-    if pin(walk.agent, &addr, walk.name, ttl, walk.netns) { Ok(()) } else { Err(NO_ROOM) }
+    if pin(walk.agent, &addr, walk.name, ttl, walk.netns, walk.empty) { Ok(()) } else { Err(NO_ROOM) }
 }

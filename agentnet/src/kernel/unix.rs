@@ -30,9 +30,6 @@ pub const HOOKS: [Hook; 2] = [
     hook("an_sendmsg_unix", "send, Unix", bpf_attach_type::BPF_CGROUP_UNIX_SENDMSG),
 ];
 
-/// How the names of the object's own functions begin.
-const OWN_FUNCTIONS: &str = "an_";
-
 /// The kind of program they are.
 const KIND: u32 = bpf_prog_type::BPF_PROG_TYPE_CGROUP_SOCK_ADDR as u32;
 
@@ -102,11 +99,8 @@ fn relocated(mut object: Object, pins: &Path) -> io::Result<(Object, Vec<OwnedFd
     let of_programs: HashSet<_> = object.programs.values().map(Program::function_key).collect();
     object.programs.retain(|name, _| HOOKS.iter().any(|hook| hook.program == name));
     let wanted: HashSet<_> = object.programs.values().map(Program::function_key).collect();
-    // What belongs to no program is there to be called; but not, by programs without BTF, what the kernel verifies on its
-    // own, which may want maps that are not pinned.
-    object.functions.retain(|key, function| {
-        wanted.contains(key) || !of_programs.contains(key) && !function.name.starts_with(OWN_FUNCTIONS)
-    });
+    // What belongs to no program is there to be called.
+    object.functions.retain(|key, _| wanted.contains(key) || !of_programs.contains(key));
     let named = object.maps.clone().into_iter().filter(|(name, _)| !name.starts_with('.'));
     let opened = named.map(|(name, map)| Ok((sys::obj_get(&pins::map_path(pins, &name))?, name, map)));
     let opened = opened.collect::<io::Result<Vec<_>>>()?;
