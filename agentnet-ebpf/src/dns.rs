@@ -179,7 +179,9 @@ pub fn key(scratch: &Scratch) -> *const u8 {
 #[inline(always)]
 pub fn zeros<T>(scratch: &Scratch) -> *const T {
     const START: usize = KEY_END.next_multiple_of(8);
-    const { assert!(START + size_of::<T>() <= KEY_END + KEY_BYTES && core::mem::offset_of!(Scratch, key) % 8 == 0) };
+    const {
+        assert!(START + size_of::<T>() <= KEY_END + KEY_BYTES && core::mem::offset_of!(Scratch, key) % 8 == 0)
+    };
     // SAFETY: within the array.
     unsafe { (&raw const scratch.key).cast::<u8>().add(START).cast() }
 }
