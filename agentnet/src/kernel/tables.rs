@@ -1,7 +1,7 @@
 //! Arrays of maps: what a policy slot holds, and the room that an agent has.
 //!
 //! Each time an element of such an array changes the kernel waits until no program can use the map that was there
-//! before (`maybe_wait_bpf_programs`, kernel/bpf/syscall.c): 5 to 20 ms on a quiet machine, for which nothing is done.
+//! before (`maybe_wait_bpf_programs`, kernel/bpf/syscall.c): a grace period of RCU, 4 to 20 ms where it was measured.
 //! So elements are set side by side, and the first ones while the kernel verifies the programs.
 
 use std::{
