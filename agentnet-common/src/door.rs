@@ -42,9 +42,7 @@ impl DoorName {
     pub fn walk(&self) -> PathWalk {
         let mut walk = PathWalk::START;
         for byte in &self.bytes {
-            if !walk.step(*byte) {
-                break;
-            }
+            walk.step(*byte, |word| word);
         }
         walk
     }
@@ -61,57 +59,67 @@ impl DoorName {
     }
 }
 
-/// A path, read byte by byte up to its end.
+/// A path, read byte by byte up to its end, beyond which nothing changes.
+///
+/// In arithmetic alone: the verifier follows each branch through the rest of the path, and reading one by cases takes it
+/// longer than all else that a connection goes through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PathWalk {
     /// Bytes before the end.
     pub len: u32,
-    /// What the part of the path that is being read holds.
+    /// What the part of the path that is being read holds, from 0 to 3: nothing, one dot, two dots, something else.
     part: u32,
-    /// Whether nothing was found so far that leads elsewhere.
-    plain: u32,
+    /// 1 if something was found that leads elsewhere, else 0.
+    elsewhere: u32,
+    /// 1 before the end, else 0.
+    pub goes_on: u32,
 }
 
 impl PathWalk {
     /// Nothing was read.
-    pub const START: Self = Self { len: 0, part: Self::SOME, plain: 1 };
+    pub const START: Self = Self { len: 0, part: Self::SOME, elsewhere: 0, goes_on: 1 };
 
-    /// A part is empty, one dot, two dots, or something else.
-    const EMPTY: u32 = 0;
-    const DOT: u32 = 1;
-    const DOTS: u32 = 2;
     const SOME: u32 = 3;
+    /// What a part holds after one more byte, two bits each: for a dot after parts 0 to 3, for a slash, for all else.
+    const NEXT: u32 = 0xffff_00f9;
+    /// Whether that leads elsewhere, a bit each: a slash after a part that is no name.
+    const LEADS_ELSEWHERE: u32 = 0x0070;
 
-    /// Reads the next byte; `false` if that is the end.
+    /// Reads the next byte. `hide` changes no word; it keeps the compiler from making branches.
     #[inline(always)]
-    pub const fn step(&mut self, byte: u8) -> bool {
-        if byte == 0 {
-            return false;
-        }
-        let slash = byte == b'/';
-        if self.len == 0 && !slash || slash && self.part != Self::SOME {
-            self.plain = 0;
-        }
-        self.part = match (byte, self.part) {
-            (b'/', _) => Self::EMPTY,
-            (b'.', Self::EMPTY) => Self::DOT,
-            (b'.', Self::DOT) => Self::DOTS,
-            _ => Self::SOME,
-        };
-        self.len += 1;
-        true
+    pub fn step(&mut self, byte: u8, hide: impl Fn(u32) -> u32) {
+        let byte = hide(byte.into());
+        // The highest bit of what is subtracted from a smaller number is set.
+        let goes_on = self.goes_on & byte.wrapping_neg() >> 31;
+        // 0 for a dot, 1 for a slash.
+        let kind = byte ^ u32::from(b'.');
+        let other = 1_u32.wrapping_sub(kind) >> 31;
+        // The slash is a first byte's too: what does not begin with one leads elsewhere.
+        let relative = hide(self.len).wrapping_sub(1) >> 31 & (kind ^ 1 | other);
+        let place = 4 * (kind & 1 | other << 1) + self.part;
+        let part = Self::NEXT >> (2 * place) & 3;
+        let elsewhere = Self::LEADS_ELSEWHERE >> place & 1 | relative & 1;
+        self.part ^= (self.part ^ part) & goes_on.wrapping_neg();
+        self.elsewhere |= elsewhere & goes_on;
+        self.len += goes_on;
+        self.goes_on = goes_on;
     }
 
     /// The same after every word went through `hide`, which changes none.
     #[inline(always)]
     pub fn map(self, hide: impl Fn(u32) -> u32) -> Self {
-        Self { len: hide(self.len), part: hide(self.part), plain: hide(self.plain) }
+        Self {
+            len: hide(self.len),
+            part: hide(self.part),
+            elsewhere: hide(self.elsewhere),
+            goes_on: hide(self.goes_on),
+        }
     }
 
     /// See [`DoorName::is_plain`].
     #[inline(always)]
     pub const fn is_plain(&self) -> bool {
-        self.len > 0 && self.plain != 0 && self.part == Self::SOME
+        self.len > 0 && self.elsewhere == 0 && self.part == Self::SOME
     }
 }
 
@@ -198,6 +206,36 @@ mod tests {
         ] {
             assert!(!decided(0, closed), "{closed:?}");
             assert!(decided(CFG_UNIX_ANY, closed), "{closed:?}");
+        }
+    }
+
+    /// The same by cases.
+    fn leads_where_it_says(path: &str) -> bool {
+        let mut parts = path.split('/');
+        parts.next() == Some("")
+            && parts.clone().next().is_some()
+            && parts.all(|part| !matches!(part, "" | "." | ".."))
+    }
+
+    #[test]
+    fn every_short_path_is_read_as_its_parts_say() {
+        const BYTES: &[u8] = b"/.a-0";
+        for length in 0..8 {
+            for mut number in 0..BYTES.len().pow(length) {
+                let mut path = String::new();
+                for _ in 0..length {
+                    path.push(BYTES[number % BYTES.len()].into());
+                    number /= BYTES.len();
+                }
+                let read = name(&path);
+                assert_eq!(read.is_plain(), leads_where_it_says(&path), "{path:?}");
+                assert_eq!(read.walk().len, read.len, "{path:?}");
+                // What lies behind the end of a path is not read.
+                let mut behind = read;
+                let end = path.len() + 1;
+                behind.bytes[end..end + 4].copy_from_slice(b"/../");
+                assert_eq!(behind.walk(), read.walk(), "{path:?}");
+            }
         }
     }
 

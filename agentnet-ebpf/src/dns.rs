@@ -175,6 +175,17 @@ pub fn key(scratch: &Scratch) -> *const u8 {
     unsafe { (&raw const scratch.key).cast::<u8>().add(start) }
 }
 
+/// Zeros, a multiple of eight bytes from the beginning of the scratch: nothing is ever written behind the ends of keys.
+#[inline(always)]
+pub fn zeros<T>(scratch: &Scratch) -> *const T {
+    const START: usize = KEY_END.next_multiple_of(8);
+    const {
+        assert!(START + size_of::<T>() <= KEY_END + KEY_BYTES && core::mem::offset_of!(Scratch, key) % 8 == 0)
+    };
+    // SAFETY: within the array.
+    unsafe { (&raw const scratch.key).cast::<u8>().add(START).cast() }
+}
+
 /// Writes the length of the key before it.
 #[inline(always)]
 pub fn close_key(scratch: &mut Scratch) {

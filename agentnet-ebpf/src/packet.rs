@@ -1,10 +1,12 @@
 //! The header walk, once for both families and both directions.
 
+use core::mem::MaybeUninit;
+
 use agentnet_common::{
     addr::{Addr, Endpoint, protocol},
     verdict::Reason,
 };
-use aya_ebpf::{helpers::generated::bpf_skb_load_bytes, programs::SkBuffContext};
+use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes, programs::SkBuffContext};
 
 use crate::opaque;
 
@@ -18,6 +20,7 @@ const LOOPBACK_IFINDEX: u32 = 1;
 
 /// Which way a packet goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
 pub enum Direction {
     /// Out of the agent.
     Egress,
@@ -26,6 +29,7 @@ pub enum Direction {
 }
 
 /// What the hooks need to know of a packet.
+#[repr(C)]
 pub struct Packet {
     /// The far end.
     pub remote: Endpoint,
@@ -182,12 +186,36 @@ fn ipv6(headers: impl Headers, header: [u32; 5], start: u32) -> Result<Network, 
 /// reason to drop it.
 #[inline(always)]
 pub fn parse(ctx: &SkBuffContext, direction: Direction) -> (Packet, Option<Reason>) {
+    let mut packet = MaybeUninit::uninit();
+    let code = an_parse(ctx.skb.skb, packet.as_mut_ptr(), direction as u32);
+    // SAFETY: written whatever comes of it; a code is 0 or that of a reason, which has two bytes.
+    unsafe {
+        let reason = (code != 0).then(|| core::mem::transmute::<u16, Reason>(code as u16));
+        (packet.assume_init(), reason)
+    }
+}
+
+/// [`parse`]: 0, or the code of the reason. A function of its own to the kernel as well, see
+/// [`crate::tables::an_decide`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn an_parse(skb: *mut __sk_buff, packet: *mut Packet, direction: u32) -> u64 {
+    let ctx = SkBuffContext::new(skb);
+    // SAFETY: null, or what the caller has.
+    let Some(packet) = (unsafe { packet.as_mut() }) else { return Reason::Malformed as u64 };
     // SAFETY: the context is the kernel's.
-    let headers =
-        unsafe { InPlace { data: (*ctx.skb.skb).data as usize, end: (*ctx.skb.skb).data_end as usize } };
-    match walk(ctx, headers, 0, direction) {
-        Ok(packet) => (packet, None),
-        Err(reason) => (Packet::UNREADABLE, Some(reason)),
+    let headers = unsafe { InPlace { data: (*skb).data as usize, end: (*skb).data_end as usize } };
+    let direction =
+        if direction == Direction::Egress as u32 { Direction::Egress } else { Direction::Ingress };
+    match walk(&ctx, headers, 0, direction) {
+        Ok(read) => {
+            *packet = read;
+            0
+        }
+        Err(reason) => {
+            *packet = Packet::UNREADABLE;
+            reason as u64
+        }
     }
 }
 

@@ -223,16 +223,36 @@ fn is_same(one: &Named, other: &Named) -> bool {
 
 /// Opens `addr` for the name of this hash in a network namespace, for `ttl` seconds and no less than [`PIN_LEAST`].
 /// Whether there was room.
+///
+/// `empty` are no names, for which there is no place on the stack where an answer is read.
 #[inline(always)]
-pub fn pin(agent: u32, addr: &Addr, name: u64, ttl: u32, netns: u32) -> bool {
+pub fn pin(agent: u32, addr: &Addr, name: u64, ttl: u32, netns: u32, empty: *const Pins) -> bool {
+    an_pin(agent, addr, name, u64::from(netns) << 32 | u64::from(ttl), empty) != 0
+}
+
+/// [`pin`], a function of its own to the kernel as well, see [`crate::tables::an_decide`]. `netns` is in the upper half of
+/// `ttl_in`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn an_pin(agent: u32, addr: *const Addr, name: u64, ttl_in: u64, empty: *const Pins) -> u64 {
+    let (ttl, netns) = (ttl_in as u32, (ttl_in >> 32) as u32);
+    // SAFETY: null, or readable for as many bytes as pins have; integers of any alignment are only copied.
+    let Some(empty) = (unsafe { empty.as_ref() }) else { return 0 };
+    // SAFETY: null, or what the caller has.
+    let Some(addr) = (unsafe { addr.as_ref() }) else { return 0 };
     let now = now();
     // A second has begun.
     let expiry = now + 1 + PIN_LEAST.max(ttl.min(PIN_MOST_SECONDS));
-    let Some(pins) = PINS.get(agent) else { return false };
-    let Some(known) = pins.get_ptr_mut(addr) else {
-        let mut fresh = Pins { pins: [Pin { name: 0, expiry: 0, netns: 0 }; PIN_NAMES] };
-        fresh.pins[0] = Pin { name, expiry, netns };
-        return pins.insert(addr, &fresh, 0).is_ok();
+    let Some(pins) = PINS.get(agent) else { return 0 };
+    let known = match pins.get_ptr_mut(addr) {
+        Some(known) => known,
+        None => {
+            if pins.insert(addr, empty, 0).is_err() {
+                return 0;
+            }
+            let Some(known) = pins.get_ptr_mut(addr) else { return 0 };
+            known
+        }
     };
     // SAFETY: a map value; two answers at once may lose one of their names, which closes.
     let known = unsafe { &mut *known };
@@ -260,5 +280,5 @@ pub fn pin(agent: u32, addr: &Addr, name: u64, ttl: u32, netns: u32) -> bool {
             ends.write_volatile(later);
         }
     }
-    true
+    1
 }

@@ -6,10 +6,10 @@ use core::{
 };
 
 use agentnet_common::{
-    abi::{AgentCfg, DIALOG_BYTES, QUERY_BYTES, Scratch},
+    abi::{AgentCfg, DIALOG_BYTES, Pins, QUERY_BYTES, Scratch},
     addr::{Addr, protocol},
     event::{Hook, Way},
-    verdict::{Reason, RuleId, Verdict},
+    verdict::{Reason, Verdict},
 };
 use aya_ebpf::{
     helpers::generated::{bpf_loop, bpf_probe_read_kernel, bpf_skb_load_bytes},
@@ -69,13 +69,10 @@ fn try_answer(
     if is_early(sk, &packet) {
         return false;
     }
-    let facts = facts(ctx, Hook::Ingress, &packet, Some(state));
     let passes = with_scratch(|scratch| {
-        let verdict = match learn(sk, cfg, &packet, scratch) {
-            Ok(()) => Verdict::Allow(RuleId::RESOLVER),
-            Err(reason) => Verdict::Deny(reason),
-        };
-        conclude_query(cfg, &facts, verdict, &scratch.message)
+        let Err(reason) = learn(sk, cfg, &packet, scratch) else { return true };
+        let facts = facts(ctx, Hook::Ingress, &packet, Some(state));
+        conclude_query(cfg, &facts, Verdict::Deny(reason), &scratch.message)
     });
     if passes != Some(true) {
         return false;
@@ -160,6 +157,7 @@ fn learn(
         in_name: 1,
         opens: 0,
         failed: 0,
+        empty: dns::zeros(scratch),
     };
     // Once to see that it is whole, and once more to open what it says.
     for opens in 0..2 {
@@ -291,6 +289,8 @@ struct Walk {
     /// The network namespace of who asked.
     netns: u32,
     _pad: u32,
+    /// See [`pin`].
+    empty: *const Pins,
 }
 
 impl Walk {
@@ -368,5 +368,5 @@ fn one(walk: &mut Walk) -> Result<(), u32> {
         return Ok(());
     }
     walk.addresses += 1;
-    if pin(walk.agent, &addr, walk.name, ttl, walk.netns) { Ok(()) } else { Err(NO_ROOM) }
+    if pin(walk.agent, &addr, walk.name, ttl, walk.netns, walk.empty) { Ok(()) } else { Err(NO_ROOM) }
 }

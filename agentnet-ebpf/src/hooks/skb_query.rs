@@ -8,7 +8,7 @@ use agentnet_common::{
     },
     addr::{Endpoint, protocol},
     event::{Hook, Way},
-    verdict::{DNS_PORT, Question, Reason, RuleId, Verdict, decide_question},
+    verdict::{DNS_PORT, Question, Reason, Verdict, decide_question},
 };
 use aya_ebpf::{
     helpers::{
@@ -28,6 +28,7 @@ use crate::{
     agent::{config, dialog, queries, sock_state},
     dns,
     emit::{conclude_query, count_allowed},
+    opaque,
     packet::{Direction, Packet, parse},
     pins::{keep_name, rules_of},
     sample,
@@ -45,13 +46,10 @@ fn try_query(ctx: &SkBuffContext) -> bool {
     let Some(sk) = socket(ctx) else { return false };
     let Some(state) = sock_state(sk, true) else { return false };
     let (packet, None) = parse(ctx, Direction::Egress) else { return false };
-    let facts = facts(ctx, Hook::Egress, &packet, Some(state));
     let passes = with_scratch(|scratch| {
-        let verdict = match judge(ctx, cfg, sk, state.netns, &packet, scratch) {
-            Ok(()) => Verdict::Allow(RuleId::RESOLVER),
-            Err(reason) => Verdict::Deny(reason),
-        };
-        conclude_query(cfg, &facts, verdict, &scratch.message)
+        let Err(reason) = judge(ctx, cfg, sk, state.netns, &packet, scratch) else { return true };
+        let facts = facts(ctx, Hook::Egress, &packet, Some(state));
+        conclude_query(cfg, &facts, Verdict::Deny(reason), &scratch.message)
     });
     if passes != Some(true) {
         return false;
@@ -168,7 +166,9 @@ extern "C" fn compare(index: u32, comparison: *mut core::ffi::c_void) -> core::f
                 .add(place & (JUDGED_BYTES - 1))
                 .read_volatile()
         };
-        differs |= if (number as u32) < size { byte ^ judged } else { 0 };
+        // All ones below the size, else 0: in arithmetic, so that the verifier has one way to follow.
+        let counts = (number as u32).wrapping_sub(opaque::word(size, comparison.at)) as i32 >> 31;
+        differs |= (byte ^ judged) & counts as u8;
     }
     if differs != 0 {
         comparison.same = 0;

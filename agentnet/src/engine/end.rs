@@ -60,11 +60,14 @@ impl Engine {
         let by_hand = agent.is_attached() && agent.is_there();
         agent.change(if by_hand { &Enforcement::Detached } else { &Enforcement::Ended }, now, followers);
         agent.count(kernel, now, followers);
-        // An agent that gets the number begins with room of its own, so that nothing is opened by what is left.
-        if let Err(error) = self.kernel.close_room(id) {
-            tracing::warn!(agent = %agent.name, %error, "the room for its names was not freed");
+        // An engine that is there for one agent takes its maps along.
+        if self.kind == EngineKind::Daemon {
+            // An agent that gets the number begins with room of its own, so that nothing is opened by what is left.
+            if let Err(error) = self.kernel.close_room(id) {
+                tracing::warn!(agent = %agent.name, %error, "the room for its names was not freed");
+            }
+            self.slots.release(&mut self.kernel, agent.cfg.slot);
         }
-        self.slots.release(&mut self.kernel, agent.cfg.slot);
         self.forget(&agent.name);
         self.detection.forget(id, &agent.name);
         // Where a policy selects it, the next one of the name begins without anybody's doing.

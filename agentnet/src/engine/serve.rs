@@ -5,6 +5,7 @@ use std::{
     os::{fd::AsFd as _, unix::net::UnixStream as StdStream},
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 
@@ -28,7 +29,7 @@ use super::{
     slots::Slots,
     sources::{Item, Records},
     start::{self, Child, Claim, StartError},
-    state::{Engine, Settings},
+    state::{Engine, FIRST_ID, Settings},
 };
 use crate::{
     agent::{AgentName, cgroup::Hierarchy, registry::EngineKind, resolv},
@@ -43,7 +44,7 @@ use crate::{
     detect::secrets::source::Source,
     exit,
     kernel::{
-        Kernel, KernelError,
+        First, Kernel, KernelError,
         interfaces::{Event, Follow, InterfaceError},
         mounts,
     },
@@ -178,8 +179,8 @@ pub fn serve(agent: &AgentName, client: &StdStream) -> Result<(), EngineError> {
 /// Puts a child under a policy with an engine that is there for it alone.
 fn start_alone(run: &Run, child: Child<'_>) -> Result<(Engine, mpsc::Receiver<u32>, u32), StartError> {
     let (host, unknown) = resolv::this_host().map_err(StartError::Addresses)?;
-    let (policy, slots) = (run.policy.as_ref(), Slots::default());
-    let selection = Selection::of(policy, run.audit, None, &host, &slots, Some(child.pid));
+    let (policy, none) = (run.policy.as_ref(), Slots::default());
+    let selection = Selection::of(policy, run.audit, None, &host, &none, Some(child.pid));
     let selection = selection.map_err(StartError::Policy)?;
     let hierarchy = Hierarchy::find()?;
     let pins = host::run_pins(&mounts::ensure_bpffs()?, &run.agent);
@@ -192,12 +193,14 @@ fn start_alone(run: &Run, child: Child<'_>) -> Result<(Engine, mpsc::Receiver<u3
         }
     };
     let footprint = claim.footprint(&run.agent, &meta)?;
-    let kernel = Kernel::load(&pins)?;
+    let first = First { slot: Slots::FIRST, policy: &selection.policy.compiled, agent: FIRST_ID };
+    let kernel = Kernel::load_for(&pins, &first)?;
     let (store, secrets) = options();
     let settings =
         Settings { state: STATE_DIRECTORY.into(), policies: None, groups: Groups::default(), store, secrets };
     let (mut engine, watched) = Engine::new(EngineKind::Run, kernel, settings, host)?;
     engine.unknown_resolvers = unknown;
+    engine.slots = Slots::holding(Arc::clone(&selection.policy));
     engine.read_secrets();
     let id = engine.place(&run.agent, footprint, selection, child)?;
     Ok((engine, watched, id))

@@ -36,6 +36,14 @@ pub enum SlotError {
 }
 
 impl Slots {
+    /// The slot that the first policy gets.
+    pub(super) const FIRST: u32 = 0;
+
+    /// No slots but [`Slots::FIRST`], which holds `policy`.
+    pub(super) fn holding(policy: Arc<Policy>) -> Self {
+        Self { filled: BTreeMap::from([(Self::FIRST, Slot { policy, users: 0 })]), reserved: BTreeMap::new() }
+    }
+
     /// The policy that is written in `file` as `text`, if an agent has it; what it extends is in `directory`.
     pub(super) fn known(&self, directory: &Path, file: &str, text: &str, host: &Host) -> Option<Arc<Policy>> {
         let mut policies = self.filled.values().map(|slot| &slot.policy);

@@ -52,6 +52,9 @@ const TICKS_TO_DIE: u32 = 100;
 /// After so many ticks it is tried again to take down what could not be taken down.
 const TICKS_PER_RETRY: u32 = 100;
 
+/// The number that the first agent gets.
+pub(super) const FIRST_ID: u32 = 1;
+
 /// What differs between engines.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -149,7 +152,7 @@ impl Engine {
 
     /// A number for another agent: one that no agent has, so that its counters can begin at zero.
     pub(super) fn free_id(&self) -> Option<u32> {
-        (1..MAX_AGENTS).find(|id| !self.agents.contains_key(id) && !self.reserved.contains(id))
+        (FIRST_ID..MAX_AGENTS).find(|id| !self.agents.contains_key(id) && !self.reserved.contains(id))
     }
 
     /// The number of the agent called `name`.

@@ -1,6 +1,7 @@
 //! Which program goes to which attach point, attaching them all, and moving links to newer programs.
 
 use std::{
+    cmp::Reverse,
     collections::HashMap,
     fs::File,
     io,
@@ -143,11 +144,17 @@ pub(super) fn load_programs(object: &mut Ebpf) -> Result<(), KernelError> {
     Ok(())
 }
 
+/// Programs that the kernel verifies for longest, first among them the longest. Those that end last are to be short.
+const LONGEST: [&str; 6] =
+    ["an_dns_stream", "an_skb_egress", "an_connect4", "an_connect6", "an_sendmsg6", "an_sendmsg4"];
+
 /// Has the kernel verify the programs, on every processor: it is most of what starting takes.
 fn verify(object: &mut Ebpf) -> Result<(), KernelError> {
     let hooks = HOOKS.iter().map(|hook| hook.program);
     let gates = GATES.iter().map(|gate| gate.program);
-    let names: Vec<_> = hooks.chain(TAILS.iter().map(|tail| tail.program)).chain(gates).collect();
+    let mut names: Vec<_> = hooks.chain(TAILS.iter().map(|tail| tail.program)).chain(gates).collect();
+    // The last one is taken first.
+    names.sort_by_key(|name| Reverse(LONGEST.iter().position(|long| long == name).unwrap_or(LONGEST.len())));
     let mut found: HashMap<&str, &mut Program> = object
         .programs_mut()
         .filter_map(|(name, program)| Some((*names.iter().find(|wanted| **wanted == name)?, program)))

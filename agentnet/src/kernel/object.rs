@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     fs, io,
     os::{
-        fd::{AsFd as _, AsRawFd as _, BorrowedFd},
+        fd::{AsFd as _, BorrowedFd},
         unix::fs::MetadataExt as _,
     },
     panic::resume_unwind,
@@ -13,23 +13,24 @@ use std::{
 };
 
 use agentnet_common::{
-    abi::{
-        AgentCfg, AgentCounters, Budget, NAMED_ENTRIES, NameNode, Named, PIN_ENTRIES, Pins, Ruleset,
-        SAMPLE_BUDGET, SERIES_PLACES, Series, maps,
-    },
-    addr::Addr,
+    abi::{AgentCfg, AgentCounters, Budget, SAMPLE_BUDGET, SERIES_PLACES, Series, maps},
     event::VerdictEvent,
-    name::KEY_BYTES,
 };
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
-    maps::{ArrayOfMaps, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf, lpm_trie::Key},
+    maps::{Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf},
     programs::{ProgramInfo, loaded_programs},
 };
-use aya_obj::{Object, generated::bpf_map_type};
+use aya_obj::Object;
 
-use super::{KernelError, links, pins, ring::Ring, sys, unix};
-use crate::{agent::AgentName, policy::compile::Compiled};
+use super::{
+    KernelError, links, pins,
+    ring::Ring,
+    sys,
+    tables::{First, Tables},
+    unix,
+};
+use crate::agent::AgentName;
 
 /// The object as built, or nothing in builds without an eBPF toolchain.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/agentnet.bpf.o"));
@@ -45,6 +46,9 @@ pub(super) const BPF_F_NO_PREALLOC: u32 = 1;
 pub struct Kernel {
     object: Ebpf,
     unix: unix::Programs,
+    tables: Tables,
+    /// The agent that has room already.
+    roomy: Option<u32>,
     pins: PathBuf,
     sample_most: u64,
 }
@@ -65,7 +69,20 @@ impl Kernel {
     /// When this build holds no object, the kernel refuses it, or bpffs cannot be written. Nothing is left
     /// behind then.
     pub fn load(pins: &Path) -> Result<Self, KernelError> {
-        Self::load_on(pins).inspect_err(|_| {
+        Self::load_fresh(pins, None)
+    }
+
+    /// As [`Kernel::load`], for one agent: its policy is installed and it has room when this returns, which takes
+    /// less than one after the other.
+    ///
+    /// # Errors
+    /// As [`Kernel::load`] and [`Kernel::install`].
+    pub fn load_for(pins: &Path, first: &First<'_>) -> Result<Self, KernelError> {
+        Self::load_fresh(pins, Some(first))
+    }
+
+    fn load_fresh(pins: &Path, first: Option<&First<'_>>) -> Result<Self, KernelError> {
+        Self::load_on(pins, first).inspect_err(|_| {
             // The first error is the one to tell; what is left is removed by the next clean-up too.
             let _ = pins::clear_pins(pins);
         })
@@ -79,10 +96,10 @@ impl Kernel {
     /// As [`Kernel::load`], and when a pinned map has another shape. Whatever is pinned stays.
     pub fn adopt(pins: &Path) -> Result<Self, KernelError> {
         pins::check_shapes(pins, &parse()?)?;
-        Self::load_on(pins)
+        Self::load_on(pins, None)
     }
 
-    fn load_on(pins: &Path) -> Result<Self, KernelError> {
+    fn load_on(pins: &Path, first: Option<&First<'_>>) -> Result<Self, KernelError> {
         pins::create(pins)?;
         let mut loader = EbpfLoader::new();
         // Nothing in the object is relocated against the kernel's types.
@@ -93,13 +110,17 @@ impl Kernel {
             loader.map_pin_path(name, pins::map_path(pins, name));
         }
         let mut object = loader.load(bytes()?).map_err(|error| KernelError::Object(Box::new(error)))?;
-        // Both have the kernel verify programs, which takes a while.
+        let tables = Tables::of(&object)?;
+        // Two have the kernel verify programs, and the third has it wait.
         let unix = thread::scope(|scope| {
             let unix = scope.spawn(|| unix::Programs::load(parsed, pins));
+            let prepared = scope.spawn(|| first.map_or(Ok(()), |first| tables.prepare(first)));
             links::load_programs(&mut object)?;
+            prepared.join().unwrap_or_else(|panic| resume_unwind(panic))?;
             unix.join().unwrap_or_else(|panic| resume_unwind(panic)).map_err(KernelError::Unix)
         })?;
-        Ok(Self { object, unix, pins: pins.to_owned(), sample_most: SAMPLE_BUDGET })
+        let roomy = first.map(|first| first.agent);
+        Ok(Self { object, unix, tables, roomy, pins: pins.to_owned(), sample_most: SAMPLE_BUDGET })
     }
 
     /// From now on agents that are attached get `bytes` a second of payload sampled, at least one.
@@ -121,6 +142,11 @@ impl Kernel {
     /// The programs at Unix sockets.
     pub(super) const fn unix(&self) -> &unix::Programs {
         &self.unix
+    }
+
+    /// Its arrays of maps.
+    pub(super) const fn tables(&self) -> &Tables {
+        &self.tables
     }
 
     /// The directory of its pins.
@@ -146,87 +172,6 @@ impl Kernel {
         self.object.map_mut(name).ok_or_else(|| missing(name))
     }
 
-    /// Fills policy slot `slot`. Verdicts of agents in this slot change with the next packet whose verdict
-    /// is not remembered: give them a new generation by [`Kernel::configure`].
-    ///
-    /// # Errors
-    /// When a map cannot be made or filled; the slot then holds what it held before.
-    pub fn install(&mut self, slot: u32, policy: &Compiled) -> Result<(), KernelError> {
-        self.install_doors(slot, &policy.doors)?;
-        let failed = |source| KernelError::Map { map: maps::NETS, source };
-        let capacity = u32::try_from(policy.nets.len()).unwrap_or(u32::MAX).max(1);
-        let mut trie =
-            LpmTrie::<MapData, Addr, Ruleset>::create(capacity, BPF_F_NO_PREALLOC).map_err(failed)?;
-        for entry in &policy.nets {
-            trie.insert(&Key::new(u32::from(entry.prefix), entry.addr), entry.rules, 0).map_err(failed)?;
-        }
-        self.install_names(slot, policy)?;
-        let mut slots =
-            ArrayOfMaps::<_, LpmTrie<MapData, Addr, Ruleset>>::try_from(self.map_mut(maps::NETS)?)
-                .map_err(failed)?;
-        slots.set(slot, &trie, 0).map_err(failed)
-    }
-
-    fn install_names(&mut self, slot: u32, policy: &Compiled) -> Result<(), KernelError> {
-        let failed = |source| KernelError::Map { map: maps::NAMES, source };
-        let capacity = u32::try_from(policy.names.len()).unwrap_or(u32::MAX).max(1);
-        let mut trie = LpmTrie::<MapData, [u8; KEY_BYTES], NameNode>::create(capacity, BPF_F_NO_PREALLOC)
-            .map_err(failed)?;
-        for (key, node) in &policy.names {
-            let bits = u32::try_from(key.len * 8).unwrap_or(u32::MAX);
-            trie.insert(&Key::new(bits, key.bytes), node, 0).map_err(failed)?;
-        }
-        let mut slots = ArrayOfMaps::<_, LpmTrie<MapData, [u8; KEY_BYTES], NameNode>>::try_from(
-            self.map_mut(maps::NAMES)?,
-        )
-        .map_err(failed)?;
-        slots.set(slot, &trie, 0).map_err(failed)
-    }
-
-    /// Gives the agent room for the names that it asks for and the addresses that these open. It begins with none.
-    fn make_room(&self, agent: u32) -> Result<(), KernelError> {
-        for (outer, key, value, entries) in [
-            (maps::PINS, size_of::<Addr>(), size_of::<Pins>(), PIN_ENTRIES),
-            (maps::NAMED, size_of::<u64>(), size_of::<Named>(), NAMED_ENTRIES),
-        ] {
-            let failed = |error| KernelError::Map { map: outer, source: MapError::IoError(error) };
-            let inner =
-                sys::map_create(bpf_map_type::BPF_MAP_TYPE_LRU_HASH, key, value, entries).map_err(failed)?;
-            let data = map_data(self.map(outer)?).ok_or_else(|| missing(outer))?;
-            sys::map_update(data.fd().as_fd(), &agent, &inner.as_raw_fd()).map_err(failed)?;
-        }
-        Ok(())
-    }
-
-    /// Frees the room that an agent had, see [`Kernel::attach`]; what it has resolved is closed.
-    ///
-    /// # Errors
-    /// When a map cannot be written.
-    pub fn close_room(&self, agent: u32) -> Result<(), KernelError> {
-        for outer in [maps::PINS, maps::NAMED] {
-            self.delete(outer, &agent)?;
-        }
-        Ok(())
-    }
-
-    pub(super) fn delete(&self, map: &'static str, index: &u32) -> Result<(), KernelError> {
-        let data = map_data(self.map(map)?).ok_or_else(|| missing(map))?;
-        match sys::map_delete(data.fd().as_fd(), index) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(KernelError::Map { map, source: MapError::IoError(error) })
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Frees policy slot `slot`. An agent that is still in it may send nothing.
-    ///
-    /// # Errors
-    /// When the map cannot be written.
-    pub fn uninstall(&mut self, slot: u32) -> Result<(), KernelError> {
-        [maps::NETS, maps::NAMES, maps::DOORS].into_iter().try_for_each(|map| self.delete(map, &slot))
-    }
-
     /// Puts a cgroup under a policy: writes the configuration, reads it back, and attaches and pins every program.
     ///
     /// # Errors
@@ -243,7 +188,9 @@ impl Kernel {
     /// When a map cannot be made or written.
     pub fn prepare(&mut self, cgroup: &Path, agent: u32) -> Result<(), KernelError> {
         self.register(agent)?;
-        self.make_room(agent)?;
+        if self.roomy.take() != Some(agent) {
+            self.make_room(agent)?;
+        }
         self.give_budget(agent)?;
         self.disarm(cgroup_id(cgroup)?)?;
         self.tell_by_number(agent, &AgentCfg::default())
@@ -463,13 +410,13 @@ impl Kernel {
     /// # Errors
     /// When a pin cannot be removed; then enforcement may go on.
     pub fn close(self) -> Result<(), KernelError> {
-        let Self { object, unix, pins, sample_most: _ } = self;
+        let Self { object, unix, tables, pins, .. } = self;
         for agent in pins::agents(&pins).unwrap_or_default() {
             links::detach_all(&pins, &agent)
                 .map_err(|source| KernelError::Unpin { path: pins.clone(), source })?;
         }
         pins::clear_pins(&pins).map_err(|source| KernelError::Unpin { path: pins, source })?;
-        drop((object, unix));
+        drop((object, unix, tables));
         Ok(())
     }
 }
@@ -480,7 +427,7 @@ pub(super) fn cgroup_id(cgroup: &Path) -> Result<u64, KernelError> {
     Ok(metadata.map_err(|source| KernelError::Cgroup { cgroup: cgroup.to_owned(), source })?.ino())
 }
 
-const fn missing(map: &'static str) -> KernelError {
+pub(super) const fn missing(map: &'static str) -> KernelError {
     KernelError::Map { map, source: MapError::KeyNotFound }
 }
 

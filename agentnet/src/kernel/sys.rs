@@ -290,10 +290,15 @@ struct NewMap {
     flags: u32,
 }
 
-/// Makes a map of `entries` elements.
-pub(super) fn map_create(kind: bpf_map_type, key: usize, value: usize, entries: u32) -> io::Result<OwnedFd> {
+/// Makes a map of `entries` elements, with keys and values of so many bytes.
+pub(super) fn map_create(
+    kind: bpf_map_type,
+    (key, value): (usize, usize),
+    entries: u32,
+    flags: u32,
+) -> io::Result<OwnedFd> {
     let size = |bytes: usize| u32::try_from(bytes).map_err(io::Error::other);
-    let attributes = NewMap { kind: kind as u32, key: size(key)?, value: size(value)?, entries, flags: 0 };
+    let attributes = NewMap { kind: kind as u32, key: size(key)?, value: size(value)?, entries, flags };
     bpf_fd(bpf_cmd::BPF_MAP_CREATE, &attributes)
 }
 

@@ -9,19 +9,18 @@ use std::{
 };
 
 use agentnet_common::{
-    abi::{Door, SUN_PATH, maps},
+    abi::{Door, SUN_PATH},
     door::DoorName,
 };
-use aya::maps::{ArrayOfMaps, LpmTrie, MapData, lpm_trie::Key};
+use aya::maps::lpm_trie::Key;
 use aya_obj::{
     Object, Program,
     generated::{bpf_attach_type, bpf_insn, bpf_prog_type},
 };
 
 use super::{
-    KernelError,
     links::{Hook, hook},
-    object::{BPF_F_NO_PREALLOC, Kernel},
+    object::Kernel,
     pins, sys,
 };
 
@@ -131,14 +130,14 @@ pub struct DoorEntry {
 
 impl DoorEntry {
     /// The key in the trie, with its length in bits.
-    const fn key(&self) -> Key<[u8; SUN_PATH]> {
+    pub(super) const fn key(&self) -> Key<[u8; SUN_PATH]> {
         let len = self.name.len;
         // The zero behind a path ends it. An abstract name may have one in it, so that its length decides.
         let ends = self.below || self.name.is_abstract() || len as usize >= SUN_PATH;
         Key::new(8 * if ends { len } else { len + 1 }, self.name.bytes)
     }
 
-    const fn value(&self) -> Door {
+    pub(super) const fn value(&self) -> Door {
         Door { len: if self.below { 0 } else { self.name.len } }
     }
 
@@ -160,24 +159,6 @@ impl fmt::Display for DoorEntry {
 }
 
 impl Kernel {
-    /// Fills policy slot `slot` with the Unix sockets that a policy names.
-    pub(super) fn install_doors(&mut self, slot: u32, doors: &[DoorEntry]) -> Result<(), KernelError> {
-        let failed = |source| KernelError::Map { map: maps::DOORS, source };
-        if doors.is_empty() {
-            return self.delete(maps::DOORS, &slot);
-        }
-        let capacity = u32::try_from(doors.len()).unwrap_or(u32::MAX);
-        let mut trie =
-            LpmTrie::<MapData, [u8; SUN_PATH], Door>::create(capacity, BPF_F_NO_PREALLOC).map_err(failed)?;
-        for door in doors {
-            trie.insert(&door.key(), door.value(), 0).map_err(failed)?;
-        }
-        let mut slots =
-            ArrayOfMaps::<_, LpmTrie<MapData, [u8; SUN_PATH], Door>>::try_from(self.map_mut(maps::DOORS)?)
-                .map_err(failed)?;
-        slots.set(slot, &trie, 0).map_err(failed)
-    }
-
     /// Why Unix sockets are not guarded by this kernel, if so.
     pub fn unguarded_unix(&self) -> Option<&str> {
         match self.unix() {

@@ -10,4 +10,5 @@ pub mod pairs;
 pub mod programs;
 pub mod reaction;
 pub mod report;
+pub mod start;
 pub mod stats;

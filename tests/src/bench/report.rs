@@ -4,7 +4,7 @@ use std::fmt::{self, Display, Formatter};
 
 use serde::Serialize;
 
-use super::{pairs::Comparison, programs::Cost};
+use super::{pairs::Comparison, programs::Cost, start, stats::Estimate};
 
 /// Least acceptable lower end of a ratio.
 const GOAL_RATIO: f64 = 0.95;
@@ -20,6 +20,8 @@ pub struct Report {
     pub programs: Vec<Cost>,
     /// Pairs, controls among them.
     pub comparisons: Vec<Comparison>,
+    /// From the start of `agentnet run` to that of its command, milliseconds.
+    pub start: Estimate,
 }
 
 impl Display for Report {
@@ -52,6 +54,13 @@ impl Display for Report {
                 ratio.high
             )?;
         }
-        Ok(())
+        let Estimate { median, low, high } = self.start;
+        let goal = if median < start::GOAL { "met" } else { "missed" };
+        writeln!(f, "\n| measure | result (95 % interval) | goal |")?;
+        writeln!(f, "| --- | --- | --- |")?;
+        writeln!(
+            f,
+            "| `agentnet run`, until its command runs | {median:.0} ms ({low:.0} to {high:.0}) | {goal} |"
+        )
     }
 }

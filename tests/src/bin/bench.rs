@@ -8,6 +8,7 @@ use agentnet_tests::{
         pairs::{self, Measure},
         programs, reaction,
         report::Report,
+        start,
     },
     lab::{hosts::Hosts, net::Family, policy::Policy, server::Servers},
 };
@@ -49,19 +50,26 @@ enum Role {
     },
     /// Measures how long it takes until what was found is blocked, and nothing else.
     Reaction,
+    /// Says what time it is, see [`start::now`].
+    #[command(hide = true)]
+    Clock,
 }
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
     match cli.role {
         Some(Role::Load { turns: true, load }) => return load.take_turns(),
-        Some(Role::Load { load, .. }) => {
+        Some(Role::Load { turns: false, load }) => {
             println!("{}", load.run()?);
             return Ok(());
         }
         Some(Role::Leak { to }) => return reaction::leak(to),
         Some(Role::Reaction) => {
             print!("{}", reaction::table(&Hosts::new()?)?);
+            return Ok(());
+        }
+        Some(Role::Clock) => {
+            println!("{}", start::now());
             return Ok(());
         }
         None => {}
@@ -79,12 +87,14 @@ fn main() -> Result<()> {
         comparisons.push(pairs::compare(&hosts, measure, Some(&policy), cli.pairs, cli.seconds)?);
         comparisons.push(pairs::compare(&hosts, measure, None, cli.pairs, cli.seconds)?);
     }
+    let start = start::measure(&hosts, &policy, cli.pairs)?;
     let programs = programs::measure(&hosts, CONNECT_PORT, cli.seconds)?;
     let report = Report {
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
         cpus: std::thread::available_parallelism()?.get(),
         programs,
         comparisons,
+        start,
     };
     print!("{report}");
     print!("\n{}", reaction::table(&hosts)?);
