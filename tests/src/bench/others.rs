@@ -37,7 +37,8 @@ fn row(tool: &str, before: &[&str], behind: &[&str], capture: &Path, packets: u3
             let spent = end.spent.saturating_sub(start.spent);
             let rate = f64::from(packets) / spent.as_secs_f64().max(0.001);
             // The largest of all children: tools that need less than one before them are not told apart.
-            let memory = if end.peak > start.peak { format!(", {} MiB", end.peak >> 10) } else { String::new() };
+            let memory =
+                if end.peak > start.peak { format!(", {} MiB", end.peak >> 10) } else { String::new() };
             format!("{rate:.0}{memory}")
         }
         Ok(status) => format!("failed ({status})"),
