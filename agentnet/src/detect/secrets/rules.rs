@@ -52,7 +52,8 @@ pub(super) enum Check {
     Random,
     /// It is a signed token whose head can be read; a copy that cannot is less sure.
     Token,
-    /// There is a key behind its first line: that alone is in every program that reads keys.
+    /// There is a key behind its first line, or nothing yet: that line and something else is in every program that
+    /// reads keys.
     Body,
 }
 
@@ -360,6 +361,24 @@ mod tests {
             "\"integrity\": \"sha512-9xKz3BqkDq1j7hIyDVYJ0hUQ2Ejj6NTSZQ8r3yT2QkLpF0A==\"",
         ] {
             assert_eq!(find(text.as_bytes()), [], "{text}");
+        }
+    }
+
+    #[test]
+    fn the_first_line_of_a_key_in_a_program_is_none() {
+        let first = "-----BEGIN OPENSSH PRIVATE KEY-----";
+        let body = "b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAAMwAAAAtzc2gt";
+        for (text, tier) in [
+            (format!("{first}\n{body}\n"), Tier::Certain),
+            (format!("{{\"key\":\"{first}\\n{body}\\n\"}}"), Tier::Certain),
+            (
+                format!("Proc: {first}\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,0\n\n{body}"),
+                Tier::Certain,
+            ),
+            (format!("{first}\n"), Tier::Certain),
+            (format!("if text.startswith('{first}'):\n    return load(text)\n"), Tier::Doubtful),
+        ] {
+            assert_eq!(find(text.as_bytes())[0].tier, tier, "{text}");
         }
     }
 

@@ -219,24 +219,18 @@ mod tests {
             (format!("A=1\nexport TOKEN=\"{SECRET}\"\n"), "TOKEN"),
             (format!("[default]\naws_secret_access_key = {SECRET}\n"), "aws_secret_access_key"),
             (format!("# a comment\npassword: {SECRET}\n"), "password"),
-            (
-                format!("DATABASE_URL=postgres://app:{SECRET}@db.internal:5432/app\n").replace('/', "/"),
-                "DATABASE_URL",
-            ),
             (format!("{SECRET}\n"), "secrets"),
         ] {
-            if name == "DATABASE_URL" {
-                // A slash ends the authority of an address; there the password has none.
-                let held = held(&text.replace("2/R", "2R"), 0o600);
-                assert_eq!(name_of(&held, &SECRET.replace('/', "")).as_deref(), Some(name));
-                assert_eq!(name_of(&held, "db.internal:5432"), None, "the host is no secret");
-                continue;
-            }
             let held = held(&text, 0o600);
             assert_eq!(name_of(&held, SECRET).as_deref(), Some(name), "{text}");
             assert!(held.wrong.is_empty(), "{:?}", held.wrong);
             assert!(!format!("{held:?}").contains(&SECRET[..8]), "shown");
         }
+        // A slash ends the authority of an address.
+        let password = SECRET.replace('/', "");
+        let held = held(&format!("DATABASE_URL=postgres://app:{password}@db.internal:5432/app\n"), 0o600);
+        assert_eq!(name_of(&held, &password).as_deref(), Some("DATABASE_URL"));
+        assert_eq!(name_of(&held, "db.internal:5432"), None, "the host is no secret");
     }
 
     #[test]

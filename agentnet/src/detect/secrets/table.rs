@@ -583,7 +583,7 @@ pub(super) static RULES: &[Rule] = &[
         token(
             "private_key",
             &["PRIVATE KEY"],
-            r"-----BEGIN (?:[A-Z0-9]{2,10} ){0,2}PRIVATE KEY(?: BLOCK)?-----(?:(?s:.{0,300}?)([A-Za-z0-9+/]{40,}))?",
+            r"-----BEGIN (?:[A-Z0-9]{2,10} ){0,2}PRIVATE KEY(?: BLOCK)?-----(?:(?s:.{0,300}?)([A-Za-z0-9+/]{40,})|((?:\s|\\[rn])*)$)?",
         ),
         Check::Body,
     ),
