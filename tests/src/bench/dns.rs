@@ -175,7 +175,7 @@ fn load(hosts: &Hosts) -> Result<f64> {
     let mut compiled = agentnet::policy::Policy::from_text("bench.toml", &text, &[])
         .map_err(|problems| anyhow!(problems.render(false)))?
         .compiled;
-    let Some((_, node)) = compiled.names.first().cloned() else { return Err(anyhow!("no name")) };
+    let Some((_, node)) = compiled.names.first().copied() else { return Err(anyhow!("no name")) };
     for number in 0..NAMES {
         let key = NameKey::from_dotted(&name(number)).map_err(|error| anyhow!("{error:?}"))?;
         compiled.names.push((key, NameNode { len: u32::try_from(key.len)?, ..node }));
