@@ -222,7 +222,7 @@ const CASES: &[Case] = &[
         vec![of(query, &[Record { owner: vec![0x41, 0], ..ip(one) }])]
     }),
     dropped("an owner without an end", |query, one, _| {
-        vec![[of(query, &[ip(one)]), vec![1, b'a'].repeat(30)].concat()]
+        vec![[of(query, &[ip(one)]), [1, b'a'].repeat(30)].concat()]
             .into_iter()
             .map(|message| with(&message, 7, &[2]))
             .collect()

@@ -32,8 +32,8 @@ const MORE: &str = "AGENTNET_ORACLE_MESSAGES";
 /// At least so many of a hundred are to be let through: what refuses everything agrees with whoever refuses much.
 const ALLOWED_PERCENT: usize = 40;
 
-fn messages(few: usize) -> usize {
-    std::env::var(MORE).map_or(few, |count| count.parse().expect("it is a number"))
+fn messages(few: usize) -> Result<usize> {
+    Ok(std::env::var(MORE).map_or(Ok(few), |count| count.parse())?)
 }
 
 fn kind(family: Family) -> u16 {
@@ -57,11 +57,7 @@ fn policy(family: Family) -> Policy {
 /// What the policy says of a name.
 fn is_allowed(labels: &[Vec<u8>]) -> bool {
     let labels: Vec<&[u8]> = labels.iter().map(Vec::as_slice).collect();
-    match labels.as_slice() {
-        [b"api", b"example", b"com"] => true,
-        [.., _, b"good", b"example"] => true,
-        _ => false,
-    }
+    matches!(labels.as_slice(), [b"api", b"example", b"com"] | [.., _, b"good", b"example"])
 }
 
 fn number(dice: &mut Dice, limit: usize) -> u16 {
@@ -148,7 +144,7 @@ fn what_leaves_is_what_may(
     let lab = Lab::new()?;
     let resolver = Resolver::start(&lab.server, &[at(family)], Box::new(|_, _| Vec::new()))?;
     let watched = Watched::new(&lab, &policy(family))?;
-    let messages = corpus(messages(if tcp { 1500 } else { 6000 }));
+    let messages = corpus(messages(if tcp { 1500 } else { 6000 })?);
     let expected: Vec<bool> = messages.iter().map(|message| may_leave(message, is_allowed)).collect();
     let allowed = expected.iter().filter(|allowed| **allowed).count();
     ensure!(100 * allowed >= ALLOWED_PERCENT * messages.len(), "{allowed} of {} may leave", messages.len());
@@ -223,7 +219,7 @@ fn what_is_open_is_what_an_answer_says(
     #[values(Family::V4, Family::V6)] family: Family,
     #[values(Transport::Udp, Transport::Tcp)] transport: Transport,
 ) -> Result<()> {
-    let count = u16::try_from(messages(if transport == Transport::Udp { 1500 } else { 60 }).min(30_000))?;
+    let count = u16::try_from(messages(if transport == Transport::Udp { 1500 } else { 60 })?.min(30_000))?;
     let mut dice = Dice::new();
     let ask = |number: u16| query(number, "api.example.com", kind(family));
     let answers: Vec<Vec<u8>> = (0..count)

@@ -1,6 +1,6 @@
 //! Run times of kernel programs, by the kernel's own statistics.
 
-use std::{collections::BTreeMap, process::Command};
+use std::{collections::BTreeMap, path::Path, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::{
@@ -109,7 +109,12 @@ pub(super) fn quotient(time: u64, runs: u64) -> f64 {
 
 /// Of all programs of an agent so far.
 pub(super) fn usage(running: &Running<'_>) -> Result<Usage> {
-    let ours = bpf::programs(&links_above(&running.cgroup)?);
+    usage_in(&running.cgroup)
+}
+
+/// The same of those that govern a cgroup.
+pub(super) fn usage_in(cgroup: &Path) -> Result<Usage> {
+    let ours = bpf::programs(&links_above(cgroup)?);
     let mut usage = Usage::new();
     for program in loaded_programs() {
         let program = program?;

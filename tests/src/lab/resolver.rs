@@ -9,11 +9,14 @@ use std::{
     thread::JoinHandle,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 use super::{netns::Namespace, server::Transport};
-use crate::sys;
+use crate::{
+    eventually::{DEADLINE, eventually},
+    sys,
+};
 
 /// Bytes of a header (RFC 1035, 4.1.1).
 const HEADER: usize = 12;
@@ -56,11 +59,15 @@ impl Resolver {
         let sockets = namespace.run(|| {
             at.iter()
                 .map(|at| {
-                    let udp = UdpSocket::bind(at).with_context(|| format!("resolve at {at}"))?;
+                    // What another test forks holds for a moment the sockets of one that has ended.
+                    let free = format!("{at} is free for a resolver");
+                    let bind = || UdpSocket::bind(at).map_err(|error| error.to_string());
+                    let udp = eventually(DEADLINE, &free, bind)?;
                     udp.set_nonblocking(true)?;
                     // What a test sends in a burst is there when it asks.
                     sys::set_int(&udp, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 1 << 26)?;
-                    let tcp = TcpListener::bind(at)?;
+                    let bind = || TcpListener::bind(at).map_err(|error| error.to_string());
+                    let tcp = eventually(DEADLINE, &free, bind)?;
                     tcp.set_nonblocking(true)?;
                     Ok((udp, tcp))
                 })

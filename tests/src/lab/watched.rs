@@ -52,7 +52,8 @@ pub struct Watched<'a> {
     pub cfg: AgentCfg,
     hosts: &'a Hosts,
     name: AgentName,
-    cgroup: PathBuf,
+    /// The cgroup.
+    pub cgroup: PathBuf,
     pins: PathBuf,
     alerts: Ring,
     samples: Ring,
