@@ -58,6 +58,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "decode", feed: decode_token, seeds: texts },
     Target { name: "capture", feed: capture, seeds: captures },
     Target { name: "packet", feed: packet, seeds: packets },
+    Target { name: "quic", feed: quic, seeds: hellos },
     Target { name: "scan_names", feed: scan_names, seeds: lines },
     Target { name: "scan_urls", feed: scan_urls, seeds: lines },
     Target { name: "scan_payloads", feed: scan_payloads, seeds: lines },
@@ -201,6 +202,20 @@ pub fn capture(data: &[u8]) {
         assert_eq!(packet, frames + 1, "the error names another packet");
     }
     replay.end().for_each(drop);
+}
+
+/// A ClientHello, the frames of an Initial packet, and payloads of datagrams of one flow, each behind its length: what
+/// is protected, few changes get past.
+pub fn quic(data: &[u8]) {
+    let _ = agentnet::detect::tls::client_hello(data);
+    let _ = agentnet::detect::quic::of_frames(data);
+    let (mut flow, mut rest) = (agentnet::detect::quic::Flow::default(), data);
+    while let Some((&[high, low], behind)) = rest.split_first_chunk() {
+        let length = usize::from(u16::from_be_bytes([high, low]));
+        let (payload, left) = behind.split_at(length.min(behind.len()));
+        flow.datagram(payload);
+        rest = left;
+    }
 }
 
 /// One packet, whose first byte says what its first header is.
@@ -379,6 +394,26 @@ fn datagrams() -> Vec<Vec<u8>> {
     all.push(ipv4(6, &[&tcp[..], b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"].concat()));
     all.push(ipv4(1, b"\x08\x00\x00\x00\x00\x01\x00\x02abcdefgh"));
     all
+}
+
+/// A ClientHello as it is, in a frame, in two frames the wrong way round, and in a datagram (RFC 9001, A.2).
+fn hellos() -> Vec<Vec<u8>> {
+    let hello = crate::lab::hello::Hello::to("api.example.com").message();
+    let frame = |offset: usize, data: &[u8]| {
+        let number = |number: usize| (u16::try_from(number).unwrap_or(0) | 0x4000).to_be_bytes();
+        [&[6][..], &number(offset), &number(data.len()), data].concat()
+    };
+    let (begin, end) = hello.split_at(hello.len() / 2);
+    let cut = [frame(begin.len(), end), vec![0; 8], frame(0, begin)].concat();
+    let digits: String =
+        include_str!("../../agentnet/src/detect/quic/rfc9001_a2.hex").split_whitespace().collect();
+    let initial: Vec<u8> = digits
+        .as_bytes()
+        .chunks(2)
+        .filter_map(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok())
+        .collect();
+    let length = u16::try_from(initial.len()).unwrap_or(0).to_be_bytes();
+    vec![hello.clone(), frame(0, &hello), cut, [&length[..], &initial].concat()]
 }
 
 fn packets() -> Vec<Vec<u8>> {

@@ -74,11 +74,7 @@ impl Flow {
             };
             is_readable = true;
             let Some(unfinished) = hello else { continue };
-            let found = match initial::crypto(&frames, |offset, data| unfinished.put(offset, data)) {
-                Some(()) => unfinished.read(),
-                None => Some(Said::Malformed),
-            };
-            if let Some(found) = found {
+            if let Some(found) = unfinished.take(&frames) {
                 *hello = None;
                 said.push(found);
             }
@@ -91,7 +87,20 @@ impl Flow {
     }
 }
 
+/// What the frames of one Initial packet say by themselves.
+pub fn of_frames(frames: &[u8]) -> Option<Said> {
+    Hello::default().take(frames)
+}
+
 impl Hello {
+    /// Takes the frames of a packet; what the hello says, once that is known.
+    fn take(&mut self, frames: &[u8]) -> Option<Said> {
+        match initial::crypto(frames, |offset, data| self.put(offset, data)) {
+            Some(()) => self.read(),
+            None => Some(Said::Malformed),
+        }
+    }
+
     /// `None` if it does not fit.
     fn put(&mut self, offset: u64, data: &[u8]) -> Option<()> {
         let first = usize::try_from(offset).ok()?;

@@ -96,7 +96,10 @@ impl<K: Copy + Eq + Hash> Names<K> {
         let verdicts: Vec<_> = match held.to {
             HeldTo::Quic { may_be_unnamed, may_be_encrypted } => {
                 let (state, ..) = self.quic.get_or_insert_with(key, quic::Flow::default);
+                // What is seen later of a flow, because it was forgotten or began before this did, says nothing of its beginning.
+                let is_first = sample.offset == 0;
                 let said = state.datagram(bytes).into_iter();
+                let said = said.filter(|said| is_first || *said != Said::Unreadable);
                 said.filter_map(|said| of_quic(said, held, flow, may_be_unnamed, may_be_encrypted)).collect()
             }
             HeldTo::Http => {

@@ -109,6 +109,8 @@ problem_codes! {
     Duplicate = Warning "duplicate",
     /// A rule that says what has to be spoken, where another one decides.
     Shadowed = Warning "shadowed",
+    /// A port of proxies, which ask whomever they are told to.
+    ProxyPort = Warning "proxy_port",
     /// A wildcard for a whole top-level domain or for all names.
     WideWildcard = Warning "wide_wildcard",
     /// A name that is denied, at addresses of special-purpose networks that are allowed.

@@ -119,7 +119,7 @@ fn speech(speaks: u8) -> String {
     let app = schema::word(schema::APP, speaks & (SPEAKS_TLS | SPEAKS_HTTP)).unwrap_or("any");
     let sni = if speaks & SPEAKS_UNNAMED != 0 { ", sni off" } else { "" };
     let ech = if speaks & SPEAKS_ECH != 0 { ", ech allow" } else { "" };
-    format!("{app}{sni}{ech}")
+    format!("(app {app}{sni}{ech})")
 }
 
 /// The differences from `before` to `after`: keys, then networks, then names.
@@ -263,7 +263,7 @@ fn tell(
         changes.push(Change {
             effect: if says_less(*was, *now) { Effect::Opens } else { Effect::Closes },
             target: target.to_owned(),
-            what: format!("{traffic} has to speak {}, and had to speak {}", speech(*now), speech(*was)),
+            what: format!("{traffic} {}, and was {}", speech(*now), speech(*was)),
             rule: rule_of(after, is, &traffic).cloned(),
         });
     }

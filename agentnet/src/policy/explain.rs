@@ -19,6 +19,7 @@ use super::{
     net::Net,
     presets, schema,
     special::{self, Special},
+    spoken::TLS_PORTS,
     unix::{Known, door_name, suggestion as unix_suggestion},
     validate::{Effect, Rule},
 };
@@ -354,10 +355,14 @@ impl Policy {
 /// A rule that allows just this; ports are left out where they are the default.
 fn suggest(key: &str, target: &str, set: u8, port: u16, default_ports: bool) -> String {
     let mut toml = format!("[[egress.allow]]\n{key} = \"{target}\"\n");
+    // UDP on a port of TLS is QUIC, which a name opens together with TLS.
+    let is_quic = default_ports && set == protocols::UDP && TLS_PORTS.contains(&port);
     if set != protocols::ICMP && !(default_ports && port == 443) {
         toml.push_str(&format!("ports = [{port}]\n"));
     }
-    if set != protocols::TCP {
+    if is_quic {
+        toml.push_str("quic = \"allow\"\n");
+    } else if set != protocols::TCP {
         let word =
             schema::PROTOCOLS.iter().find(|choice| choice.code == set).map_or("", |choice| choice.word);
         toml.push_str(&format!("protocols = [\"{word}\"]\n"));

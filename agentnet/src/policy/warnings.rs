@@ -15,6 +15,7 @@ pub fn of(valid: &Valid) -> Vec<Diagnostic> {
     let mut warnings = Vec::new();
     duplicates(valid, &mut warnings);
     wide_wildcards(valid, &mut warnings);
+    proxies(valid, &mut warnings);
     denies_by_name_only(valid, &mut warnings);
     warnings.extend(valid.unix.warnings());
     warnings
@@ -57,6 +58,31 @@ fn wide_wildcards(valid: &Valid, warnings: &mut Vec<Diagnostic>) {
         warnings.push(
             Diagnostic::new(Code::WideWildcard, rule.target_place.clone(), message)
                 .help("anybody can have a name there: name the domains that are meant"),
+        );
+    }
+}
+
+/// Ports on which proxies usually listen: SOCKS (RFC 1928), Squid, Privoxy, Tor, and what others use by default.
+const PROXY_PORTS: &[u16] = &[1080, 3128, 8080, 8118, 8888, 9050, 9150];
+
+/// Rules for ports of proxies: a proxy asks whomever it is told to, whatever names the policy allows. A range that happens
+/// to have such a port in it is not meant for one, and 8080 by name has to be HTTP to that name.
+fn proxies(valid: &Valid, warnings: &mut Vec<Diagnostic>) {
+    for rule in valid.rules.iter().filter(|rule| rule.effect == Effect::Allow && rule.is_own()) {
+        let ports = rule.traffic();
+        let written = |port: &u16| ports.tcp().ranges().contains(&(*port, *port));
+        let anything = |port: &u16| rule.spoken.at(*port) == 0;
+        let Some(port) = PROXY_PORTS.iter().find(|port| written(port) && anything(port)) else { continue };
+        warnings.push(
+            Diagnostic::new(
+                Code::ProxyPort,
+                rule.target_place.clone(),
+                format!(
+                    "port {port} is one of proxies: through a proxy at `{}` every name can be reached",
+                    rule.target
+                ),
+            )
+            .help("if it is one, what it may be asked for is its own allowlist's to say"),
         );
     }
 }

@@ -19,6 +19,11 @@ fn far() -> SocketAddr {
 
 /// What is done about these datagrams, or pieces of a stream, of one flow.
 fn judged(to: HeldTo, sent: &[&[u8]]) -> Vec<Verdict> {
+    judged_from(0, to, sent)
+}
+
+/// The same of what is seen after `first` others.
+fn judged_from(first: u64, to: HeldTo, sent: &[&[u8]]) -> Vec<Verdict> {
     let mut names = Names::new();
     let (local, remote) = ("192.0.2.2:4000".parse().unwrap(), far());
     let flow = Flow { id: 7, protocol: 17, local, remote };
@@ -26,12 +31,12 @@ fn judged(to: HeldTo, sent: &[&[u8]]) -> Vec<Verdict> {
     let source = Source { time: Time(1), agent, process: None, lineage: Lineage::default(), flow };
     let allows = |name: &str| matches!(name, "api.example" | "example.com");
     let held = Held { rule: "`api.example tcp 443` (p.toml:8)", allows: &allows, to };
-    let judge = |bytes: &&[u8]| {
+    let judge = |(offset, bytes): (u64, &&[u8])| {
         let sample =
-            Sample { source, direction: Direction::Egress, offset: 0, payload: 0, bytes, held: Some(held) };
+            Sample { source, direction: Direction::Egress, offset, payload: 0, bytes, held: Some(held) };
         names.judge(1, &sample, bytes, 0)
     };
-    sent.iter().flat_map(judge).collect()
+    (first..).zip(sent).flat_map(judge).collect()
 }
 
 fn reasons(verdicts: &[Verdict]) -> Vec<(Action, String)> {
@@ -72,6 +77,10 @@ fn what_cannot_be_read_is_told_and_not_cut() {
     let verdicts = judged(QUIC, &[b"no QUIC at all", b"nor this"]);
     assert_eq!(reasons(&verdicts).iter().map(|(action, _)| *action).collect::<Vec<_>>(), [Action::Alert]);
     assert!(verdicts[0].targets.is_empty());
+    // Of a flow whose beginning was not seen that is no wonder; a name in it is read all the same.
+    assert!(judged_from(20, QUIC, &[b"no QUIC at all"]).is_empty());
+    let evil = initial(b"original", &hello(&[names(&[b"evil.example"])]));
+    assert_eq!(judged_from(20, QUIC, &[&evil]).len(), 1);
 }
 
 #[test]

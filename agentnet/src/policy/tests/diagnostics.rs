@@ -120,6 +120,25 @@ ech = "allow"
 "#,
     ),
     (
+        "proxy_port",
+        r#"[[egress.allow]]
+cidr = "10.20.0.1/32"
+ports = [3128]
+
+[[egress.allow]]
+domain = "proxy.corp.example"
+ports = [443, 8888]
+
+[[egress.allow]]
+cidr = "10.20.0.0/16"
+ports = ["8000-8999"]
+
+[[egress.allow]]
+domain = "www.corp.example"
+ports = [8080]
+"#,
+    ),
+    (
         "spoken_of_denies",
         r#"[[egress.deny]]
 domain = "example.com"

@@ -185,3 +185,55 @@ fn no_rule_helps_at_an_address_that_is_not_known_to_be_local() {
     assert_eq!(policy.explain(&endpoint, Scope::ForeignListener).suggestion, None);
     assert!(policy.explain(&endpoint, Scope::Remote).suggestion.is_some());
 }
+
+#[test]
+fn what_has_to_be_spoken() {
+    let text = "version = 1\nname = \"spoken\"\n[[egress.allow]]\ndomain = \"a.example\"\nports = [22, 80, 443]\n\
+                [[egress.allow]]\ndomain = \"b.example\"\nquic = \"allow\"\nsni = \"off\"\nech = \"allow\"\n\
+                [[egress.allow]]\ndomain = \"c.example\"\nprotocols = [\"icmp\"]\n[dns]\nresolvers = [\"192.0.2.53\"]\n";
+    let policy = Policy::from_text("test.toml", text, &[]).unwrap();
+    let mut told_of = String::new();
+    for (name, port, number) in [
+        ("a.example", 22, protocol::TCP),
+        ("a.example", 80, protocol::TCP),
+        ("a.example", 443, protocol::TCP),
+        ("a.example", 443, protocol::UDP),
+        ("a.example", 3478, protocol::UDP),
+        ("b.example", 443, protocol::TCP),
+        ("b.example", 443, protocol::UDP),
+        ("c.example", 0, protocol::ICMP),
+    ] {
+        let explanation = policy.explain_name(name, number, port).unwrap();
+        let spoken = explanation.spoken.map_or_else(|| "-".to_owned(), |spoken| spoken.to_string());
+        writeln!(told_of, "{}: {spoken}", explanation.what).unwrap();
+        // What is suggested is right.
+        if let Some(rule) = &explanation.suggestion {
+            writeln!(told_of, "{rule}").unwrap();
+            let whole = format!("{text}{rule}");
+            let policy = Policy::from_text("test.toml", &whole, &[]).unwrap();
+            let verdict = policy.explain_name(name, number, port).unwrap().verdict;
+            assert!(matches!(verdict, Verdict::Allow(_)), "{rule}");
+        }
+    }
+    insta::assert_snapshot!("spoken", told_of);
+}
+
+#[test]
+fn what_the_engine_holds_to_names() {
+    use agentnet_common::verdict::RuleId;
+
+    use crate::detect::said::HeldTo;
+    let text = "version = 1\nname = \"held\"\n[[egress.allow]]\ndomain = \"a.example\"\nports = [22, 80, 443]\nquic = \"allow\"\n\
+                ech = \"allow\"\n[[egress.allow]]\ncidr = \"192.0.2.0/24\"\nports = [80, 443]\nprotocols = [\"tcp\", \"udp\"]\n";
+    let policy = Policy::from_text("test.toml", text, &[]).unwrap();
+    let held = |rule, number, port| policy.held_to(RuleId(rule), number, port);
+    let quic = HeldTo::Quic { may_be_unnamed: false, may_be_encrypted: true };
+    assert_eq!(held(0, protocol::UDP, 443), Some(quic));
+    assert_eq!(held(0, protocol::TCP, 80), Some(HeldTo::Http));
+    // The kernel judges TLS, and ssh and addresses have nothing to say.
+    assert_eq!([(0, 443), (0, 22), (1, 80)].map(|(rule, port)| held(rule, protocol::TCP, port)), [None; 3]);
+    assert_eq!((held(1, protocol::UDP, 443), held(RuleId::REPLY.0, protocol::UDP, 443)), (None, None));
+    assert!(policy.allows_name("a.example", protocol::UDP, 443));
+    assert!(!policy.allows_name("a.example", protocol::UDP, 80));
+    assert!(!policy.allows_name("b.example", protocol::UDP, 443) && !policy.allows_name("", 17, 443));
+}
