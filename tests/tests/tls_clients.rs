@@ -145,7 +145,8 @@ fn clients_get_through_by_the_right_name(
     let came = watched.script(&[Step::Ask { to: ask, message: query(7, NAME, kind) }])?;
     ensure!(came[0].is_ok(), "{came:?}");
     let request = b"GET / HTTP/1.0\r\n\r\n";
-    let clients: [(&str, &dyn Fn(&str) -> Command, Option<&[u8]>); 6] = [
+    type Make<'a> = &'a dyn Fn(&str) -> Command;
+    let clients: [(&str, Make<'_>, Option<&[u8]>); 6] = [
         ("curl", &|name| curl(at, name, &[]), None),
         ("curl", &|name| curl(at, name, &["--tls-max", "1.2"]), None),
         ("python3", &|name| python(at, name), None),

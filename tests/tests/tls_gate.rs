@@ -221,7 +221,7 @@ fn what_is_for_another_name_stays(#[values(Family::V4, Family::V6)] family: Fami
         ("extensions beyond the end", with(5 + 4 + 34 + 33 + 4 + 2, 9), malformed),
     ];
     let mut steps = vec![ask(family, NAME), ask(family, OTHER)];
-    steps.extend(cases.iter().map(|(_, message, _)| say(server(family), &[message.clone()])));
+    steps.extend(cases.iter().map(|(_, message, _)| say(server(family), std::slice::from_ref(message))));
     steps.push(say(server(family), &[to(NAME)]));
     // Written in pieces, the last one is refused.
     steps.push(say(server(family), &bytes(&to(EVIL))));

@@ -96,3 +96,85 @@ impl Hello {
 pub fn record(kind: u8, fragment: &[u8]) -> Vec<u8> {
     [&[kind, 3, 3][..], &counted(fragment)].concat()
 }
+
+/// The name that a ClientHello in one record says, in lower case, as strictly read as it can be: a second opinion on what the
+/// kernel programs read. `None` where it says none, or not plainly.
+pub fn read(bytes: &[u8]) -> Option<String> {
+    let mut rest = Reader(bytes);
+    let (kind, version) = (rest.number(1)?, rest.take(2)?);
+    let mut rest = Reader(rest.counted(2)?.whole_of(rest)?);
+    if kind != u32::from(HANDSHAKE) || version[0] != 3 || rest.number(1)? != 1 {
+        return None;
+    }
+    let mut rest = Reader(rest.counted(3)?.whole_of(rest)?);
+    if rest.take(2)?[0] != 3 {
+        return None;
+    }
+    rest.take(32)?;
+    let (session, suites, compressions) = (rest.counted(1)?, rest.counted(2)?, rest.counted(1)?);
+    if session.0.len() > 32 || suites.0.len() < 2 || suites.0.len() % 2 != 0 || compressions.0.is_empty() {
+        return None;
+    }
+    let mut extensions = Reader(rest.counted(2)?.whole_of(rest)?);
+    let mut name = None;
+    while !extensions.0.is_empty() {
+        let (kind, body) = (extensions.number(2)?, extensions.counted(2)?);
+        match u16::try_from(kind).ok()? {
+            SERVER_NAME => {
+                let mut body = body;
+                let mut list = Reader(body.counted(2)?.whole_of(body)?);
+                if list.number(1)? != 0 || name.is_some() {
+                    return None;
+                }
+                name = Some(list.counted(2)?.whole_of(list)?);
+            }
+            EARLY_DATA | ENCRYPTED_HELLO | 0xffce => return None,
+            _ => {}
+        }
+    }
+    let name = String::from_utf8(name?.to_ascii_lowercase()).ok()?;
+    let plain = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'))
+    };
+    (name.len() <= 253 && name.split('.').all(plain)).then_some(name)
+}
+
+/// Bytes that are still to be read.
+#[derive(Clone, Copy)]
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn number(&mut self, bytes: usize) -> Option<u32> {
+        Some(self.take(bytes)?.iter().fold(0, |number, &byte| number << 8 | u32::from(byte)))
+    }
+
+    /// Bytes behind their length.
+    fn counted(&mut self, bytes: usize) -> Option<Self> {
+        let count = usize::try_from(self.number(bytes)?).ok()?;
+        self.take(count).map(Reader)
+    }
+
+    /// Its bytes, if nothing is left behind them.
+    fn whole_of(self, rest: Self) -> Option<&'a [u8]> {
+        rest.0.is_empty().then_some(self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Hello, read};
+
+    #[test]
+    fn what_is_made_is_read() {
+        assert_eq!(read(&Hello::to("API.example.com").record()).as_deref(), Some("api.example.com"));
+        assert_eq!(read(&Hello::unnamed().record()), None);
+        assert_eq!(read(&Hello::to("a..b").record()), None);
+    }
+}
