@@ -8,3 +8,4 @@ pub mod pairs;
 pub mod programs;
 pub mod report;
 pub mod stats;
+pub mod watch;

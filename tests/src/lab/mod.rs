@@ -27,6 +27,7 @@ pub mod running;
 pub mod server;
 pub mod sniffer;
 pub mod stored;
+pub mod unit;
 pub mod watched;
 pub mod wire;
 
