@@ -197,7 +197,7 @@ fn the_sandbox_of_the_unit_leaves_it_what_it_needs() -> Result<()> {
     daemon.kill()?;
     daemon.start()?;
     let status = daemon.status_of(&found.name)?;
-    ensure!(status["state"] == "enforced" && status["engine"]["notes"].to_string() == "[]", "{status}");
+    ensure!(status["state"] == "enforced" && status["engine"]["notes"] == serde_json::json!([]), "{status}");
     daemon.tell(&["detach", &found.name])?;
     let log = daemon.log_of(&found.name)?;
     ensure!(log.iter().all(|line| line["kind"] != "visibility_lost"), "{log:#?}");

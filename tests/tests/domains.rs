@@ -33,10 +33,10 @@ fn line(daemon: &Daemon, found: &Found<'_>, action: &str, to: SocketAddr) -> Res
             && line["destination"]["ip"] == to.ip().to_string()
             && line["destination"]["port"] == to.port()
     };
-    Ok(eventually(DEADLINE, "it is told", || {
+    eventually(DEADLINE, "it is told", || {
         let log = daemon.log_of(&found.name).map_err(|error| error.to_string())?;
         log.iter().find(|line| is_it(line)).cloned().ok_or(format!("{action} {to}: {log:#?}"))
-    })?)
+    })
 }
 
 /// What is let through, what it came to and what is refused; of an address with two names, that of the rule; and none of an

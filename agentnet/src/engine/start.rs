@@ -347,7 +347,7 @@ impl Engine {
         match kernel.resolved(id) {
             Ok(resolved) => agent.pipeline.set_names(Box::new(resolved)),
             Err(error) => {
-                tracing::warn!(agent = %agent.name, %error, "its alerts and flows are without names")
+                tracing::warn!(agent = %agent.name, %error, "its alerts and flows are without names");
             }
         }
     }
