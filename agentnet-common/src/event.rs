@@ -219,12 +219,14 @@ wire! {
         pub rx_bytes: u64,
         /// Packets in.
         pub rx_packets: u64,
+        /// TCP: hash of the name that has opened the far end, see [`crate::name::NameHash`]; 0 if no name has.
+        pub name: u64,
     }
 }
 
 const _: () = {
     assert!(size_of::<SampleHead>() == 128);
-    assert!(size_of::<FlowEnd>() == 144);
+    assert!(size_of::<FlowEnd>() == 152);
     assert!(size_of::<QueryEvent>() == 128 + QUESTION_BYTES);
     assert!(size_of::<Header>() == 40);
     assert!(size_of::<VerdictEvent>() == 128);

@@ -207,6 +207,7 @@ pub fn report_end(cfg: &AgentCfg, flow: u64, state: &SockState, local: &Endpoint
             tx_packets: state.tx_packets,
             rx_bytes: state.rx_bytes,
             rx_packets: state.rx_packets,
+            name: if state.role == ROLE_ACCEPTED { 0 } else { state.name },
         });
         bpf_ringbuf_submit(record, wake(seq).into());
     }

@@ -14,6 +14,7 @@ use agentnet_tests::{
         residue::links_above,
         server::Transport,
     },
+    probe::talk::Traffic,
 };
 use anyhow::{Context as _, Result, ensure};
 use rstest::rstest;
@@ -63,6 +64,26 @@ fn a_cgroup_with_a_running_process_is_governed_and_let_go(
     ensure!(links_above(&found.path)?.is_empty(), "links are left");
     found.expect(&Expected::new().case("tcp-send", denied, Said::Ok))?;
     ensure!(found.path.exists(), "the cgroup went with the policy");
+    daemon.ensure_no_agents()
+}
+
+/// What is allowed is not refused for a moment either, while a policy begins.
+#[test]
+fn what_is_allowed_does_not_notice() -> Result<()> {
+    let Served { lab, daemon } = Served::new()?;
+    let (_dir, policy) = written(&Policy::standard())?;
+    let found = Found::new(&lab)?;
+    let (allowed, denied) =
+        (Family::V4.allowed_endpoint().to_string(), Family::V4.denied_endpoint().to_string());
+    let traffic =
+        found.start(&["traffic", "--allowed", &allowed, "--denied", &denied, "--marker", "FORBIDDEN"])?;
+    for _ in 0..8 {
+        daemon.tell(&["attach", "--agent", &found.name, "--cgroup", found.arg(), "--policy", &policy])?;
+        daemon.tell(&["detach", &found.name])?;
+    }
+    let counted: Traffic = traffic.finish()?;
+    ensure!(counted.allowed > 100 && counted.denied > counted.let_through, "too little to tell: {counted:?}");
+    ensure!(counted.failures.is_empty(), "allowed traffic was refused: {counted:?}");
     daemon.ensure_no_agents()
 }
 

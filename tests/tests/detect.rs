@@ -231,6 +231,19 @@ fn a_blocked_name_outlives_the_daemon() -> Result<()> {
     scene.tunnel_until(&run, &|| daemon.log_of(&found.name), "blocked")?;
     ensure!(!is_open(&mut talker, 0)?, "a connection that the name has opened lives");
     ensure!(is_open(&mut talker, 1)?, "a connection of the twin was closed");
+    // What is behind it is refused because of the block, and not for want of a rule.
+    let behind = SocketAddr::from((Family::V4.named(2), ALLOWED_PORT));
+    let came = run(&[Step::Connect { to: behind, text: "through".to_owned() }])?;
+    ensure!(!came[0].is_ok(), "{came:?}");
+    let told = eventually(DEADLINE, "the refusal is told", || {
+        let log = daemon.log_of(&found.name).map_err(|error| error.to_string())?;
+        let is_it = |line: &&Value| line["kind"] == "egress_denied" && line["evidence"]["hook"] == "connect";
+        log.iter().find(is_it).cloned().ok_or(format!("{log:#?}"))
+    })?;
+    ensure!(told["destination"]["domain"] == TUNNEL_HOST, "{told:#}");
+    let why = told["reason"].as_str().context("no reason")?;
+    ensure!(why.contains(TUNNEL) && why.contains("dns_tunnel") && why.contains("agentnet unblock"), "{why}");
+    ensure!(!why.contains("no rule") && !why.contains("[[egress.allow]]"), "{why}");
     daemon.kill()?;
     ensure!(!scene.arrives(&run)?, "without a daemon");
     scene.ensure_twin(&run)?;

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    os::unix::fs::MetadataExt as _,
+    os::unix::{fs::MetadataExt as _, net::UnixDatagram},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -10,17 +10,19 @@ use std::{
 use agentnet_tests::{
     eventually::{DEADLINE, eventually},
     lab::{
-        child::finish,
+        child::{finish, probe_binary},
         daemon::{READERS, Served},
         expect::{EPERM, Expected},
         found::Found,
         net::Family,
         policy::Policy,
+        unit,
     },
     probe::Request,
     skip,
 };
 use anyhow::{Context as _, Result, ensure};
+use rustix::process::{Signal, kill_process};
 use tempfile::TempDir;
 
 /// Tenths of systemd's points that the unit may have for what it could do without being hindered.
@@ -113,25 +115,57 @@ fn what_the_daemon_needs_is_left_to_it() -> Result<()> {
     Ok(())
 }
 
-/// With the capabilities of the unit and no more: governing, closing connections elsewhere, telling whose
-/// executable it is, and giving what is written to its readers.
+/// A service manager is told when the daemon serves, that it goes round, of a reload, and when it stops.
 #[test]
-fn the_capabilities_of_the_unit_are_enough() -> Result<()> {
-    const NAME: &str = "the_capabilities_of_the_unit_are_enough";
-    if !is_installed("setpriv") {
-        skip!(NAME, "setpriv is not installed");
+fn a_service_manager_is_told_how_the_daemon_is() -> Result<()> {
+    let dir = TempDir::new()?;
+    let path = dir.path().join("notify");
+    let manager = UnixDatagram::bind(&path)?;
+    manager.set_read_timeout(Some(DEADLINE))?;
+    let place = format!("NOTIFY_SOCKET={}", path.display());
+    let Served { lab: _lab, mut daemon } = Served::new_under(&["env", &place, "WATCHDOG_USEC=400000"])?;
+    // Messages come in the order in which they were sent, heartbeats between them.
+    let told = |wanted: &str| -> Result<usize> {
+        let mut beats = 0;
+        loop {
+            let mut message = [0; 512];
+            let length = manager.recv(&mut message).with_context(|| format!("{wanted} is not told"))?;
+            let text = String::from_utf8_lossy(message.get(..length).unwrap_or_default()).into_owned();
+            if text.contains(wanted) {
+                return Ok(beats);
+            }
+            ensure!(text.contains("WATCHDOG=1") || text.starts_with("STATUS="), "{text:?} before {wanted}");
+            beats += 1;
+        }
+    };
+    ensure!(told("READY=1")? == 0, "something is told before it is ready");
+    for _ in 0..3 {
+        told("WATCHDOG=1")?;
+    }
+    kill_process(daemon.pid()?, Signal::HUP)?;
+    told("RELOADING=1")?;
+    told("READY=1")?;
+    told("WATCHDOG=1")?;
+    ensure!(daemon.end(Signal::TERM)?.success());
+    told("STOPPING=1")?;
+    Ok(())
+}
+
+/// In the sandbox of the unit, which this makes without systemd: governing, closing connections elsewhere, telling whose
+/// executable it is, giving what is written to its readers, and taking over.
+#[test]
+fn the_sandbox_of_the_unit_leaves_it_what_it_needs() -> Result<()> {
+    const NAME: &str = "the_sandbox_of_the_unit_leaves_it_what_it_needs";
+    if !is_installed("systemd-analyze") || !Path::new(unit::NUMBERS).exists() {
+        skip!(NAME, "systemd-analyze or the kernel's headers are not installed");
         return Ok(());
     }
-    let set = setting("CapabilityBoundingSet")?.to_lowercase();
-    let set = set.split_whitespace().map(|cap| cap.replacen("cap_", ",+", 1)).collect::<String>();
-    let Served { lab, daemon } = Served::new_under(&[
-        "setpriv",
-        "--no-new-privs",
-        "--inh-caps=-all",
-        &format!("--bounding-set=-all{set}"),
-    ])?;
+    let (probe, file) = (probe_binary()?, dist("agentnet.service").canonicalize()?);
+    let text = |path: &Path| path.to_str().map(str::to_owned).context("path");
+    let Served { lab, mut daemon } = Served::new_under(&[&text(&probe)?, "unit", &text(&file)?])?;
     let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid()?.as_raw_nonzero()))?;
     ensure!(!status.contains("CapEff:\t000001ff"), "it has all capabilities: {status}");
+    ensure!(status.contains("Seccomp:\t2") && status.contains("NoNewPrivs:\t1"), "{status}");
     daemon.write_policy("lab", &Policy::standard().text())?;
     let found = Found::new(&lab)?;
     let (allowed, denied) = (Family::V4.allowed_endpoint(), Family::V4.denied_endpoint());
@@ -160,6 +194,10 @@ fn the_capabilities_of_the_unit_are_enough() -> Result<()> {
     daemon.write_policy("lab", &Policy::closed().text())?;
     daemon.tell(&["reload"])?;
     found.expect(&Expected::new().case("tcp-connect", allowed, EPERM))?;
+    daemon.kill()?;
+    daemon.start()?;
+    let status = daemon.status_of(&found.name)?;
+    ensure!(status["state"] == "enforced" && status["engine"]["notes"] == serde_json::json!([]), "{status}");
     daemon.tell(&["detach", &found.name])?;
     let log = daemon.log_of(&found.name)?;
     ensure!(log.iter().all(|line| line["kind"] != "visibility_lost"), "{log:#?}");

@@ -1,5 +1,7 @@
 //! `cargo xtask bench`: what enforcement costs, measured with and without it.
 
+mod watch;
+
 use std::{ffi::OsString, fs};
 
 use anyhow::{Context, Result, bail};
@@ -41,6 +43,9 @@ pub(crate) struct Args {
     /// Measure what names cost instead: queries, answers, large policies
     #[arg(long, conflicts_with = "detect")]
     dns: bool,
+    /// Measure a daemon instead: samples, how soon alerts are told and blocks hold, memory
+    #[arg(long, conflicts_with_all = ["detect", "dns"])]
+    watch: bool,
     /// Arguments of the benchmark, after `--`
     #[arg(last = true)]
     args: Vec<OsString>,
@@ -49,6 +54,9 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     if args.detect {
         return detect(args);
+    }
+    if args.watch {
+        return watch::run(args);
     }
     let mut steps = Steps::new("bench", 3);
     let object = build::object(&mut steps)?;
@@ -120,7 +128,7 @@ mod tests {
 
     #[test]
     fn the_page_has_its_markers() {
-        for to in [&PAGE, &DETECT, &DNS] {
+        for to in [&PAGE, &DETECT, &DNS, &watch::PAGE] {
             let page = fs::read_to_string(root().join(to.path)).unwrap();
             with_section(to, &page, "x").unwrap();
         }

@@ -71,6 +71,16 @@ impl Class {
         Remedy::Operator("if it is needed, lift the block with `agentnet unblock`"),
     );
 
+    /// The class of a refusal of what is behind such a name.
+    pub const BLOCKED_HOST: Self = Self::new(
+        Kind::EgressDenied,
+        Severity::Medium,
+        Some("T1071"),
+        "name blocked by detection",
+        "its name was blocked for what a detector found",
+        Remedy::Operator("if it is needed, lift the block with `agentnet unblock`"),
+    );
+
     /// The class of a refusal for `reason`.
     #[rustfmt::skip] // A table: one reason, one block, the columns always in the same order.
     pub const fn of(reason: Reason) -> Self {

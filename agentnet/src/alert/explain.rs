@@ -60,6 +60,9 @@ pub trait Explain: Send + Sync {
     /// search domain behind it.
     fn explain_name(&self, name: &str) -> Option<Explained>;
 
+    /// The rule that allows `endpoint` to an agent that has resolved `name` to its address.
+    fn rule_of_name(&self, name: &str, endpoint: &Endpoint) -> Option<RuleId>;
+
     /// What was done by hand that has `endpoint` refused for `reason`, as a clause.
     fn refused_by_hand(&self, endpoint: &Endpoint, reason: Reason) -> Option<String>;
 

@@ -22,6 +22,7 @@ pub mod names;
 pub mod pipeline;
 pub mod query;
 pub mod render;
+pub mod resolved;
 pub mod sentence;
 pub mod sequence;
 pub mod series;

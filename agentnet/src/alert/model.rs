@@ -250,16 +250,17 @@ pub struct Destination {
     pub port: Option<u16>,
     /// Lower-case name of the protocol, or its IANA number as text.
     pub protocol: Label,
-    /// The name that was resolved to the address, if known.
+    /// The name by which the agent came to the address, if known.
     pub domain: Option<String>,
 }
 
 impl std::fmt::Display for Destination {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.port {
-            Some(port) => write!(f, "{} {}", self.protocol, SocketAddr::new(self.ip, port)),
-            None => write!(f, "{} {}", self.protocol, self.ip),
+            Some(port) => write!(f, "{} {}", self.protocol, SocketAddr::new(self.ip, port))?,
+            None => write!(f, "{} {}", self.protocol, self.ip)?,
         }
+        self.domain.as_ref().map_or(Ok(()), |domain| write!(f, " {domain}"))
     }
 }
 

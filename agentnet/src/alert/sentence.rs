@@ -119,12 +119,14 @@ pub(super) fn process(process: &Process) -> String {
 }
 
 fn far_end(destination: Option<&Destination>) -> String {
+    let name =
+        |domain: &Option<String>| domain.as_ref().map(|domain| format!(" ({domain})")).unwrap_or_default();
     match destination {
-        Some(Destination { ip, port: Some(port), protocol, .. }) => {
-            format!("{ip} port {port} over {}", protocol.to_uppercase())
+        Some(Destination { ip, port: Some(port), protocol, domain }) => {
+            format!("{ip}{} port {port} over {}", name(domain), protocol.to_uppercase())
         }
-        Some(Destination { ip, port: None, protocol, .. }) => {
-            format!("{ip} over {}", protocol.to_uppercase())
+        Some(Destination { ip, port: None, protocol, domain }) => {
+            format!("{ip}{} over {}", name(domain), protocol.to_uppercase())
         }
         None => "an address that is not known".to_owned(),
     }

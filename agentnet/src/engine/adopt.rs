@@ -185,6 +185,7 @@ impl Engine {
             if let Err(error) = installed {
                 self.stand(meta.id, format!("its policy is the one of before: {error}"));
             }
+            self.know_names(meta.id);
             self.guard(meta.id);
             self.watch(meta.id);
         }

@@ -3,13 +3,18 @@
 use std::sync::Arc;
 
 use agentnet_common::{
-    addr::{Endpoint, protocol},
-    verdict::{Reason, RuleId, Scope},
+    addr::{Addr, Endpoint, protocol},
+    name::NameKey,
+    verdict::{Reason, RuleId, Scope, Verdict, decide_name},
 };
 
 use crate::{
     act::{Act, InForce},
-    alert::explain::{Explain, Explained, RuleRef},
+    alert::{
+        explain::{Explain, Explained, RuleRef},
+        resolved::Names,
+    },
+    kernel::opened::Resolved,
     policy::{Policy, compile::RuleInfo, explain::Lacks},
 };
 
@@ -58,6 +63,14 @@ impl Explain for Explainer {
         })
     }
 
+    fn rule_of_name(&self, name: &str, endpoint: &Endpoint) -> Option<RuleId> {
+        let key = NameKey::from_dotted(name).ok()?;
+        match decide_name(&self.policy.compiled, 0, &key, endpoint.protocol, endpoint.port) {
+            Verdict::Allow(rule) => Some(rule),
+            Verdict::Deny(_) => None,
+        }
+    }
+
     fn refused_by_hand(&self, endpoint: &Endpoint, reason: Reason) -> Option<String> {
         let act = match reason {
             Reason::Blocked => self.acts.block(&endpoint.addr),
@@ -89,6 +102,16 @@ impl Explain for Explainer {
             special: None,
             suggestion: explanation.suggestion,
         })
+    }
+}
+
+impl Names for Resolved {
+    fn name(&self, hash: u64) -> Option<String> {
+        self.named(hash)
+    }
+
+    fn names_of(&self, addr: &Addr) -> Vec<String> {
+        self.at(addr)
     }
 }
 

@@ -336,7 +336,20 @@ impl Engine {
         let beginning =
             Beginning { name: name.clone(), cfg, selection, footprint, phase, log, acts, narrowed };
         self.agents.insert(id, Agent::new(beginning, self.clock));
+        self.know_names(id);
         Ok(id)
+    }
+
+    /// Has what is told of the agent name the far ends by what it has resolved.
+    pub(super) fn know_names(&mut self, id: u32) {
+        let Self { agents, kernel, .. } = self;
+        let Some(agent) = agents.get_mut(&id) else { return };
+        match kernel.resolved(id) {
+            Ok(resolved) => agent.pipeline.set_names(Box::new(resolved)),
+            Err(error) => {
+                tracing::warn!(agent = %agent.name, %error, "its alerts and flows are without names");
+            }
+        }
     }
 
     /// Lets go of an agent that was not put under its policy after all.

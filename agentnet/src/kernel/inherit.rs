@@ -50,7 +50,7 @@ impl Kernel {
         // The sizes are compared by it.
         let from = Map::LruHashMap(MapData::from_id(id).map_err(failed)?);
         let from = HashMap::<_, K, V>::try_from(&from).map_err(failed)?;
-        for entry in from.iter() {
+        for entry in &from {
             let (key, value) = entry.map_err(failed)?;
             sys::map_update(to.fd().as_fd(), &key, &value).map_err(|error| failed(error.into()))?;
         }

@@ -12,3 +12,4 @@ pub mod reaction;
 pub mod report;
 pub mod start;
 pub mod stats;
+pub mod watch;

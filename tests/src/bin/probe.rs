@@ -83,6 +83,14 @@ enum Command {
     },
     /// Holds a UDP socket of each family until its input ends.
     Hold,
+    /// Executes a command in the sandbox that a unit of systemd's describes.
+    Unit {
+        /// The unit.
+        unit: PathBuf,
+        /// The command.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
     /// Holds so many TCP sockets that will be refused to repeat what they have sent, until its input ends.
     Crowd {
         /// How many.
@@ -124,6 +132,7 @@ fn main() -> Result<()> {
             let _v6 = UdpSocket::bind("[::]:0")?;
             ready_until_input_ends()
         }
+        Command::Unit { unit, words } => agentnet_tests::lab::unit::execute(&unit, &words),
         Command::Crowd { count } => {
             let _crowd = probe::crowd::gather(count)?;
             ready_until_input_ends()

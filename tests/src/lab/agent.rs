@@ -16,7 +16,9 @@ use tempfile::TempDir;
 
 use super::{
     account::CALLER,
-    child::{Finished, agentnet_binary, become_user, finish, join_cgroup, probe_binary, reports},
+    child::{
+        Finished, agentnet_binary, become_user, default_signals, finish, join_cgroup, probe_binary, reports,
+    },
     expect::Expected,
     hosts::Hosts,
     mounts::{cover, with_own_mounts},
@@ -124,6 +126,7 @@ impl<'hosts> Agent<'hosts> {
             command.env("SUDO_UID", &id).env("SUDO_GID", &id).env("SUDO_USER", "nobody");
         }
         self.hosts.agent.attach(&mut command);
+        default_signals(&mut command);
         Ok(command)
     }
 

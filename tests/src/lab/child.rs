@@ -110,6 +110,21 @@ pub fn become_user(command: &mut Command, user: Option<u32>) {
     unsafe { command.pre_exec(change) };
 }
 
+/// Has a command start with every signal as it is by default: agentnet leaves ignored what its caller ignores, as nohup
+/// does with SIGHUP, and a shell cannot trap that.
+pub fn default_signals(command: &mut Command) {
+    let reset = || {
+        for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGUSR1, libc::SIGPIPE]
+        {
+            // SAFETY: the default is no function.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+        Ok(())
+    };
+    // SAFETY: system calls alone.
+    unsafe { command.pre_exec(reset) };
+}
+
 /// Starts `command` in a cgroup.
 pub fn join_cgroup(command: &mut Command, cgroup: &Path) -> Result<()> {
     let procs = File::options().write(true).open(cgroup.join("cgroup.procs"))?;

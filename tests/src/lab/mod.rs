@@ -28,6 +28,7 @@ pub mod running;
 pub mod server;
 pub mod sniffer;
 pub mod stored;
+pub mod unit;
 pub mod watched;
 pub mod web;
 pub mod wire;

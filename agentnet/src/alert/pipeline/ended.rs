@@ -12,6 +12,7 @@ use super::{
         verdict::{community_of, far_end, who},
     },
     Pipeline,
+    domain::named,
 };
 use crate::agent::process::Freshness;
 
@@ -26,6 +27,7 @@ pub(super) enum Key {
 pub(super) struct Ended {
     end: FlowEnd,
     executable: Option<Arc<str>>,
+    domain: Option<Arc<str>>,
     carried: FlowEvidence,
 }
 
@@ -38,7 +40,7 @@ impl Merge for Ended {
         sum.bytes_in = sum.bytes_in.saturating_add(before.bytes_in);
         sum.packets_in = sum.packets_in.saturating_add(before.packets_in);
         sum.duration_ms = sum.duration_ms.max(before.duration_ms);
-        (self.end, self.executable) = (later.end, later.executable);
+        (self.end, self.executable, self.domain) = (later.end, later.executable, later.domain);
     }
 }
 
@@ -66,7 +68,10 @@ impl Pipeline {
             socket_cookie: (end.header.flow != 0).then_some(end.header.flow),
             various,
         };
-        let added = self.ends.add(key, Ended { end: *end, executable, carried }, 1, now);
+        // The kernel knows by which name it has opened a connection.
+        let domain = Some(end.name).filter(|name| *name != 0).and_then(|name| self.names.name(name));
+        let domain = domain.map(Arc::from).or_else(|| self.opened_by(RuleId(end.rule), &end.endpoint));
+        let added = self.ends.add(key, Ended { end: *end, executable, domain, carried }, 1, now);
         let mut outputs = self.ended_repeats(ended, now);
         outputs.extend(self.ended_repeats(added.ended, now));
         outputs.extend(added.first.map(|first| self.tell_ended(first, 1, now)));
@@ -78,7 +83,7 @@ impl Pipeline {
     }
 
     fn tell_ended(&mut self, ended: Ended, count: u64, now: Timestamp) -> Output {
-        let Ended { end, executable, carried } = ended;
+        let Ended { end, executable, domain, carried } = ended;
         Output::Flow(Box::new(Flow {
             time: self.clock.wall(end.header.time),
             id: self.ids.next(now),
@@ -87,7 +92,7 @@ impl Pipeline {
             kind: FlowKind::Flow,
             action: FlowAction::Ended,
             process: who(&end.process, executable.as_deref()),
-            destination: far_end(&end.endpoint),
+            destination: named(far_end(&end.endpoint), domain.as_deref()),
             policy: self.policy_ref(self.decided(RuleId(end.rule), &end.endpoint)),
             community_id: carried.local.and_then(|local| community_of(&end.endpoint, local)),
             evidence: Evidence::Flow(carried),

@@ -27,12 +27,16 @@ pub const DISTINCT_PER_WINDOW: u32 = 100;
 pub(super) struct Told {
     pub(super) record: VerdictRecord,
     pub(super) executable: Option<Arc<str>>,
+    /// The name of the far end.
+    pub(super) domain: Option<Arc<str>>,
     pub(super) various: bool,
 }
 
 impl Merge for Told {
     fn merge(&mut self, later: Self) {
-        *self = later;
+        // A name ends, and the same endpoint goes on to be talked to.
+        let domain = later.domain.clone().or_else(|| self.domain.take().filter(|_| !later.various));
+        *self = Self { domain, ..later };
     }
 }
 

@@ -21,6 +21,7 @@ use super::{
     loss::{self, Losses},
     model::{self, ActEvidence, Alert, EnforcementEvidence, Evidence, Kind, Output},
     query,
+    resolved::{Nameless, Names},
     sequence::{Ring, Sequences},
     series::SeriesTold,
     summary::{Summary, Tally},
@@ -36,10 +37,12 @@ use crate::{
     },
 };
 
+mod domain;
 mod ended;
 mod key;
 mod tell;
 
+use domain::named;
 pub use key::DISTINCT_PER_WINDOW;
 use key::{Distinct, Key, Told, Why};
 
@@ -50,6 +53,7 @@ pub struct Pipeline {
     policy: Arc<dyn Explain>,
     clock: Clock,
     executables: Box<dyn Executables>,
+    names: Box<dyn Names>,
     ids: IdSource,
     fold: Fold<Key, Told>,
     ends: Fold<ended::Key, ended::Ended>,
@@ -80,6 +84,7 @@ impl Pipeline {
             policy,
             clock,
             executables: Box::new(ProcessTable::default()),
+            names: Box::new(Nameless),
             ids: IdSource::default(),
             fold: Fold::new(fold::WINDOW, fold::CAPACITY),
             ends: Fold::new(fold::WINDOW, fold::CAPACITY),
@@ -103,6 +108,11 @@ impl Pipeline {
         self.sequences = Sequences::resumed();
         self.series = SeriesTold::resumed();
         self
+    }
+
+    /// Gives addresses their names.
+    pub fn set_names(&mut self, names: Box<dyn Names>) {
+        self.names = names;
     }
 
     /// From now on other programs number the records, from whatever number.
@@ -253,7 +263,12 @@ impl Pipeline {
             done,
             ancestors: &ancestors,
         };
-        let alert = detection::alert(finding, &event, &told, &mut self.ids);
+        let mut alert = detection::alert(finding, &event, &told, &mut self.ids);
+        if let Some(destination) = &mut alert.destination
+            && destination.domain.is_none()
+        {
+            destination.domain = self.name_of(destination.ip).map(|name| name.to_string());
+        }
         // What was done is told each time, and its number is bounded by what can be done.
         if alert.action != model::Action::Alerted || self.findings.admit(now) {
             return vec![Output::Alert(Box::new(alert))];
@@ -312,10 +327,11 @@ impl Pipeline {
         let event = &record.event;
         let executable = self.executable(record);
         let query = record.message.as_deref().and_then(|message| query::read(message));
+        let domain = self.domain(record);
         let distinct = match record.cause {
             Cause::Rule(rule) => {
                 if !self.tally.allowed_again(event.endpoint, rule, count)
-                    && let Some(destination) = destination(record)
+                    && let Some(destination) = named(destination(record), domain.as_deref())
                 {
                     let policy = self.policy_ref(self.decided(rule, &event.endpoint));
                     self.tally.allowed(event.endpoint, rule, destination, policy, count);
@@ -343,7 +359,8 @@ impl Pipeline {
         };
         let various = !self.fold.contains(&exact) && !distinct.admit(now);
         let key = if various { Key::Various { outcome, cause } } else { exact };
-        let added = self.fold.add(key, Told { record: record.clone(), executable, various }, count, now);
+        let added =
+            self.fold.add(key, Told { record: record.clone(), executable, domain, various }, count, now);
         let mut outputs = self.repeats(ended, now);
         outputs.extend(self.repeats(added.ended, now));
         if let Some(first) = added.first {

@@ -20,6 +20,7 @@ use super::{
         verdict::{community, destination, evidence, process},
     },
     Pipeline,
+    domain::named,
     key::Told,
 };
 
@@ -40,7 +41,7 @@ impl Pipeline {
     }
 
     fn flow(&mut self, told: &Told, rule: RuleId, count: u64, now: Timestamp) -> Output {
-        let Told { record, executable, various } = told;
+        let Told { record, executable, domain, various } = told;
         let evidence = VerdictEvidence { various: *various, ..evidence(record, None) };
         Output::Flow(Box::new(Flow {
             time: self.clock.wall(record.event.header.time),
@@ -50,7 +51,7 @@ impl Pipeline {
             kind: FlowKind::Flow,
             action: FlowAction::Allowed,
             process: process(record, executable.as_deref()),
-            destination: destination(record),
+            destination: named(destination(record), domain.as_deref()),
             policy: self.policy_ref(self.decided(rule, &record.event.endpoint)),
             evidence: Evidence::Verdict(evidence),
             community_id: community(record),
@@ -59,9 +60,9 @@ impl Pipeline {
     }
 
     fn alert(&mut self, told: &Told, reason: Reason, count: u64, now: Timestamp) -> Output {
-        let Told { record, executable, various } = told;
+        let Told { record, executable, domain, various } = told;
         let event = &record.event;
-        let destination = destination(record);
+        let destination = named(destination(record), domain.as_deref());
         let mut evidence = evidence(record, Some(reason));
         let class = Class::of(reason)
             .about(destination.as_ref().map(|destination| destination.ip), evidence.socket.as_ref());
@@ -73,14 +74,20 @@ impl Pipeline {
             (Reason::NameNotAllowed, Some(query)) => self.policy.refused_name(&query.name),
             _ => None,
         };
-        let class = if blocked_name.is_some() { Class::BLOCKED_NAME } else { class };
+        let blocked_host = self.blocked_by_name(reason, domain.as_deref());
+        let class = match (&blocked_name, &blocked_host) {
+            (Some(_), _) => Class::BLOCKED_NAME,
+            (None, Some(_)) => Class::BLOCKED_HOST,
+            (None, None) => class,
+        };
         // The policy is asked only where a rule of it decides.
         let explained = match (class.remedy, &evidence.query) {
             (Remedy::Rule, Some(query)) => self.policy.explain_name(&query.name),
             (Remedy::Rule, None) if destination.is_some() => self.policy.explain(&event.endpoint, reason),
             _ => None,
         };
-        let by_hand = blocked_name.or_else(|| self.policy.refused_by_hand(&event.endpoint, reason));
+        let by_hand =
+            blocked_name.or(blocked_host).or_else(|| self.policy.refused_by_hand(&event.endpoint, reason));
         let process = process(record, executable.as_deref());
         evidence.special = explained.as_ref().and_then(|explained| explained.special.clone());
         evidence.various = *various;

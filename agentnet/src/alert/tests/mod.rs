@@ -4,6 +4,7 @@ mod by_hand;
 mod docs;
 mod findings;
 mod losses;
+mod named;
 mod properties;
 mod reasons;
 mod render;
@@ -46,12 +47,16 @@ impl Explain for Demo {
         })
     }
 
+    fn rule_of_name(&self, name: &str, _endpoint: &Endpoint) -> Option<RuleId> {
+        (name == "allowed.example").then_some(RuleId(0))
+    }
+
     fn refused_by_hand(&self, _endpoint: &Endpoint, _reason: Reason) -> Option<String> {
         None
     }
 
-    fn refused_name(&self, _name: &str) -> Option<String> {
-        None
+    fn refused_name(&self, name: &str) -> Option<String> {
+        (name == "blocked.example").then(|| "a finding of dns_tunnel blocked blocked.example".to_owned())
     }
 
     fn allowed_by_hand(&self, _endpoint: &Endpoint) -> Option<String> {

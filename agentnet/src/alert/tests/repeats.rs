@@ -94,6 +94,10 @@ impl Explain for Empty {
         None
     }
 
+    fn rule_of_name(&self, name: &str, _endpoint: &Endpoint) -> Option<RuleId> {
+        (name == "allowed.example").then_some(RuleId(0))
+    }
+
     fn refused_by_hand(&self, _endpoint: &Endpoint, _reason: Reason) -> Option<String> {
         None
     }
