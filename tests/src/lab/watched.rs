@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Write as _},
+    io::{BufRead as _, BufReader, ErrorKind, Write as _},
     mem::offset_of,
     net::IpAddr,
     os::fd::AsRawFd as _,
@@ -337,6 +337,10 @@ impl Drop for Watched<'_> {
     fn drop(&mut self) {
         let _ = self.kernel.detach(&self.name, &self.cgroup);
         let _ = clear_pins(&self.pins);
-        let _ = fs::remove_dir(&self.cgroup);
+        // Whoever was in it may still be on the way out.
+        let _ = eventually(DEADLINE, "the cgroup empties", || match fs::remove_dir(&self.cgroup) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error.to_string()),
+            _ => Ok(()),
+        });
     }
 }
