@@ -216,6 +216,9 @@ impl Drop for Watched<'_> {
     fn drop(&mut self) {
         let _ = self.kernel.detach(&self.name, &self.cgroup);
         let _ = clear_pins(&self.pins);
-        let _ = fs::remove_dir(&self.cgroup);
+        // Whoever has just ended may be in it for a moment longer.
+        let _ = eventually(DEADLINE, "the cgroup empties", || {
+            fs::remove_dir(&self.cgroup).map_err(|error| error.to_string())
+        });
     }
 }
