@@ -3,10 +3,10 @@
 use agentnet_common::{
     abi::{
         ALERT_RING_BYTES, AgentCfg, AgentCounters, BLOCK_ENTRIES, Blocked, Budget, Dialog, Door,
-        GATE_ENTRIES, GRANT_ENTRIES, Grant, Granted, IFACE_ENTRIES, MAX_AGENTS, HELLOS_ENTRIES, Hello, NAMED_ENTRIES, NameNode,
-        Named, OWNERS as OWNER_PLACES, Owner, PIN_ENTRIES, Pins, Queries, REFUSED_ENTRIES, Ruleset,
-        SAMPLE_RING_BYTES, SCRATCHES, SERIES_PLACES, SLOTS, SUN_PATH, Scratch, Series, SockState, TAILS,
-        UdpPeers, VISITOR_ENTRIES, Visitor,
+        GATE_ENTRIES, GRANT_ENTRIES, Grant, Granted, HELLOS_ENTRIES, Hello, IFACE_ENTRIES, MAX_AGENTS,
+        NAMED_ENTRIES, NameNode, Named, OWNERS as OWNER_PLACES, Owner, PIN_ENTRIES, Pins, Queries,
+        REFUSED_ENTRIES, Ruleset, SAMPLE_RING_BYTES, SCRATCHES, SERIES_PLACES, SLOTS, SUN_PATH, Scratch,
+        Series, SockState, TAILS, UdpPeers, VISITOR_ENTRIES, Visitor,
     },
     addr::Addr,
     event::VerdictEvent,

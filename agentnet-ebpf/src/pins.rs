@@ -3,7 +3,9 @@
 use core::ffi::{c_long, c_void};
 
 use agentnet_common::{
-    abi::{AgentCfg, NameNode, Named, PIN_LEAST, PIN_MOST_SECONDS, PIN_NAMES, Pin, Pins, Ruleset, SPEAKS_TLS},
+    abi::{
+        AgentCfg, NameNode, Named, PIN_LEAST, PIN_MOST_SECONDS, PIN_NAMES, Pin, Pins, Ruleset, SPEAKS_TLS,
+    },
     addr::{Addr, Endpoint},
     name::KEY_BYTES,
     verdict::RuleId,

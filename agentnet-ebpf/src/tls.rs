@@ -162,13 +162,7 @@ pub fn next(hello: &mut Hello, scratch: &mut Scratch, first: bool, have: u32) ->
 
 /// A record with a handshake message, all of it there.
 #[inline(always)]
-fn handshake(
-    hello: &mut Hello,
-    scratch: &mut Scratch,
-    first: bool,
-    have: u32,
-    record: u32,
-) -> Next {
+fn handshake(hello: &mut Hello, scratch: &mut Scratch, first: bool, have: u32, record: u32) -> Next {
     let at = hello.judged + RECORD_HEAD;
     let len = record - RECORD_HEAD;
     // Behind a change of cipher it may as well be encrypted, and begin with any bytes.
@@ -209,7 +203,9 @@ fn handshake(
     };
     match found {
         found::WHOLE => Next::hello(bytes, HELLO_HALF as u32, end),
-        found::OPEN => Next::new(What::Wait, have + if left != 0 { left } else { RECORD_HEAD.wrapping_sub(at) }),
+        found::OPEN => {
+            Next::new(What::Wait, have + if left != 0 { left } else { RECORD_HEAD.wrapping_sub(at) })
+        }
         _ => Next::refuse(Reason::TlsMalformed),
     }
 }
@@ -352,8 +348,9 @@ fn read_hello(hello: &mut Hello, scratch: &mut Scratch, at: u32, len: u32) -> Re
     // SAFETY: the callback has the signature that the helper wants, and the context is of the type it takes.
     unsafe { bpf_loop(MOST_EXTENSIONS, take_extension as *mut _, (&raw mut places).cast(), 0) };
     // SAFETY: fields of the scratch.
-    let (found, flags) =
-        unsafe { ((&raw const (*scratch).found).read_volatile(), (&raw const (*scratch).flags).read_volatile()) };
+    let (found, flags) = unsafe {
+        ((&raw const (*scratch).found).read_volatile(), (&raw const (*scratch).flags).read_volatile())
+    };
     if found == found::WHOLE { Ok(flags) } else { malformed }
 }
 

@@ -4,8 +4,8 @@ use core::ffi::c_void;
 
 use agentnet_common::{
     abi::{
-        AgentCfg, CACHED_ALLOW, CACHED_NONE, HELLO_CLOSED, ROLE_ACCEPTED, ROLE_ASKS, ROLE_NONE, ROLE_SAID, ROLE_TLS,
-        SPEAKS_TLS, SockState, TOLD_ALLOWED,
+        AgentCfg, CACHED_ALLOW, CACHED_NONE, HELLO_CLOSED, ROLE_ACCEPTED, ROLE_ASKS, ROLE_NONE, ROLE_SAID,
+        ROLE_TLS, SPEAKS_TLS, SockState, TOLD_ALLOWED,
     },
     addr::protocol,
     event::Way,
@@ -143,8 +143,11 @@ fn judge(
             None => None,
         };
         if let Some(reason) = otherwise {
-            verdict =
-                if is_granted(cfg, &packet.remote) { Verdict::Allow(RuleId::GRANT) } else { Verdict::Deny(reason) };
+            verdict = if is_granted(cfg, &packet.remote) {
+                Verdict::Allow(RuleId::GRANT)
+            } else {
+                Verdict::Deny(reason)
+            };
             named = 0;
         }
         // What a SYN carries was judged by nobody.
