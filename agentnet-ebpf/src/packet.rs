@@ -14,6 +14,8 @@ use crate::opaque;
 const SYN: u8 = 0x02;
 /// ACK.
 const ACK: u8 = 0x10;
+/// URG.
+const URG: u8 = 0x20;
 
 /// `lo` has this interface index in every network namespace (`LOOPBACK_IFINDEX`, include/net/net_namespace.h).
 const LOOPBACK_IFINDEX: u32 = 1;
@@ -64,6 +66,13 @@ impl Packet {
     #[inline(always)]
     pub const fn is_syn(&self) -> bool {
         self.tcp_flags & (SYN | ACK) == SYN
+    }
+
+    /// Says that a byte is urgent, its own or one that comes: a receiver takes that byte out of the stream, unless it was
+    /// asked not to (`tcp_check_urg`, net/ipv4/tcp_input.c), and so reads something else than was judged.
+    #[inline(always)]
+    pub const fn is_urgent(&self) -> bool {
+        self.tcp_flags & URG != 0
     }
 
     /// Goes on with a connection of TCP: what opens one, in either direction, does not.

@@ -165,10 +165,10 @@ pub fn next(hello: &mut Hello, scratch: &mut Scratch, first: bool, have: u32) ->
 fn handshake(hello: &mut Hello, scratch: &mut Scratch, first: bool, have: u32, record: u32) -> Next {
     let at = hello.judged + RECORD_HEAD;
     let len = record - RECORD_HEAD;
-    // Behind a change of cipher it may as well be encrypted, and begin with any bytes.
+    // Behind a change of cipher it may as well be encrypted, and begin with any bytes: what is too long for a hello is none.
+    // The version in it does not matter, not all servers look at it.
     let is_hello = byte(hello, at) == CLIENT_HELLO
-        && (len < 2 || byte(hello, at + 1) <= LONG_HELLO)
-        && (len <= MESSAGE_HEAD || byte(hello, at + MESSAGE_HEAD) == MAJOR);
+        && (hello.stage != HELLO_CHANGED || len < 2 || byte(hello, at + 1) <= LONG_HELLO);
     if !is_hello {
         return match (first, hello.stage) {
             (true, _) => Next::refuse(Reason::TlsMalformed),

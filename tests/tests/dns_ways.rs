@@ -63,7 +63,7 @@ const WAYS: &[(Way, Allowed)] = &[
     (Way::TcpZeroCopy, Passes),
     (Way::TcpSplice, Passes),
     (Way::TcpSendfile, Passes),
-    (Way::TcpUrgent, Passes),
+    (Way::TcpUrgent, Refused),
     (Way::TcpFastOpen, Refused),
     (Way::TcpFastOpenConnect, Refused),
     (Way::TcpEarly, Passes),
@@ -180,6 +180,9 @@ fn only_allowed_names_get_to_a_resolver(#[values(Family::V4, Family::V6)] family
     Ok(())
 }
 
+/// How often a change between two looks is tried for at most where nothing forbids it.
+const MOST_TRIES: usize = 50;
+
 /// What changes while it is sent is judged and sent in one form.
 #[rstest]
 fn bytes_that_change_are_sent_as_they_were_judged(
@@ -206,13 +209,21 @@ fn bytes_that_change_are_sent_as_they_were_judged(
     ensure!(came.iter().all(Came::is_ok), "{came:?}");
     for (index, flip) in Flip::ALL.iter().enumerate() {
         let seen = |allowed| free.asked_for(&wire_name(&name(index, allowed)));
-        eventually(DEADLINE, &format!("{flip:?} sends both forms by itself"), || {
+        let both = || {
             if seen(true) > 0 && seen(false) > 0 {
                 Ok(())
             } else {
                 Err(format!("{} {}", seen(true), seen(false)))
             }
-        })?;
+        };
+        // When bytes change is a matter of luck, and the busier the processors are the less of it there is.
+        for _ in 0..MOST_TRIES {
+            if both().is_ok() {
+                break;
+            }
+            script_ungoverned(&lab, &steps(100)[index..=index])?;
+        }
+        eventually(DEADLINE, &format!("{flip:?} sends both forms by itself"), both)?;
     }
     drop(free);
 

@@ -260,6 +260,27 @@ fn what_is_for_another_name_stays(#[values(Family::V4, Family::V6)] family: Fami
     Ok(())
 }
 
+/// Where a record with a ClientHello has its `legacy_version` (RFC 8446, 4.1.2).
+const VERSION: usize = 9;
+
+/// A receiver takes urgent bytes out of the stream, and so reads something else than was judged.
+#[rstest]
+fn nothing_urgent_is_sent(#[values(Family::V4, Family::V6)] family: Family) -> Result<()> {
+    let lab = Lab::new()?;
+    let _resolver = zone(&lab, family)?;
+    let watched = Watched::new(&lab, &policy())?;
+    let hello = Hello::to(NAME).record();
+    let came = watched.script(&[
+        ask(family, NAME),
+        Step::Attack(Attack::Urgent { to: server(family), message: hello.clone() }),
+        say(server(family), &[hello.clone()]),
+    ])?;
+    let [_, urgent, twin] = came.as_slice() else { unreachable!("as many as steps") };
+    ensure!(!urgent.is_ok() && twin.is_ok(), "{came:?}");
+    ensure!(arrived(&lab, server(family)) == hello.len(), "{} bytes", arrived(&lab, server(family)));
+    Ok(())
+}
+
 /// A second hello is held to the names as the first one is, as long as it can be read.
 #[rstest]
 fn a_second_hello_is_judged(#[values(Family::V4, Family::V6)] family: Family) -> Result<()> {
@@ -268,7 +289,21 @@ fn a_second_hello_is_judged(#[values(Family::V4, Family::V6)] family: Family) ->
     let watched = Watched::new(&lab, &policy())?;
     let (good, evil) = (Hello::to(NAME).record(), Hello::to(EVIL).record());
     let change = record(CHANGE_CIPHER_SPEC, &[1]);
+    // Servers that choose by the extension do not look at the version before it.
+    let mut strange = evil.clone();
+    strange[VERSION] = 4;
     let cases: Vec<(&str, Vec<Vec<u8>>, usize)> = vec![
+        ("of another version", vec![good.clone(), strange.clone()], good.len()),
+        (
+            "of another version, behind a change",
+            vec![good.clone(), change.clone(), strange.clone()],
+            good.len() + change.len(),
+        ),
+        (
+            "of another version, in records",
+            vec![good.clone(), strange[5..].iter().flat_map(|byte| record(22, &[*byte])).collect()],
+            good.len(),
+        ),
         ("at once", vec![good.clone(), evil.clone()], good.len()),
         ("behind a change", vec![good.clone(), change.clone(), evil.clone()], good.len() + change.len()),
         (

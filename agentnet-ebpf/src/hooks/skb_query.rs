@@ -108,6 +108,7 @@ fn is_approved(ctx: &SkBuffContext, cfg: &AgentCfg, sk: *mut core::ffi::c_void, 
     let start = packet.sequence.wrapping_sub(dialog.out);
     // Both wrap, after 4 GiB.
     let judged = dialog.broken == 0
+        && !packet.is_urgent()
         && payload <= JUDGED_BYTES as u32
         && dialog.approved.wrapping_sub(start.wrapping_add(payload)) as i32 >= 0;
     // An audit lets out what was not judged, and has told.

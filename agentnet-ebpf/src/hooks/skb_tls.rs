@@ -53,13 +53,14 @@ fn may_leave(
     state: &mut SockState,
     packet: &Packet,
 ) -> bool {
-    let audit = cfg.mode == MODE_AUDIT;
+    // Another agent's audit, around the one that holds the connection to a name, ends nothing of that.
+    let audit = cfg.mode == MODE_AUDIT && state.held_by == cfg.agent;
     let Some(hello) = hello(sk, false) else { return audit };
     if !audit {
         if matches!(hello.stage, HELLO_CLOSED | HELLO_REFUSED) {
             return false;
         }
-        if !is_judged(ctx, hello, packet) {
+        if packet.is_urgent() || !is_judged(ctx, hello, packet) {
             hello.stage = HELLO_REFUSED;
             return false;
         }

@@ -18,8 +18,10 @@ pub(super) struct PolicyWatch {
     events: AsyncFd<OwnedFd>,
     /// When it has been calm for long enough.
     calm: Option<Instant>,
-    /// Whether the directory is there no more.
+    /// Whether the directory is there no more, or cannot be waited for.
     gone: bool,
+    /// Why, until it is told.
+    why: Option<io::Error>,
 }
 
 impl PolicyWatch {
@@ -32,7 +34,7 @@ impl PolicyWatch {
         // A file that is being written is not read: when it is closed, or moved here, it is whole.
         let what = WatchFlags::CLOSE_WRITE | WatchFlags::MOVE | WatchFlags::DELETE | WatchFlags::ONLYDIR;
         inotify::add_watch(&fd, directory, what)?;
-        Ok(Self { events: register(fd, Interest::READABLE)?, calm: None, gone: false })
+        Ok(Self { events: register(fd, Interest::READABLE)?, calm: None, gone: false, why: None })
     }
 
     /// Waits until something has changed and it has been calm for a while. May be dropped and called again.
@@ -41,6 +43,9 @@ impl PolicyWatch {
     /// If the directory is gone, once; or if it cannot be waited for.
     pub(super) async fn changed(&mut self) -> io::Result<()> {
         loop {
+            if let Some(why) = self.why.take() {
+                return Err(why);
+            }
             if self.gone {
                 std::future::pending::<()>().await;
             }
@@ -58,24 +63,41 @@ impl PolicyWatch {
         }
     }
 
+    /// Takes note of what has changed until now. After a reading that began later it can be [`forgotten`](Self::forget).
+    pub(super) fn note(&mut self) {
+        if !self.gone {
+            self.read();
+        }
+    }
+
+    /// What was noted has been read: it is not read once more because of it, and so nothing that was done by hand in the
+    /// meantime is undone.
+    pub(super) const fn forget(&mut self) {
+        self.calm = None;
+    }
+
     async fn take(&mut self) -> io::Result<()> {
-        let mut guard = self.events.readable_mut().await?;
+        self.events.readable_mut().await?.clear_ready();
+        // After it was cleared: what comes later makes it ready again.
+        self.read();
+        Ok(())
+    }
+
+    fn read(&mut self) {
         let mut buffer = [MaybeUninit::uninit(); 4096];
-        let mut reader = Reader::new(guard.get_inner(), &mut buffer);
-        loop {
+        let mut reader = Reader::new(self.events.get_ref(), &mut buffer);
+        let why = loop {
             match reader.next() {
                 Ok(event) if event.events().contains(ReadFlags::IGNORED) => {
-                    self.gone = true;
-                    return Err(io::ErrorKind::NotFound.into());
+                    break io::ErrorKind::NotFound.into();
                 }
-                Ok(_) => {}
-                Err(rustix::io::Errno::AGAIN) => break,
-                Err(error) => return Err(error.into()),
+                Ok(_) => self.calm = Some(Instant::now() + CALM),
+                Err(rustix::io::Errno::AGAIN) => return,
+                Err(error) => break error.into(),
             }
-        }
-        guard.clear_ready();
-        self.calm = Some(Instant::now() + CALM);
-        Ok(())
+        };
+        self.gone = true;
+        self.why = Some(why);
     }
 }
 
@@ -92,6 +114,11 @@ mod tests {
         let file = directory.path().join("p.toml");
         fs::write(&file, "a").unwrap();
         watch.changed().await.unwrap();
+        assert!(watch.calm.is_none());
+        fs::write(&file, "b").unwrap();
+        watch.note();
+        assert!(watch.calm.is_some());
+        watch.forget();
         assert!(watch.calm.is_none());
         fs::rename(&file, directory.path().join("q.toml")).unwrap();
         watch.changed().await.unwrap();

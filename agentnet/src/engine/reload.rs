@@ -30,6 +30,7 @@ impl Engine {
     /// # Errors
     /// With everything that is wrong; agents of invalid policies keep what they have.
     pub(super) fn reload(&mut self, rings: &mut Rings) -> Result<String, Failure> {
+        self.reloads += 1;
         let mut wrong = Vec::new();
         match resolv::this_host() {
             Ok((host, unknown)) => {

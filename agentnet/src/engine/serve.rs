@@ -283,7 +283,9 @@ pub(super) async fn run_loop(mut engine: Engine, mut inputs: Inputs) -> Result<(
             },
             Some(id) = inputs.watched.recv() => engine.end_if_over(id, rings),
             change = inputs.selected.next() => engine.selected(change, rings),
-            Some(call) = inputs.calls.recv() => engine.handle(call, rings),
+            Some(call) = inputs.calls.recv() => reading(&mut engine, &mut inputs.policies, |engine| {
+                engine.handle(call, rings);
+            }),
             _ = tick.tick() => {
                 engine.records(rings.rest());
                 engine.end_acts();
@@ -309,10 +311,12 @@ pub(super) async fn run_loop(mut engine: Engine, mut inputs: Inputs) -> Result<(
             Some(()) = inputs.terminate.recv() => if engine.terminate(rings) { break },
             // A run engine's terminal is its client's, and so is what is typed there.
             Some(()) = inputs.interrupt.recv() => if !alone && engine.terminate(rings) { break },
-            Some(()) = inputs.hangup.recv() => match &inputs.heart {
-                Some(heart) => heart.reload(|| engine.reload_and_log(rings)),
-                None => engine.reload_and_log(rings),
-            },
+            Some(()) = inputs.hangup.recv() => {
+                reading(&mut engine, &mut inputs.policies, |engine| match &inputs.heart {
+                    Some(heart) => heart.reload(|| engine.reload_and_log(rings)),
+                    None => engine.reload_and_log(rings),
+                });
+            }
             event = interface_changed(&mut inputs.interfaces) => match event {
                 Ok(event) => engine.on_interface(&event),
                 Err(error) => {
@@ -343,6 +347,20 @@ async fn interface_changed(interfaces: &mut Option<Follow>) -> Result<Event, Int
     match interfaces {
         Some(interfaces) => interfaces.next().await,
         None => std::future::pending().await,
+    }
+}
+
+/// Does what may read the policies anew. What of them had changed before needs no other reading then.
+fn reading(engine: &mut Engine, policies: &mut Option<PolicyWatch>, act: impl FnOnce(&mut Engine)) {
+    if let Some(policies) = policies {
+        policies.note();
+    }
+    let before = engine.reloads;
+    act(engine);
+    if engine.reloads != before
+        && let Some(policies) = policies
+    {
+        policies.forget();
     }
 }
 

@@ -97,6 +97,8 @@ pub struct Engine {
     pub(super) detection: Detection,
     /// Numbers of agents of which nothing else is known.
     pub(super) reserved: Vec<u32>,
+    /// How often the policies were read anew.
+    pub(super) reloads: u64,
     /// Why the agent that it governs alone cannot be taken down.
     pub(super) failed: Option<EndError>,
     /// Where the end of an agent's last process is told.
@@ -137,6 +139,7 @@ impl Engine {
             acts: Acts::default(),
             detection: Detection::default(),
             reserved: Vec::new(),
+            reloads: 0,
             failed: None,
             watches,
             watchers: JoinSet::new(),

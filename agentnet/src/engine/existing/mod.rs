@@ -354,17 +354,25 @@ fn mark<T>(
     process: &Member,
 ) -> bool {
     let (Some(marks), Some(socket)) = (question.marks, socket) else { return false };
-    let before = before
-        .or_else(|| marks.read(socket.as_fd()).ok().flatten())
-        .filter(|s| s.agent == question.cfg.agent);
-    let mut state = before.unwrap_or_default();
+    let read = || marks.read(socket.as_fd()).ok().flatten().filter(|s| s.agent == question.cfg.agent);
+    let now = read();
+    let connection = |s: &SockState| (s.role, s.peer, s.peer_port, s.cached);
+    // What was judged may be another connection by now: nothing is said of that.
+    if before.is_some_and(|judged| now.as_ref().map(connection) != Some(connection(&judged))) {
+        return false;
+    }
+    let mut state = now.unwrap_or_default();
     state.agent = question.cfg.agent;
+    write(&mut state);
+    // What the programs have written themselves already is left alone: all of it would be written, and what they
+    // change in the meantime be taken back.
+    if now == Some(state) {
+        return true;
+    }
     if state.process.pid == 0 {
         state.process = holder(process);
     }
-    write(&mut state);
-    // What the programs have written themselves already is left alone.
-    before == Some(state) || marks.write(socket.as_fd(), &state).is_ok()
+    marks.write(socket.as_fd(), &state).is_ok()
 }
 
 fn holder(process: &Member) -> Process {
