@@ -82,8 +82,8 @@ fn the_agents_of_another_build_are_taken_over_under_traffic(
     let resolver = Resolver::of_zone(&lab.server, &[at], &zone)?;
     let policy = Policy::standard().allow_hosts(&[DNS_PORT], &["udp"]).allow_name(NAME, &[ALLOWED_PORT]);
     daemon.write_policy("lab", &policy.text())?;
-    let (found, quiet) = (Found::new(&lab)?, Found::new(&lab)?);
-    for agent in [&quiet, &found] {
+    let (found, quiet, over) = (Found::new(&lab)?, Found::new(&lab)?, Found::new(&lab)?);
+    for agent in [&quiet, &found, &over] {
         daemon.tell(&["attach", "--agent", &agent.name, "--cgroup", agent.arg(), "--policy", "lab"])?;
     }
     let asked = found.script(&[Step::Ask { to: at, message: query(9, NAME, A) }, connect(1), connect(2)])?;
@@ -98,6 +98,8 @@ fn the_agents_of_another_build_are_taken_over_under_traffic(
 
     daemon.end(Signal::KILL)?;
     other.make(&daemon)?;
+    // One that ends meanwhile leaves nothing behind.
+    fs::remove_dir(&over.path)?;
     // While there is no daemon that knows them, they enforce what they did.
     let table = || Expected::new().case("tcp-connect", denied, EPERM).case("tcp-send", allowed, Said::Ok);
     quiet.expect(&table())?;

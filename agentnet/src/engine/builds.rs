@@ -124,7 +124,10 @@ impl Engine {
                 }
                 self.agents.values_mut().for_each(|agent| agent.pipeline.renumber());
             }
-            let left = pins::agents(&theirs).unwrap_or_default();
+            let mut left = pins::agents(&theirs).unwrap_or_default();
+            left.retain(|name| {
+                !(inherit::is_over(&theirs, name) && pins::clear_agent(&theirs, name).is_ok())
+            });
             let known: Vec<_> = self.agents.values().map(|agent| agent.name.clone()).collect();
             for name in left.iter().filter(|name| !known.contains(name)) {
                 self.problem(format!("{name} has pinned links of another build that the registry does not know; they stay in force"));

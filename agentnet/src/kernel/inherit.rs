@@ -15,7 +15,8 @@ use aya::{
 };
 use zerocopy::{Immutable, IntoBytes};
 
-use super::{Kernel, KernelError, Ring, pins, sys};
+use super::{Kernel, KernelError, Ring, links, pins, sys};
+use crate::agent::AgentName;
 
 impl Kernel {
     /// Takes over what the engine whose pins are below `theirs` knows of `agent`, which has the same number there: the
@@ -56,6 +57,11 @@ impl Kernel {
         }
         Ok(())
     }
+}
+
+/// Whether what `theirs` has pinned of an agent guards a cgroup that is gone, and so nothing any more.
+pub fn is_over(theirs: &Path, agent: &AgentName) -> bool {
+    links::guarded(theirs, agent) == Some(0)
 }
 
 /// Readers of the rings of another engine that is gone, for what it did not get to read.
