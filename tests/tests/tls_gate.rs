@@ -273,7 +273,7 @@ fn nothing_urgent_is_sent(#[values(Family::V4, Family::V6)] family: Family) -> R
     let came = watched.script(&[
         ask(family, NAME),
         Step::Attack(Attack::Urgent { to: server(family), message: hello.clone() }),
-        say(server(family), &[hello.clone()]),
+        say(server(family), std::slice::from_ref(&hello)),
     ])?;
     let [_, urgent, twin] = came.as_slice() else { unreachable!("as many as steps") };
     ensure!(!urgent.is_ok() && twin.is_ok(), "{came:?}");
