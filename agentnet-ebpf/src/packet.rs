@@ -14,6 +14,8 @@ use crate::opaque;
 const SYN: u8 = 0x02;
 /// ACK.
 const ACK: u8 = 0x10;
+/// URG.
+const URG: u8 = 0x20;
 
 /// `lo` has this interface index in every network namespace (`LOOPBACK_IFINDEX`, include/net/net_namespace.h).
 const LOOPBACK_IFINDEX: u32 = 1;
@@ -70,6 +72,12 @@ impl Packet {
     #[inline(always)]
     pub const fn is_later_segment(&self) -> bool {
         self.remote.protocol == protocol::TCP && self.tcp_flags & SYN == 0
+    }
+
+    /// Its urgent pointer counts.
+    #[inline(always)]
+    pub const fn is_urgent(&self) -> bool {
+        self.tcp_flags & URG != 0
     }
 
     /// Answers the opening of a TCP connection.
