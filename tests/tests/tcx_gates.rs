@@ -109,7 +109,10 @@ fn sockets_that_no_agent_made_ask(#[values(Family::V4, Family::V6)] family: Fami
     socket.send_to(&message, to)?;
     let mut back = [0; 512];
     let (length, from) = socket.recv_from(&mut back)?;
-    ensure!(from == to && length > message.len() && resolver.asked() == [message], "{length} bytes of {from}");
+    ensure!(
+        from == to && length > message.len() && resolver.asked() == [message],
+        "{length} bytes of {from}"
+    );
     daemon.tell(&["detach", &found.name])?;
     daemon.ensure_no_agents()
 }
