@@ -56,7 +56,7 @@ pub mod maps {
     pub const BUDGETS: &str = "BUDGETS";
     /// Hash by socket cookie of TCP sockets that may hold refused data, value: the agent.
     pub const REFUSED: &str = "REFUSED";
-    /// Hash by interface index of host sides of containers' interfaces, value: the agent.
+    /// Hash by interface index of host sides of containers' interfaces, value [`super::Uplink`].
     pub const IFACE: &str = "IFACE";
     /// Hash by cgroup id of agents in the host's network namespace, value: the agent.
     pub const HOSTCG: &str = "HOSTCG";
@@ -338,6 +338,17 @@ wire! {
 /// `local_port` of a neighbour that asked for the container's link-layer address: the type of the question
 /// (RFC 4861, 4.3).
 pub const VISITOR_SOLICITED: u16 = 135;
+
+wire! {
+    /// Whose container is behind an interface.
+    #[derive(Default)]
+    pub struct Uplink {
+        /// The agent.
+        pub agent: u32,
+        /// The container's network namespace, see [`Pin::netns`]: what was resolved in another one opens nothing here.
+        pub netns: u32,
+    }
+}
 
 /// Interfaces that one set of maps can guard.
 pub const IFACE_ENTRIES: u32 = 4096;
@@ -880,6 +891,7 @@ const _: () = {
     assert!(HELLO_BYTES.is_power_of_two() && HELLO_STEP.is_power_of_two());
     assert!(REASON_SLOTS.is_power_of_two());
     assert!(size_of::<Named>() == 260);
+    assert!(size_of::<Uplink>() == 8);
     assert!(size_of::<Visitor>() == 28);
     assert!(size_of::<Blocked>() == 24);
     assert!(size_of::<Granted>() == 24);

@@ -123,6 +123,8 @@ codes! {
         TlsMalformed = 37 => "tls_malformed",
         /// Bytes that were not judged before they were sent, on a connection that has to say a name in TLS.
         TlsUnjudged = 38 => "tls_unjudged",
+        /// Bytes to a resolver that no socket has sent whose queries are judged: a frame of the agent's own making.
+        DnsUnjudged = 39 => "dns_unjudged",
     }
 }
 

@@ -6,7 +6,7 @@ use agentnet_common::{
         GATE_ENTRIES, GRANT_ENTRIES, Grant, Granted, HELLOS_ENTRIES, Hello, IFACE_ENTRIES, MAX_AGENTS,
         NAMED_ENTRIES, NameNode, Named, OWNERS as OWNER_PLACES, Owner, PIN_ENTRIES, Pins, Queries,
         REFUSED_ENTRIES, Ruleset, SAMPLE_RING_BYTES, SCRATCHES, SERIES_PLACES, SLOTS, SUN_PATH, Scratch,
-        Series, SockState, TAILS, UdpPeers, VISITOR_ENTRIES, Visitor,
+        Series, SockState, TAILS, UdpPeers, Uplink, VISITOR_ENTRIES, Visitor,
     },
     addr::Addr,
     event::VerdictEvent,
@@ -141,7 +141,7 @@ pub static BUDGETS: Array<Budget, { MAX_AGENTS as usize }> = Array::new();
 #[btf_map]
 pub static REFUSED: HashMap<u64, u32, { REFUSED_ENTRIES as usize }> = HashMap::new();
 #[btf_map]
-pub static IFACE: HashMap<u32, u32, { IFACE_ENTRIES as usize }> = HashMap::new();
+pub static IFACE: HashMap<u32, Uplink, { IFACE_ENTRIES as usize }> = HashMap::new();
 #[btf_map]
 pub static HOSTCG: HashMap<u64, u32, { MAX_AGENTS as usize }> = HashMap::new();
 #[btf_map]

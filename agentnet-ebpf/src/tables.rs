@@ -116,8 +116,8 @@ pub fn decide(
     (Verdict::Deny(unsafe { core::mem::transmute::<u16, Reason>(code as u16) }), 0)
 }
 
-/// The verdict on what is not on this host.
+/// The verdict on what is not on this host, and the name by which it is allowed, if by one; in a network namespace, or 0.
 #[inline(always)]
-pub fn decide_remote(cfg: &AgentCfg, endpoint: &Endpoint) -> Verdict {
-    decide(cfg, look_up(cfg.slot, &endpoint.addr), endpoint, Scope::Remote, false, 0).0
+pub fn decide_remote(cfg: &AgentCfg, endpoint: &Endpoint, netns: u32) -> (Verdict, u64) {
+    decide(cfg, look_up(cfg.slot, &endpoint.addr), endpoint, Scope::Remote, false, netns)
 }

@@ -17,6 +17,7 @@ mod sock_create;
 mod sock_release;
 mod sockops;
 mod tcx;
+mod tcx_gate;
 mod tls_msg;
 mod unix;
 

@@ -97,7 +97,7 @@ fn judge(
         return reply;
     }
     if packet.remote.protocol != protocol::TCP
-        && matches!(decide_remote(cfg, &packet.remote), Verdict::Allow(_))
+        && matches!(decide_remote(cfg, &packet.remote, 0).0, Verdict::Allow(_))
     {
         return reply;
     }

@@ -6,7 +6,7 @@
 //! are refused; what their other sockets send was judged by cgroup_skb.
 
 use agentnet_common::{
-    abi::{AgentCfg, HOSTCG_DEPTH, MODE_AUDIT},
+    abi::{AgentCfg, HOSTCG_DEPTH, MODE_AUDIT, Uplink},
     addr::{Addr, Endpoint, protocol},
     event::Hook,
     neighbour::is_link_local,
@@ -19,6 +19,7 @@ use aya_ebpf::{
     programs::{SkBuffContext, TcContext},
 };
 
+use super::tcx_gate::hold;
 use crate::{
     acts,
     agent::NOBODY,
@@ -71,11 +72,12 @@ fn config(agent: Option<&u32>) -> Option<&'static AgentCfg> {
     AGENTS.get(*agent?).filter(|cfg| cfg.is_configured())
 }
 
-/// Whose container is behind this interface.
+/// Whose container is behind this interface, and the network namespace that it is.
 #[inline(always)]
-fn config_of_interface(ctx: &SkBuffContext) -> Option<&'static AgentCfg> {
-    // SAFETY: the context is the kernel's; the entry is one aligned word.
-    config(unsafe { IFACE.get((*ctx.skb.skb).ifindex) })
+fn config_of_interface(ctx: &SkBuffContext) -> Option<(&'static AgentCfg, u32)> {
+    // SAFETY: the context is the kernel's; the entry is replaced as a whole.
+    let uplink: &Uplink = unsafe { IFACE.get((*ctx.skb.skb).ifindex) }?;
+    Some((config(Some(&uplink.agent))?, uplink.netns))
 }
 
 /// The EtherType; 0 for a frame with a VLAN tag, which the kernel keeps beside the packet.
@@ -98,8 +100,8 @@ const UNKNOWN: Endpoint = Endpoint::new(Addr::UNSPECIFIED, 0, 0);
 
 #[inline(always)]
 fn try_from(ctx: &SkBuffContext) -> bool {
-    let Some(cfg) = config_of_interface(ctx) else { return false };
-    let (verdict, remote, local) = judge_from(ctx, cfg);
+    let Some((cfg, netns)) = config_of_interface(ctx) else { return false };
+    let (verdict, remote, local) = judge_from(ctx, cfg, netns);
     if matches!(verdict, Verdict::Allow(_)) {
         return true;
     }
@@ -107,7 +109,7 @@ fn try_from(ctx: &SkBuffContext) -> bool {
 }
 
 #[inline(always)]
-fn judge_from(ctx: &SkBuffContext, cfg: &AgentCfg) -> (Verdict, Endpoint, Endpoint) {
+fn judge_from(ctx: &SkBuffContext, cfg: &AgentCfg, netns: u32) -> (Verdict, Endpoint, Endpoint) {
     let needed = Verdict::Allow(RuleId::NOTHING_SENT);
     if cfg.is_quarantined() {
         return (Verdict::Deny(Reason::Quarantined), UNKNOWN, UNKNOWN);
@@ -125,17 +127,18 @@ fn judge_from(ctx: &SkBuffContext, cfg: &AgentCfg) -> (Verdict, Endpoint, Endpoi
         Ok(packet) => packet,
         Err(reason) => return (Verdict::Deny(reason), UNKNOWN, UNKNOWN),
     };
-    (judge_packet(cfg, &packet), packet.remote, packet.local)
+    (judge_packet(ctx, cfg, netns, &packet), packet.remote, packet.local)
 }
 
 #[inline(always)]
-fn judge_packet(cfg: &AgentCfg, packet: &Packet) -> Verdict {
+fn judge_packet(ctx: &SkBuffContext, cfg: &AgentCfg, netns: u32, packet: &Packet) -> Verdict {
     // On a wire there is no loopback. Where the host routes it all the same, it would be the host's.
     if packet.remote.addr.is_loopback() {
         return Verdict::Deny(Reason::ForeignListener);
     }
     // The host's own addresses are no other place either: a rule that opens them is as good here.
-    let verdict = decide_remote(cfg, &packet.remote);
+    let (verdict, named) = decide_remote(cfg, &packet.remote, netns);
+    let verdict = hold(ctx, cfg, packet, verdict, named);
     match verdict {
         // Whoever came is not answered either.
         Verdict::Allow(_) | Verdict::Deny(Reason::Blocked) => verdict,
@@ -148,7 +151,7 @@ fn judge_packet(cfg: &AgentCfg, packet: &Packet) -> Verdict {
 
 #[inline(always)]
 fn try_to(ctx: &SkBuffContext) -> bool {
-    let Some(cfg) = config_of_interface(ctx) else { return false };
+    let Some((cfg, netns)) = config_of_interface(ctx) else { return false };
     let kind = ether_type(ctx);
     if !matches!(kind, ETH_P_IP | ETH_P_IPV6) {
         return true;
@@ -176,7 +179,7 @@ fn try_to(ctx: &SkBuffContext) -> bool {
         Reason::ListenDenied
     } else {
         // The answer to what the agent may send.
-        if matches!(decide_remote(cfg, &packet.remote), Verdict::Allow(_)) {
+        if matches!(decide_remote(cfg, &packet.remote, netns).0, Verdict::Allow(_)) {
             return true;
         }
         Reason::Unsolicited

@@ -192,6 +192,9 @@ impl Class {
             Reason::TlsUnjudged => Self::new(EscapeAttempt, High, Some("T1562"),
                 "bytes past the TLS check", "its bytes did not pass the check of what is said in TLS",
                 Instead("connect first, then send")),
+            Reason::DnsUnjudged => Self::new(EscapeAttempt, High, Some("T1562"),
+                "bytes past the DNS check", "it came from no socket whose DNS queries are checked",
+                Instead("ask from an ordinary socket")),
 
             Reason::NoPolicy => Self::new(Enforcement, High, None,
                 "policy is missing", "the kernel holds no policy for the agent",

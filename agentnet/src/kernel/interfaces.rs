@@ -180,6 +180,8 @@ pub struct HostSide {
     pub ends: Vec<(String, u32)>,
     /// Interfaces without one.
     pub gaps: Vec<Gap>,
+    /// The cookie of the container's network namespace.
+    pub cookie: u64,
 }
 
 /// For every interface in the network namespace `netns`, its end among `outside`, the interfaces of the calling
@@ -192,7 +194,7 @@ pub fn host_side(netns: BorrowedFd<'_>, outside: &[Interface]) -> Result<HostSid
     let inside = list_with(&mut route)?;
     // Asked for after the listing, which gives numbers to namespaces that have none yet.
     let here = namespace_id(&mut route)?;
-    Ok(sides(&inside, here, outside))
+    Ok(HostSide { cookie: route.cookie()?, ..sides(&inside, here, outside) })
 }
 
 fn sides(inside: &[Interface], here: Option<i32>, outside: &[Interface]) -> HostSide {

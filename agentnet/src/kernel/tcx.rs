@@ -14,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use agentnet_common::abi::{AgentCfg, HOSTCG_DEPTH, maps};
+use agentnet_common::abi::{AgentCfg, HOSTCG_DEPTH, Uplink, maps};
 use aya::{Ebpf, programs::Program};
 
 use self::{
@@ -193,7 +193,7 @@ impl Tcx {
         let before = links.pinned()?;
         let mut found = Coverage::default();
         for netns in &own.namespaces {
-            let HostSide { ends, gaps } = interfaces::host_side(netns.as_fd(), outside)?;
+            let HostSide { ends, gaps, cookie } = interfaces::host_side(netns.as_fd(), outside)?;
             found.gaps.extend(gaps);
             for (interface, index) in ends {
                 let is_others =
@@ -201,7 +201,7 @@ impl Tcx {
                 if self.agents.iter().any(is_others) {
                     return Err(TcxError::Shared { interface });
                 }
-                write(kernel, maps::IFACE, &index, &own.cfg.agent)?;
+                write(kernel, maps::IFACE, &index, &Uplink { agent: own.cfg.agent, netns: cookie as u32 })?;
                 let attached = links
                     .attach(kernel, Place::ingress(FROM, index))
                     .and_then(|from| Ok(from && links.attach(kernel, Place::egress(TO, index))?));

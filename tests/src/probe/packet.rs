@@ -8,6 +8,8 @@ use crate::{lab::net, sys};
 /// What this file offers.
 pub const OPERATIONS: &[Operation] = &[
     Operation::new("packet-send", Trace::Marker, "a frame from a packet socket", packet_send).privileged(),
+    Operation::new("packet-tcp", Trace::Marker, "a TCP segment in a frame from a packet socket", packet_tcp)
+        .privileged(),
     Operation::new("packet-dgram", Trace::Marker, "a packet from a cooked packet socket", packet_dgram)
         .privileged(),
     Operation::new("packet-bypass", Trace::Marker, "a frame past the queueing discipline", packet_bypass)
@@ -52,12 +54,12 @@ fn link_address(args: &Args) -> Result<sys::RawAddr, Failure> {
     Ok(sys::RawAddr::from_bytes(&bytes))
 }
 
-fn frame(args: &Args) -> Vec<u8> {
+fn frame(args: &Args, packet: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     bytes.extend_from_slice(&net::SERVER_MAC);
     bytes.extend_from_slice(&net::AGENT_MAC);
     bytes.extend_from_slice(&ether_type(args).to_be_bytes());
-    bytes.extend_from_slice(&raw::udp_packet(args));
+    bytes.extend_from_slice(packet);
     bytes
 }
 
@@ -72,7 +74,11 @@ pub(super) fn send_frame(args: &Args, frame: &[u8]) -> Outcome {
 }
 
 fn packet_send(args: &Args) -> Outcome {
-    send_frame(args, &frame(args))
+    send_frame(args, &frame(args, &raw::udp_packet(args)))
+}
+
+fn packet_tcp(args: &Args) -> Outcome {
+    send_frame(args, &frame(args, &raw::tcp_packet(args)))
 }
 
 fn packet_dgram(args: &Args) -> Outcome {
@@ -83,6 +89,7 @@ fn packet_dgram(args: &Args) -> Outcome {
 fn packet_bypass(args: &Args) -> Outcome {
     let fd = socket(libc::SOCK_RAW)?;
     let allowed = sys::set_int(&fd, libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, 1).step("setsockopt");
-    let sent = sys::send_to(&fd, &frame(args), 0, link_address(args)?).step("sendto")?;
+    let sent =
+        sys::send_to(&fd, &frame(args, &raw::udp_packet(args)), 0, link_address(args)?).step("sendto")?;
     allowed.map(|()| sent)
 }

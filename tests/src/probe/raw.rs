@@ -137,7 +137,13 @@ pub fn udp_packet(args: &Args) -> Vec<u8> {
     udp_packet_from(own(args), args)
 }
 
-/// The same from another address.
+/// A whole TCP packet from the agent to the target, outside of any connection.
+pub fn tcp_packet(args: &Args) -> Vec<u8> {
+    let shape = Shape { protocol: IPPROTO_TCP, ..Shape::default() };
+    packet(own(args), args.to.ip(), &shape, &tcp_segment(args.to.port(), args.secret()))
+}
+
+/// A whole UDP packet from another address.
 pub fn udp_packet_from(source: IpAddr, args: &Args) -> Vec<u8> {
     let shape = Shape { protocol: IPPROTO_UDP, ..Shape::default() };
     packet(source, args.to.ip(), &shape, &datagram(args.to.port(), args.secret()))

@@ -1,6 +1,9 @@
 //! rtnetlink(7): one request at a time, and what a multicast group tells.
 
-use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::{
+    io,
+    os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd, RawFd},
+};
 
 use netlink_packet_core::{NLM_F_DUMP_INTR, NLMSG_ALIGNTO, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -53,6 +56,28 @@ impl Route {
             })?,
         };
         Ok(Self { socket, sequence: 0, buffer: vec![0; DATAGRAM_BYTES] })
+    }
+
+    /// The cookie of the network namespace that the socket belongs to (`SO_NETNS_COOKIE`, since Linux 5.14).
+    pub(super) fn cookie(&self) -> Result<u64, InterfaceError> {
+        let mut cookie = 0_u64;
+        let mut len = size_of_val(&cookie) as libc::socklen_t;
+        // SAFETY: the value has the length given, and the kernel writes no more than that.
+        let result = unsafe {
+            libc::getsockopt(
+                self.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_NETNS_COOKIE,
+                (&raw mut cookie).cast(),
+                &raw mut len,
+            )
+        };
+        let call = "getsockopt(SO_NETNS_COOKIE)";
+        if result == 0 {
+            Ok(cookie)
+        } else {
+            Err(InterfaceError::Netlink { call, source: io::Error::last_os_error() })
+        }
     }
 
     /// Sends a request and gathers what `pick` takes from the replies.

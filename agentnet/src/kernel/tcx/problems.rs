@@ -1,6 +1,6 @@
 //! Whether the second line stands, as the kernel tells it.
 
-use agentnet_common::abi::{AgentCfg, maps};
+use agentnet_common::abi::{AgentCfg, Uplink, maps};
 
 use super::{FRAME, FROM, Guarded, Place, TO, Tcx, TcxError, table::read};
 use crate::{
@@ -76,7 +76,8 @@ impl Tcx {
         name: &str,
     ) -> Result<Vec<String>, TcxError> {
         let mut problems = Vec::new();
-        if read(kernel, maps::IFACE, &index)? != Some(guarded.cfg.agent) {
+        let uplink: Option<Uplink> = read(kernel, maps::IFACE, &index)?;
+        if uplink.is_none_or(|uplink| uplink.agent != guarded.cfg.agent) {
             problems.push(format!("{name}: not known to be the agent's"));
         }
         let links = self.links_of(agent);
