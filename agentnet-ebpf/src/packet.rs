@@ -81,12 +81,6 @@ impl Packet {
         self.remote.protocol == protocol::TCP && self.tcp_flags & SYN == 0
     }
 
-    /// Its urgent pointer counts.
-    #[inline(always)]
-    pub const fn is_urgent(&self) -> bool {
-        self.tcp_flags & URG != 0
-    }
-
     /// Answers the opening of a TCP connection.
     #[inline(always)]
     pub const fn is_syn_ack(&self) -> bool {
