@@ -194,6 +194,8 @@ impl Tcx {
         let mut found = Coverage::default();
         for netns in &own.namespaces {
             let HostSide { ends, gaps, cookie } = interfaces::host_side(netns.as_fd(), outside)?;
+            // The low half.
+            let netns = u32::try_from(cookie & u64::from(u32::MAX)).unwrap_or_default();
             found.gaps.extend(gaps);
             for (interface, index) in ends {
                 let is_others =
@@ -201,7 +203,7 @@ impl Tcx {
                 if self.agents.iter().any(is_others) {
                     return Err(TcxError::Shared { interface });
                 }
-                write(kernel, maps::IFACE, &index, &Uplink { agent: own.cfg.agent, netns: cookie as u32 })?;
+                write(kernel, maps::IFACE, &index, &Uplink { agent: own.cfg.agent, netns })?;
                 let attached = links
                     .attach(kernel, Place::ingress(FROM, index))
                     .and_then(|from| Ok(from && links.attach(kernel, Place::egress(TO, index))?));

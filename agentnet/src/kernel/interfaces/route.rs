@@ -61,7 +61,10 @@ impl Route {
     /// The cookie of the network namespace that the socket belongs to (`SO_NETNS_COOKIE`, since Linux 5.14).
     pub(super) fn cookie(&self) -> Result<u64, InterfaceError> {
         let mut cookie = 0_u64;
-        let mut len = size_of_val(&cookie) as libc::socklen_t;
+        let call = "getsockopt(SO_NETNS_COOKIE)";
+        let failed = |source| InterfaceError::Netlink { call, source };
+        let mut len = libc::socklen_t::try_from(size_of_val(&cookie))
+            .map_err(|error| failed(io::Error::other(error)))?;
         // SAFETY: the value has the length given, and the kernel writes no more than that.
         let result = unsafe {
             libc::getsockopt(
@@ -72,12 +75,7 @@ impl Route {
                 &raw mut len,
             )
         };
-        let call = "getsockopt(SO_NETNS_COOKIE)";
-        if result == 0 {
-            Ok(cookie)
-        } else {
-            Err(InterfaceError::Netlink { call, source: io::Error::last_os_error() })
-        }
+        if result == 0 { Ok(cookie) } else { Err(failed(io::Error::last_os_error())) }
     }
 
     /// Sends a request and gathers what `pick` takes from the replies.
