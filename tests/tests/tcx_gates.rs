@@ -16,7 +16,11 @@ use agentnet_tests::{
         resolver::{A, AAAA, Record, Resolver, answer, query},
         server::Transport,
     },
-    probe::{Request, dns::Attack, script::Step},
+    probe::{
+        Request,
+        dns::Attack,
+        script::{Came, Step},
+    },
 };
 use anyhow::{Result, ensure};
 use rstest::rstest;
@@ -66,7 +70,7 @@ fn frames_pass_no_gate(#[values(Family::V4, Family::V6)] family: Family) -> Resu
     ];
     let works = |when: &str| -> Result<()> {
         let came = found.script(&ordinary)?;
-        ensure!(came.len() == 3 && came.iter().all(|came| came.is_ok()), "{when}: {came:?}");
+        ensure!(came.len() == 3 && came.iter().all(Came::is_ok), "{when}: {came:?}");
         Ok(())
     };
     works("before the frames")?;

@@ -30,6 +30,11 @@ const TCP_LISTEN: u32 = 10;
 /// The state of a closed socket.
 const TCP_CLOSE: u32 = 7;
 
+/// The family of IPv4 (include/linux/socket.h).
+const AF_INET: u32 = 2;
+/// The family of IPv6.
+const AF_INET6: u32 = 10;
+
 /// The return value of a hook.
 const fn code(allow: bool) -> i32 {
     if allow { ALLOW } else { DENY }

@@ -25,14 +25,12 @@ use aya_ebpf::{
     programs::SockOpsContext,
 };
 
-use super::TCP_CLOSE;
+use super::{AF_INET, TCP_CLOSE};
 use crate::{
     agent::{config, current_process, dialog, hello, sock_state},
     emit::{forget_refused, report_end},
     maps::{GATE, HELLOS},
 };
-
-const AF_INET: u32 = 2;
 
 #[sock_ops]
 pub fn an_sockops(ctx: SockOpsContext) -> u32 {

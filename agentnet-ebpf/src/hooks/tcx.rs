@@ -19,7 +19,7 @@ use aya_ebpf::{
     programs::{SkBuffContext, TcContext},
 };
 
-use super::tcx_gate::hold;
+use super::{AF_INET, AF_INET6, tcx_gate::hold};
 use crate::{
     acts,
     agent::NOBODY,
@@ -35,9 +35,6 @@ use crate::{
 const TCX_NEXT: i32 = -1;
 /// Drop.
 const TCX_DROP: i32 = 2;
-
-const AF_INET: u32 = 2;
-const AF_INET6: u32 = 10;
 
 // include/uapi/linux/if_ether.h
 const ETH_P_IP: u16 = 0x0800;

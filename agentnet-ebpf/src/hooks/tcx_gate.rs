@@ -11,17 +11,13 @@ use agentnet_common::{
 };
 use aya_ebpf::{bindings::bpf_sock, programs::SkBuffContext};
 
-use super::{skb::socket, skb_query::awaited};
+use super::{AF_INET, AF_INET6, skb::socket, skb_query::awaited};
 use crate::{
     acts::is_granted,
     agent::sock_state,
     packet::{Packet, load},
     pins::still_named,
 };
-
-// include/linux/socket.h
-const AF_INET: u32 = 2;
-const AF_INET6: u32 = 10;
 
 /// `verdict` on a packet by where it goes, `named` being the name that opens the address or 0; held to what the
 /// cgroup's gates have judged.
