@@ -36,8 +36,15 @@ fn other_families_and_io_uring_are_not_there(
     let lab = Lab::new()?;
     let agent = Agent::new(&lab, &Policy::standard())?.user(user);
     let denied = family.denied_endpoint();
-    let families =
-        ["packet-socket", "packet-send", "packet-dgram", "packet-bypass", "vsock-socket", "xdp-socket"];
+    let families = [
+        "packet-socket",
+        "packet-send",
+        "packet-tcp",
+        "packet-dgram",
+        "packet-bypass",
+        "vsock-socket",
+        "xdp-socket",
+    ];
     let rings = ["uring-setup", "uring-connect", "uring-sendmsg", "uring-socket"];
     let table = Expected::new().cases(&families, denied, EAFNOSUPPORT).cases(&rings, denied, ENOSYS).cases(
         &["tcp-send", "udp-sendto"],

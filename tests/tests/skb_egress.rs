@@ -23,6 +23,7 @@ use rstest::rstest;
 /// socket, another cgroup. The launcher takes the privilege away and filters the calls.
 const BEYOND_THE_HOOKS: &[&str] = &[
     "packet-send",
+    "packet-tcp",
     "packet-dgram",
     "packet-bypass",
     "root-cgroup-send",
