@@ -13,6 +13,8 @@ use agentnet_common::{
 };
 use aya_ebpf::helpers::generated::bpf_loop;
 
+use crate::tables::reason;
+
 /// Bytes of a header (RFC 1035, 4.1.1).
 pub const HEADER: usize = 12;
 /// Longest name on the wire without the root (RFC 1035, 2.3.4).
@@ -219,8 +221,8 @@ const fn decode(word: u64) -> Result<Question, Reason> {
     if word & READ != 0 {
         return Ok(Question { kind: word as u16, end: (word >> 32) as usize });
     }
-    // SAFETY: the code of a reason, which has two bytes.
-    Err(unsafe { core::mem::transmute::<u16, Reason>(word as u16) })
+    // SAFETY: the code of a reason.
+    Err(unsafe { reason(word) })
 }
 
 /// Reads the question of a message of `len` bytes, which the scratch holds.

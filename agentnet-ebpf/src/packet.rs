@@ -8,7 +8,7 @@ use agentnet_common::{
 };
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes, programs::SkBuffContext};
 
-use crate::opaque;
+use crate::{opaque, tables::reason};
 
 /// SYN in the flags byte of a TCP header (RFC 9293, 3.1).
 const SYN: u8 = 0x02;
@@ -73,6 +73,12 @@ impl Packet {
     #[inline(always)]
     pub const fn is_urgent(&self) -> bool {
         self.tcp_flags & URG != 0
+    }
+
+    /// Brings the far end something that has to be judged where payload is.
+    #[inline(always)]
+    pub const fn carries(&self) -> bool {
+        self.has_data || self.is_urgent()
     }
 
     /// Goes on with a connection of TCP: what opens one, in either direction, does not.
@@ -197,11 +203,8 @@ fn ipv6(headers: impl Headers, header: [u32; 5], start: u32) -> Result<Network, 
 pub fn parse(ctx: &SkBuffContext, direction: Direction) -> (Packet, Option<Reason>) {
     let mut packet = MaybeUninit::uninit();
     let code = an_parse(ctx.skb.skb, packet.as_mut_ptr(), direction as u32);
-    // SAFETY: written whatever comes of it; a code is 0 or that of a reason, which has two bytes.
-    unsafe {
-        let reason = (code != 0).then(|| core::mem::transmute::<u16, Reason>(code as u16));
-        (packet.assume_init(), reason)
-    }
+    // SAFETY: written whatever comes of it; a code is 0 or that of a reason.
+    unsafe { (packet.assume_init(), (code != 0).then(|| reason(code))) }
 }
 
 /// [`parse`]: 0, or the code of the reason. A function of its own to the kernel as well, see

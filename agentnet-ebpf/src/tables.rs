@@ -88,6 +88,16 @@ pub extern "C" fn an_decide(
     }
 }
 
+/// The reason in a word that a function of its own to the kernel gives back, which can give back nothing but integers.
+///
+/// # Safety
+/// The lower two bytes are the code of a reason.
+#[inline(always)]
+pub const unsafe fn reason(word: u64) -> Reason {
+    // SAFETY: a reason has two bytes, and the caller knows that these are one's.
+    unsafe { core::mem::transmute::<u16, Reason>(word as u16) }
+}
+
 /// The verdict on `endpoint`, for whose address the policy has `rules`, and the name by which it is allowed, if by one.
 /// With `reply` it goes back to somebody who came. Calls say in which network namespace; packets are of sockets whose calls
 /// have, and say 0.
@@ -112,8 +122,8 @@ pub fn decide(
     if code & ALLOWS != 0 {
         return (Verdict::Allow(RuleId(code as u16)), name);
     }
-    // SAFETY: the code of a reason, which has two bytes.
-    (Verdict::Deny(unsafe { core::mem::transmute::<u16, Reason>(code as u16) }), 0)
+    // SAFETY: the code of a reason.
+    (Verdict::Deny(unsafe { reason(code) }), 0)
 }
 
 /// The verdict on what is not on this host, and the name by which it is allowed, if by one; in a network namespace, or 0.

@@ -12,6 +12,8 @@ use agentnet_common::{
 };
 use aya_ebpf::helpers::generated::bpf_loop;
 
+use crate::tables::reason;
+
 /// Bytes of a record before its fragment (RFC 8446, 5.1).
 pub const RECORD_HEAD: u32 = 5;
 /// Most bytes of a fragment: those of TLS 1.2, which may be expanded by 2048 (RFC 5246, 6.2.3).
@@ -295,8 +297,8 @@ pub fn client_hello(hello: &mut Hello, scratch: &mut Scratch, at: u32, len: u32)
     if word & READ != 0 {
         return Ok(word as u16 as u32);
     }
-    // SAFETY: the code of a reason, which has two bytes.
-    Err(unsafe { core::mem::transmute::<u16, Reason>(word as u16) })
+    // SAFETY: the code of a reason.
+    Err(unsafe { reason(word) })
 }
 
 /// [`client_hello`], a function of its own to the kernel as well, see [`crate::tables::an_decide`].

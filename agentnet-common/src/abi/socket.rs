@@ -1,6 +1,9 @@
 //! What is remembered with a socket, and who made it.
 
-use crate::{addr::Addr, wire};
+use crate::{
+    addr::{Addr, Endpoint},
+    wire,
+};
 
 /// Length of a task's `comm`, its terminating NUL included (`TASK_COMM_LEN`, include/linux/sched.h).
 pub const COMM_BYTES: usize = 16;
@@ -140,6 +143,12 @@ wire! {
 }
 
 impl SockState {
+    /// Whether the remembered peer is `remote`, whatever the protocol.
+    #[inline(always)]
+    pub fn is_peer(&self, remote: &Endpoint) -> bool {
+        self.peer_port == remote.port && self.peer == remote.addr.words
+    }
+
     /// The remembered peer.
     #[inline(always)]
     pub const fn peer_addr(&self) -> Addr {

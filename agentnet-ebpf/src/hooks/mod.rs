@@ -1,6 +1,7 @@
 //! One file per hook; the test of the same name is in `tests/`.
 
 mod connect;
+mod msg;
 mod sendmsg;
 mod setsockopt;
 mod sk_msg;

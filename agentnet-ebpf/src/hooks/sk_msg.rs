@@ -7,47 +7,37 @@ use core::ffi::{c_long, c_void};
 
 use agentnet_common::{
     abi::{AgentCfg, Dialog, JUDGED_BYTES, QUERY_BYTES, Scratch, SockState},
-    addr::{Addr, Endpoint, protocol},
-    event::Hook,
     verdict::{Reason, RuleId, Verdict},
 };
 use aya_ebpf::{
-    helpers::generated::{
-        bpf_loop, bpf_msg_apply_bytes, bpf_msg_cork_bytes, bpf_msg_pull_data, bpf_probe_read_kernel,
-    },
+    helpers::generated::{bpf_loop, bpf_msg_pull_data, bpf_probe_read_kernel},
     macros::sk_msg,
     programs::SkMsgContext,
 };
 
-use super::skb_query::judge_query;
+use super::{
+    msg::{code, facts, pass, server, socket, wait_for},
+    skb_query::judge_query,
+};
 use crate::{
-    agent::{current_process, dialog, sock_state},
+    agent::{dialog, sock_state},
     dns,
-    emit::{Facts, conclude_query},
+    emit::conclude_query,
     maps::AGENTS,
     scratch::with_scratch,
 };
 
-/// Take it (include/uapi/linux/bpf.h).
-const SK_PASS: u32 = 1;
-/// The call gets EACCES.
-const SK_DROP: u32 = 0;
 /// Bytes of the length before a message (RFC 1035, 4.2.2).
 const LENGTH: u32 = 2;
 
 #[sk_msg]
 pub fn an_dns_msg(ctx: SkMsgContext) -> u32 {
-    if try_msg(&ctx) { SK_PASS } else { SK_DROP }
+    code(try_msg(&ctx))
 }
 
 #[inline(always)]
 fn try_msg(ctx: &SkMsgContext) -> bool {
-    // SAFETY: the context is the kernel's.
-    let sk = unsafe { (*ctx.msg).__bindgen_anon_3.sk };
-    if sk.is_null() {
-        return false;
-    }
-    let sk = sk.cast();
+    let Some(sk) = socket(ctx) else { return false };
     let (Some(state), Some(dialog)) = (sock_state(sk, false), dialog(sk, false)) else { return false };
     let Some(cfg) = AGENTS.get(state.agent).filter(|cfg| cfg.is_configured()) else { return false };
     if dialog.broken != 0 {
@@ -62,16 +52,7 @@ fn try_msg(ctx: &SkMsgContext) -> bool {
     if sound && size < LENGTH + len {
         return wait_for(ctx, LENGTH + len);
     }
-    let facts = Facts {
-        hook: Hook::Sendmsg,
-        remote: Endpoint::new(state.peer_addr(), state.peer_port, protocol::TCP),
-        local: Endpoint::new(Addr::UNSPECIFIED, 0, protocol::TCP),
-        process: current_process(),
-        flow: 0,
-        bytes: size,
-        detail: 0,
-        sent: state.tx_bytes,
-    };
+    let facts = facts(state, 0, size, 0);
     let passes = with_scratch(|scratch| {
         let judged = if sound { judge(ctx, cfg, sk, state, scratch, len) } else { Err(Reason::DnsMalformed) };
         let verdict = match judged {
@@ -87,8 +68,7 @@ fn try_msg(ctx: &SkMsgContext) -> bool {
     // What comes behind a message is one of its own. What is no message passes in an audit alone, as a whole.
     let taken = if sound { LENGTH + len } else { size };
     dialog.approved = dialog.approved.wrapping_add(taken);
-    // SAFETY: the context is the kernel's.
-    unsafe { bpf_msg_apply_bytes(ctx.msg, taken) == 0 }
+    pass(ctx, taken)
 }
 
 /// What is kept of a message that was judged.
@@ -126,13 +106,6 @@ extern "C" fn keep_byte(index: u32, keep: *mut c_void) -> c_long {
         (&raw mut (*keep.dialog).judged).cast::<u8>().add(place).write_volatile(byte);
     }
     0
-}
-
-/// Has the program called again when there are so many bytes.
-#[inline(always)]
-fn wait_for(ctx: &SkMsgContext, bytes: u32) -> bool {
-    // SAFETY: the context is the kernel's.
-    unsafe { bpf_msg_cork_bytes(ctx.msg, bytes) == 0 }
 }
 
 /// The length before the message.
@@ -181,6 +154,5 @@ fn judge(
     if read != 0 {
         return Err(Reason::DnsShared);
     }
-    let server = Endpoint::new(state.peer_addr(), state.peer_port, protocol::TCP);
-    judge_query(cfg, sk, state.netns, &server, scratch, len)
+    judge_query(cfg, sk, state.netns, &server(state), scratch, len)
 }

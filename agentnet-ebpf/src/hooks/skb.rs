@@ -81,15 +81,14 @@ pub fn let_out(
     packet: &Packet,
     rule: RuleId,
 ) -> bool {
-    let is_judged = packet.has_data || packet.is_urgent();
-    if is_dns(rule, &packet.remote) && is_judged {
+    if is_dns(rule, &packet.remote) && packet.carries() {
         // SAFETY: nothing is to be dropped. Returns only if the program is not there: then nobody can tell.
         unsafe { TAILS_OUT.tail_call(ctx, TAIL_DNS) };
         return false;
     }
     if let Some(state) = &state
         && state.role == ROLE_TLS
-        && is_judged
+        && packet.carries()
     {
         // SAFETY: as above.
         unsafe { TAILS_OUT.tail_call(ctx, TAIL_TLS) };

@@ -67,11 +67,7 @@ fn goes_on(cfg: &AgentCfg, state: &SockState, packet: &Packet) -> bool {
     // Who came stays welcome whatever changes, but not whom somebody blocks.
     let accepted = state.role == ROLE_ACCEPTED && !cfg.has_blocks() && cfg.may_come_in(packet.on_loopback);
     let known = cached || accepted;
-    known
-        && state.agent == cfg.agent
-        && packet.is_later_segment()
-        && state.peer_port == packet.remote.port
-        && state.peer == packet.remote.addr.words
+    known && state.agent == cfg.agent && packet.is_later_segment() && state.is_peer(&packet.remote)
 }
 
 /// The verdict on a packet, and whether it begins a flow that nobody has reported.
@@ -108,11 +104,7 @@ fn judge(
     let rules = look_up(cfg.slot, &packet.remote.addr);
     let (mut verdict, mut named) = decide(cfg, rules, &packet.remote, scope, answers, 0);
     let syn = tcp && packet.is_syn();
-    let goes_on = !syn
-        && tcp
-        && state.as_ref().is_some_and(|state| {
-            state.peer_port == packet.remote.port && state.peer == packet.remote.addr.words
-        });
+    let goes_on = !syn && tcp && state.as_ref().is_some_and(|state| state.is_peer(&packet.remote));
     // A connection that a name has opened is open as long as the name is allowed, however old the answer; and by the
     // name, though it was allowed by hand as well: that ends. One that has to say a name is open by that one alone.
     let silent = matches!(
@@ -199,9 +191,5 @@ fn is_accepted(state: Option<&SockState>, cfg: &AgentCfg, packet: &Packet) -> bo
     packet.remote.protocol == protocol::TCP
         && !packet.is_syn()
         && cfg.may_come_in(packet.on_loopback)
-        && state.is_some_and(|state| {
-            state.role == ROLE_ACCEPTED
-                && state.peer_port == packet.remote.port
-                && state.peer == packet.remote.addr.words
-        })
+        && state.is_some_and(|state| state.role == ROLE_ACCEPTED && state.is_peer(&packet.remote))
 }

@@ -115,8 +115,7 @@ fn normalise(addr: Addr) -> Addr {
 pub fn is_reported(state: &SockState, cfg: &AgentCfg, remote: &Endpoint) -> bool {
     state.cached != CACHED_NONE
         && state.generation == cfg.generation
-        && state.peer_port == remote.port
-        && state.peer == remote.addr.words
+        && state.is_peer(remote)
         && !cfg.is_quarantined()
 }
 

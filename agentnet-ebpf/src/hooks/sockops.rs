@@ -1,6 +1,8 @@
 //! sockops: marks sockets that listen and those that accept() makes, and forgets refused data of sockets that
 //! are gone.
 
+use core::ffi::c_void;
+
 use agentnet_common::{
     abi::{
         CACHED_NONE, HELLO_AWAITED, HELLO_NOT_FREE, ROLE_ACCEPTED, ROLE_ASKS, ROLE_NONE, ROLE_TLS, SockState,
@@ -37,11 +39,7 @@ pub fn an_sockops(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => {
             watch_state(&ctx);
-            match state_of(&ctx, false) {
-                Some(state) if state.role == ROLE_ASKS => guard_resolver(&ctx, state),
-                Some(state) if state.role == ROLE_TLS => guard_name(&ctx, state),
-                _ => {}
-            }
+            guard(&ctx);
         }
         BPF_SOCK_OPS_TCP_LISTEN_CB => mark_listener(&ctx),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => {
@@ -68,55 +66,60 @@ fn watch(ctx: &SockOpsContext, flags: u32) {
     unsafe { bpf_sock_ops_cb_flags_set(ctx.ops, flags as i32) };
 }
 
-/// A connection to a resolver is made: from now on what it sends is judged. Without room nothing of it is approved,
+/// A connection is made on which what is sent has to be judged: from now on it is. Without room nothing of it is approved,
 /// and nothing leaves.
 #[inline(always)]
-fn guard_resolver(ctx: &SockOpsContext, state: &mut SockState) {
+fn guard(ctx: &SockOpsContext) {
+    let Some(sk) = socket(ctx) else { return };
+    let Some(state) = sock_state(sk, false).filter(|state| matches!(state.role, ROLE_ASKS | ROLE_TLS)) else {
+        return;
+    };
     // SAFETY: the context is the kernel's.
     state.netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) } as u32;
-    // SAFETY: the context is the kernel's.
-    let sk = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
-    if sk.is_null() {
-        return;
-    }
-    let Some(dialog) = dialog(sk.cast(), true) else { return };
-    // SAFETY: the context is the kernel's.
-    unsafe {
-        dialog.out = (*ctx.ops).snd_nxt;
-        dialog.in_ = (*ctx.ops).rcv_nxt;
-        dialog.approved = 0;
-        dialog.read = 0;
-        dialog.have = 0;
-        dialog.broken = 0;
-        let mut cookie = bpf_get_socket_cookie(ctx.as_ptr());
-        bpf_sock_hash_update(ctx.ops, (&raw const GATE).cast_mut().cast(), (&raw mut cookie).cast(), 0);
-    }
+    if state.role == ROLE_ASKS { guard_resolver(ctx, sk) } else { guard_name(ctx, sk) }
 }
 
-/// A connection that has to say a name in TLS is made: from now on what it sends is judged. As above without room.
+/// To a resolver, whose queries are judged.
 #[inline(always)]
-fn guard_name(ctx: &SockOpsContext, state: &mut SockState) {
+fn guard_resolver(ctx: &SockOpsContext, sk: *mut c_void) {
+    let Some(dialog) = dialog(sk, true) else { return };
     // SAFETY: the context is the kernel's.
-    state.netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) } as u32;
+    (dialog.out, dialog.in_) = unsafe { ((*ctx.ops).snd_nxt, (*ctx.ops).rcv_nxt) };
+    dialog.approved = 0;
+    dialog.read = 0;
+    dialog.have = 0;
+    dialog.broken = 0;
+    hold(ctx, (&raw const GATE).cast_mut().cast(), cookie(ctx));
+}
+
+/// To where a name has to be said in TLS.
+#[inline(always)]
+fn guard_name(ctx: &SockOpsContext, sk: *mut c_void) {
+    let Some(hello) = hello(sk, true) else { return };
     // SAFETY: the context is the kernel's.
-    let sk = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
-    if sk.is_null() {
-        return;
-    }
-    let Some(hello) = hello(sk.cast(), true) else { return };
-    // SAFETY: the context is the kernel's.
-    unsafe {
-        let mut cookie = bpf_get_socket_cookie(ctx.as_ptr());
-        hello.out = (*ctx.ops).snd_nxt;
-        hello.judged = 0;
-        hello.left = 0;
-        hello.free = HELLO_NOT_FREE;
-        hello.have = 0;
-        hello.flow = cookie;
-        hello.stage = HELLO_AWAITED;
-        bpf_sock_hash_update(ctx.ops, (&raw const HELLOS).cast_mut().cast(), (&raw mut cookie).cast(), 0);
-    }
+    hello.out = unsafe { (*ctx.ops).snd_nxt };
+    hello.judged = 0;
+    hello.left = 0;
+    hello.free = HELLO_NOT_FREE;
+    hello.have = 0;
+    hello.flow = cookie(ctx);
+    hello.stage = HELLO_AWAITED;
+    hold(ctx, (&raw const HELLOS).cast_mut().cast(), hello.flow);
     watch(ctx, BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTT_CB_FLAG);
+}
+
+/// Puts the socket into `map`, whose program judges what it sends.
+#[inline(always)]
+fn hold(ctx: &SockOpsContext, map: *mut c_void, mut cookie: u64) {
+    // SAFETY: the context is the kernel's.
+    unsafe { bpf_sock_hash_update(ctx.ops, map, (&raw mut cookie).cast(), 0) };
+}
+
+/// The cookie of the socket.
+#[inline(always)]
+fn cookie(ctx: &SockOpsContext) -> u64 {
+    // SAFETY: the context is the kernel's.
+    unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
 }
 
 /// Something was acknowledged. A connection that has said its name leaves the map: in it every call costs more.
@@ -126,21 +129,25 @@ fn let_go(ctx: &SockOpsContext) {
     if state.role == ROLE_TLS {
         return;
     }
-    // SAFETY: the context is the kernel's. The kernel keeps what a call that is under way needs of the map until it ends;
-    // nothing is held back any more that could be lost.
-    unsafe {
-        let mut cookie = bpf_get_socket_cookie(ctx.as_ptr());
-        bpf_map_delete_elem((&raw const HELLOS).cast_mut().cast(), (&raw mut cookie).cast());
-    }
+    let mut cookie = cookie(ctx);
+    // SAFETY: the kernel keeps what a call that is under way needs of the map until it ends; nothing is held back any more
+    // that could be lost.
+    unsafe { bpf_map_delete_elem((&raw const HELLOS).cast_mut().cast(), (&raw mut cookie).cast()) };
     watch_state(ctx);
+}
+
+/// The socket of the event, not null.
+#[inline(always)]
+fn socket(ctx: &SockOpsContext) -> Option<*mut c_void> {
+    // SAFETY: the context is the kernel's.
+    let sk = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
+    if sk.is_null() { None } else { Some(sk.cast()) }
 }
 
 /// What is remembered with the socket of the event; made if `create` and not there yet.
 #[inline(always)]
 fn state_of(ctx: &SockOpsContext, create: bool) -> Option<&'static mut SockState> {
-    // SAFETY: the context is the kernel's.
-    let sk = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
-    if sk.is_null() { None } else { sock_state(sk.cast(), create) }
+    sock_state(socket(ctx)?, create)
 }
 
 /// Who sends to it on this host finds out by this whose it is. Without room it stays foreign to its own agent.
@@ -189,8 +196,7 @@ fn mark_accepted(ctx: &SockOpsContext) {
 #[inline(always)]
 fn forget_closed(ctx: &SockOpsContext) {
     let Some(state) = state_of(ctx, false) else { return };
-    // SAFETY: the context is the kernel's.
-    let flow = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    let flow = cookie(ctx);
     if state.refused != 0 {
         forget_refused(flow);
         state.refused = 0;

@@ -27,18 +27,12 @@ pub fn hold(ctx: &SkBuffContext, cfg: &AgentCfg, packet: &Packet, verdict: Verdi
     let state = sk.and_then(|sk| sock_state(sk, false));
     let verdict = by_name(cfg, packet, state.as_deref(), verdict, named);
     match verdict {
-        Verdict::Allow(rule) if is_dns(rule, &packet.remote) && carries(packet) => {
+        Verdict::Allow(rule) if is_dns(rule, &packet.remote) && packet.carries() => {
             let is_query = sk.is_some_and(|sk| is_judged_query(ctx, packet, sk, state.as_deref()));
             if is_query { verdict } else { Verdict::Deny(Reason::DnsUnjudged) }
         }
         _ => verdict,
     }
-}
-
-/// Whether the packet brings the far end anything of the agent's choosing.
-#[inline(always)]
-const fn carries(packet: &Packet) -> bool {
-    packet.has_data || packet.is_urgent()
 }
 
 /// The verdict on a packet of TCP, by the name that has opened its connection, which is open as long as the name is
@@ -56,8 +50,7 @@ fn by_name(
         return verdict;
     }
     // Of a socket that has gone elsewhere since nothing is known.
-    let own =
-        state.filter(|state| state.peer_port == packet.remote.port && state.peer == packet.remote.addr.words);
+    let own = state.filter(|state| state.is_peer(&packet.remote));
     let held =
         own.is_some_and(|state| matches!(state.role, ROLE_TLS | ROLE_SAID) && state.held_by == cfg.agent);
     let name = own.filter(|state| held || state.agent == cfg.agent).map_or(0, |state| state.name);
@@ -66,7 +59,7 @@ fn by_name(
     else {
         return verdict;
     };
-    if speaks & SPEAKS_TLS == 0 || held || !carries(packet) {
+    if speaks & SPEAKS_TLS == 0 || held || !packet.carries() {
         return Verdict::Allow(rule);
     }
     if is_granted(cfg, &packet.remote) {
@@ -91,7 +84,7 @@ fn is_judged_query(ctx: &SkBuffContext, packet: &Packet, sk: *mut c_void, state:
         return false;
     }
     if packet.remote.protocol == protocol::TCP {
-        return state.peer_port == packet.remote.port && state.peer == packet.remote.addr.words;
+        return state.is_peer(&packet.remote);
     }
     let Ok(id) = load::<u16>(ctx, packet.payload) else { return false };
     awaited(sk, &packet.remote, u16::from_be(id)).is_some()

@@ -12,50 +12,40 @@ use agentnet_common::{
         HELLO_REFUSED, HELLO_SAID, HELLO_STEP, Hello, MODE_AUDIT, QUERY_BYTES, ROLE_NONE, ROLE_TLS,
         SPEAKS_ECH, SPEAKS_UNNAMED, Scratch, SockState,
     },
-    addr::{Addr, Endpoint, protocol},
-    event::{Hook, Kind},
+    addr::protocol,
+    event::Kind,
     verdict::{Reason, RuleId, Verdict},
 };
 use aya_ebpf::{
-    helpers::generated::{
-        bpf_loop, bpf_msg_apply_bytes, bpf_msg_cork_bytes, bpf_msg_pull_data, bpf_probe_read_kernel,
-    },
+    helpers::generated::{bpf_loop, bpf_msg_pull_data, bpf_probe_read_kernel},
     macros::sk_msg,
     programs::SkMsgContext,
 };
 
+use super::msg::{code, facts, pass, server, socket, wait_for};
 use crate::{
     acts::is_granted,
-    agent::{current_process, hello, sock_state},
+    agent::{hello, sock_state},
     dns,
-    emit::{Facts, conclude_with},
+    emit::conclude_with,
     maps::AGENTS,
     pins::{is_opened_by, keep_name, rules_of, still_named},
     scratch::with_scratch,
     tls::{self, What},
 };
 
-/// Take it (include/uapi/linux/bpf.h).
-const SK_PASS: u32 = 1;
-/// The call gets EACCES.
-const SK_DROP: u32 = 0;
 /// As many bytes as a program can say that it need not be asked about (`apply_bytes`, net/core/skmsg.c, is signed
 /// where it is compared).
 const ALL: u32 = i32::MAX as u32;
 
 #[sk_msg]
 pub fn an_tls_msg(ctx: SkMsgContext) -> u32 {
-    if try_msg(&ctx) { SK_PASS } else { SK_DROP }
+    code(try_msg(&ctx))
 }
 
 #[inline(always)]
 fn try_msg(ctx: &SkMsgContext) -> bool {
-    // SAFETY: the context is the kernel's.
-    let sk = unsafe { (*ctx.msg).__bindgen_anon_3.sk };
-    if sk.is_null() {
-        return false;
-    }
-    let sk = sk.cast();
+    let Some(sk) = socket(ctx) else { return false };
     let Some(state) = sock_state(sk, false) else { return false };
     if state.role != ROLE_TLS {
         return pass(ctx, ALL);
@@ -89,20 +79,6 @@ enum Step {
     Wait(u32),
     /// It is refused, and all behind it.
     Refuse,
-}
-
-/// Lets so many bytes be taken without asking again.
-#[inline(always)]
-fn pass(ctx: &SkMsgContext, bytes: u32) -> bool {
-    // SAFETY: the context is the kernel's.
-    unsafe { bpf_msg_apply_bytes(ctx.msg, bytes) == 0 }
-}
-
-/// Has the program called again when there are so many bytes.
-#[inline(always)]
-fn wait_for(ctx: &SkMsgContext, bytes: u32) -> bool {
-    // SAFETY: the context is the kernel's.
-    unsafe { bpf_msg_cork_bytes(ctx.msg, bytes) == 0 }
 }
 
 /// Judges the next record, or the ClientHello.
@@ -170,7 +146,7 @@ fn judge(
     len: u32,
 ) -> Result<(), Reason> {
     let has = tls::client_hello(hello, scratch, at, len)?;
-    let server = Endpoint::new(state.peer_addr(), state.peer_port, protocol::TCP);
+    let server = server(state);
     let opened = still_named(cfg, state.name, &server);
     let speaks = if has & tls::NAMED == 0 {
         let speaks = opened.map_or(0, |(_, speaks)| speaks);
@@ -225,7 +201,7 @@ fn refuse(
     reason: Reason,
     size: u32,
 ) -> Step {
-    let server = Endpoint::new(state.peer_addr(), state.peer_port, protocol::TCP);
+    let server = server(state);
     if is_granted(cfg, &server) {
         // It is open by that alone, and ends with it.
         state.role = ROLE_NONE;
@@ -236,16 +212,7 @@ fn refuse(
     hello.stage = HELLO_REFUSED;
     let len = if scratch.flags & tls::NAMED != 0 { scratch.said_len } else { 0 };
     tell_name(hello, scratch, len);
-    let facts = Facts {
-        hook: Hook::Sendmsg,
-        remote: server,
-        local: Endpoint::new(Addr::UNSPECIFIED, 0, protocol::TCP),
-        process: current_process(),
-        flow: hello.flow,
-        bytes: size,
-        detail: len,
-        sent: state.tx_bytes,
-    };
+    let facts = facts(state, hello.flow, size, len);
     // It is told; what comes of it is the caller's.
     let opened_by = RuleId(state.rule);
     let _ = conclude_with(cfg, &facts, Verdict::Deny(reason), Kind::ServerName, opened_by, &scratch.message);

@@ -293,9 +293,9 @@ fn judge<T: Tables>(
         place.came_in = true;
     }
     let endpoint = judge::endpoint(protocol, socket.remote);
-    let is_peer = |state: &SockState| state.peer == endpoint.addr.words && state.peer_port == endpoint.port;
-    let name =
-        state.filter(|state| protocol == Protocol::Tcp && is_peer(state)).map_or(0, |state| state.name);
+    let name = state
+        .filter(|state| protocol == Protocol::Tcp && state.is_peer(&endpoint))
+        .map_or(0, |state| state.name);
     let verdict = judge::verdict(question.tables, question.acts, &question.cfg, &endpoint, place, name);
     let existing = Existing {
         protocol,
