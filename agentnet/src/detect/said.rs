@@ -31,7 +31,7 @@ const NAME: usize = 255;
 #[derive(Clone, Copy)]
 pub struct Held<'a> {
     /// The rule, for people, with its place.
-    pub rule: &'a str,
+    pub rule: &'a dyn fmt::Display,
     /// Names by which the policy lets the flow's port be reached.
     pub allows: &'a dyn Fn(&str) -> bool,
     /// What has to be said.
@@ -54,7 +54,10 @@ pub enum HeldTo {
 
 impl fmt::Debug for Held<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Held").field("rule", &self.rule).field("to", &self.to).finish_non_exhaustive()
+        f.debug_struct("Held")
+            .field("rule", &self.rule.to_string())
+            .field("to", &self.to)
+            .finish_non_exhaustive()
     }
 }
 
@@ -219,7 +222,7 @@ fn mismatch(held: Held<'_>, flow: &Flow, said: Option<&str>, strength: Strength,
             advice: "if that is right, add a rule for the name that was said",
             evidence: Evidence::Said(evidence::Said {
                 said: said.map(|name| clean(name, NAME)),
-                opened_by: held.rule.to_owned(),
+                opened_by: held.rule.to_string(),
             }),
             subject,
             count: 1,

@@ -169,10 +169,11 @@ impl Engine {
                 let policy = &agent.policy;
                 let to = policy.held_to(RuleId(head.rule), number, port);
                 let rule = to.and_then(|_| policy.compiled.rule(RuleId(head.rule)));
-                let rule = rule.map_or_else(String::new, ToString::to_string);
+                // Written out only in what is found: most samples say what they may.
+                let rule: &dyn std::fmt::Display = rule.map_or(&"", |rule| rule);
                 let allows = |name: &str| policy.allows_name(name, number, port);
                 let sample = Sample {
-                    held: to.map(|to| Held { rule: &rule, allows: &allows, to }),
+                    held: to.map(|to| Held { rule, allows: &allows, to }),
                     source: source(&seen),
                     direction,
                     offset: head.offset,

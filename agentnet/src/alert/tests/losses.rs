@@ -1,35 +1,16 @@
 //! What is told of what did not arrive.
 
-use agentnet_common::{abi::AgentCounters, user::DecodeError, verdict::REASON_SLOTS};
+use agentnet_common::{abi::AgentCounters, user::DecodeError};
 
 use super::{
     super::model::{Evidence, Kind, Output, Severity},
     event, later, only_alert, pipeline, record,
 };
 
-pub(super) fn no_losses() -> AgentCounters {
-    AgentCounters {
-        alerts: 0,
-        samples: 0,
-        alerts_lost: 0,
-        samples_lost: 0,
-        suppressed: 0,
-        window_start: 0,
-        window_count: 0,
-        repeats: 0,
-        unsampled: 0,
-        allowed_packets: 0,
-        allowed_bytes: 0,
-        refused_overflow: 0,
-        reason: 0,
-        denied: [0; REASON_SLOTS],
-    }
-}
-
 #[test]
 fn losses_are_alerts_with_what_was_lost_since() {
     let mut pipeline = pipeline();
-    let mut counters = no_losses();
+    let mut counters = AgentCounters::default();
     assert_eq!(pipeline.on_counters(&counters, later(0)), []);
     counters.alerts_lost = 3;
     let alert = only_alert(pipeline.on_counters(&counters, later(1)));
@@ -53,8 +34,7 @@ fn a_gap_is_an_alert_unless_a_counter_accounts_for_it() {
         second.header.seq = 4;
         let _ = pipeline.on_record(&record(event("203.0.113.7")), later(0));
         let _ = pipeline.on_record(&record(second), later(0));
-        let mut counters = no_losses();
-        counters.alerts_lost = alerts_lost;
+        let counters = AgentCounters { alerts_lost, ..AgentCounters::default() };
         let outputs = pipeline.on_counters(&counters, later(1));
         outputs
             .into_iter()
@@ -79,7 +59,7 @@ fn an_unreadable_record_is_an_alert_and_the_gap_it_leaves_is_not_another() {
     let mut next = event("203.0.113.7");
     next.header.seq = 1;
     let _ = pipeline.on_record(&record(next), later(0));
-    assert_eq!(pipeline.on_counters(&no_losses(), later(20)), []);
+    assert_eq!(pipeline.on_counters(&AgentCounters::default(), later(20)), []);
 }
 
 #[test]

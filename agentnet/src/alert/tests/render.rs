@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, path::Path};
 
-use agentnet_common::{event::Outcome, verdict::Reason};
+use agentnet_common::{abi::AgentCounters, event::Outcome, verdict::Reason};
 use jiff::tz::TimeZone;
 
 use super::{
@@ -11,9 +11,7 @@ use super::{
         model::{Output, Severity},
         render::Renderer,
     },
-    event, later,
-    losses::no_losses,
-    now, only_alert, pipeline,
+    event, later, now, only_alert, pipeline,
     reasons::refused,
     record, renderer,
 };
@@ -93,7 +91,7 @@ fn the_summary_says_what_went_through_what_did_not_and_what_to_add() {
     let mut audited = event("2001:db8::7");
     audited.outcome = Outcome::Audited as u8;
     let _ = pipeline.on_record(&record(audited), now());
-    let mut counters = no_losses();
+    let mut counters = AgentCounters::default();
     (counters.suppressed, counters.allowed_packets, counters.allowed_bytes) = (4, 30, 12_900);
     let _ = pipeline.on_counters(&counters, now());
     let (_, summary) = pipeline.finish(later(60));

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use agentnet_common::{
+    abi::AgentCounters,
     addr::Endpoint,
     event::Outcome,
     verdict::{Reason, RuleId},
@@ -162,7 +163,7 @@ fn what_the_kernel_only_counted_is_told_once_whatever_is_read_first() {
 fn a_series_of_before_is_not_told_again_by_the_next_engine() {
     let mut flow = event("10.0.0.9");
     (flow.outcome, flow.rule, flow.total) = (Outcome::Allowed as u8, 0, 7);
-    let mut pipeline = pipeline().resumed(&super::losses::no_losses());
+    let mut pipeline = pipeline().resumed(&AgentCounters::default());
     assert_eq!(pipeline.on_series(&[flow], later(0)), []);
     flow.total = 9;
     assert_eq!(counts(&pipeline.on_series(&[flow], later(1))), [2]);

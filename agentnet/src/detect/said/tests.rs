@@ -30,7 +30,7 @@ fn judged_from(first: u64, to: HeldTo, sent: &[&[u8]]) -> Vec<Verdict> {
     let agent = Agent { id: 1, name: "a" };
     let source = Source { time: Time(1), agent, process: None, lineage: Lineage::default(), flow };
     let allows = |name: &str| matches!(name, "api.example" | "example.com");
-    let held = Held { rule: "`api.example tcp 443` (p.toml:8)", allows: &allows, to };
+    let held = Held { rule: &"`api.example tcp 443` (p.toml:8)", allows: &allows, to };
     let judge = |(offset, bytes): (u64, &&[u8])| {
         let sample =
             Sample { source, direction: Direction::Egress, offset, payload: 0, bytes, held: Some(held) };
