@@ -1,6 +1,6 @@
 //! Detectors on live traffic: what the policy allows and carries data is found, told, and closed as the policy says.
 
-use std::{fs, net::SocketAddr, process::Command};
+use std::{fs, net::SocketAddr};
 
 use agentnet_common::verdict::DNS_PORT;
 use agentnet_tests::{
@@ -8,13 +8,13 @@ use agentnet_tests::{
     lab::{
         Lab,
         agent::Agent,
-        child::{agentnet, finish, join_cgroup, probe_binary},
+        child::agentnet,
         daemon::{Daemon, Served},
         found::{Found, Resident},
         net::{ALLOWED_PORT, Family},
         policy::Policy,
         resolver::{A, Resolver, query},
-        running::Running,
+        script::script,
         server::Transport,
     },
     probe::script::{Came, Step},
@@ -41,19 +41,6 @@ fn policy(resolver: SocketAddr, mode: &str, detect: &str) -> String {
          [[egress.allow]]\ndomain = \"*.{TUNNEL}\"\nports = [{ALLOWED_PORT}]\n[[egress.allow]]\ndomain = {TWIN:?}\nports = [{ALLOWED_PORT}]\n{detect}",
         resolver.ip()
     )
-}
-
-/// Runs a script of the probe as the agent that runs.
-fn script(lab: &Lab, running: &Running<'_>, steps: &[Step]) -> Result<Vec<Came>> {
-    let file = tempfile::NamedTempFile::new()?;
-    serde_json::to_writer(&file, steps)?;
-    let mut command = Command::new(probe_binary()?);
-    command.arg("script").arg(file.path());
-    lab.agent.attach(&mut command);
-    join_cgroup(&mut command, &running.cgroup)?;
-    let finished = finish(command, None)?;
-    ensure!(finished.status.success(), "{finished:?}");
-    finished.stdout.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
 }
 
 /// What a tunnel asks for: data in hexadecimal, never twice the same.
@@ -139,7 +126,7 @@ fn a_tunnel_is_found_and_its_name_blocked(#[values(Family::V4, Family::V6)] fami
     let scene = Scene::new(family)?;
     let agent = Agent::with_text(&scene.lab, &policy(scene.at, "enforce", BLOCK_TUNNELS))?;
     let running = agent.hold()?;
-    let (run, log) = (|steps: &[Step]| script(&scene.lab, &running, steps), || agent.log());
+    let (run, log) = (|steps: &[Step]| script(&scene.lab, Some(&running.cgroup), steps), || agent.log());
     scene.ensure_twin(&run)?;
 
     let alert = scene.tunnel_until(&run, &log, "blocked")?;
@@ -186,7 +173,7 @@ fn a_tunnel_is_only_told_in_audit_mode() -> Result<()> {
     let scene = Scene::new(Family::V4)?;
     let agent = Agent::with_text(&scene.lab, &policy(scene.at, "audit", BLOCK_TUNNELS))?;
     let running = agent.hold()?;
-    let (run, log) = (|steps: &[Step]| script(&scene.lab, &running, steps), || agent.log());
+    let (run, log) = (|steps: &[Step]| script(&scene.lab, Some(&running.cgroup), steps), || agent.log());
     let alert = scene.tunnel_until(&run, &log, "alerted")?;
     ensure!(
         alert["reason"].as_str().is_some_and(|text| text.contains("the policy only audits")),
@@ -339,12 +326,12 @@ fn a_secret_in_a_request_is_found(
     let to = family.allowed_endpoint();
     let say = |to, text: &str| Step::Connect { to, text: text.to_owned() };
     let plain = "GET /index.html HTTP/1.1\r\nHost: docs.example.com\r\n\r\n";
-    let came = script(&lab, &running, &[say(to, plain), say(other, plain)])?;
+    let came = script(&lab, Some(&running.cgroup), &[say(to, plain), say(other, plain)])?;
     ensure!(came.iter().all(Came::is_ok), "{came:?}");
     ensure!(alerts(&|| agent.log(), "secret")?.is_empty(), "nothing was said yet");
 
     let leak = format!("GET /?aws_access_key_id={} HTTP/1.1\r\nHost: docs.example.com\r\n\r\n", token());
-    script(&lab, &running, &[say(to, &leak)])?;
+    script(&lab, Some(&running.cgroup), &[say(to, &leak)])?;
     let alert = eventually(DEADLINE, "an alert about the secret", || {
         let seen = alerts(&|| agent.log(), "secret").map_err(|error| error.to_string())?;
         seen.first().cloned().ok_or_else(|| "none".to_owned())
@@ -355,7 +342,7 @@ fn a_secret_in_a_request_is_found(
 
     for (to, passes) in [(to, same_address), (other, other_address)] {
         let before = lab.servers.tally(to, Transport::Tcp);
-        let came = script(&lab, &running, &[say(to, plain)])?;
+        let came = script(&lab, Some(&running.cgroup), &[say(to, plain)])?;
         ensure!(came[0].is_ok() == passes, "{to}: {came:?}");
         let arrived = lab.servers.tally(to, Transport::Tcp).bytes - before.bytes;
         ensure!((arrived > 0) == passes, "{arrived} bytes arrived at {to}");

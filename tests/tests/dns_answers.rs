@@ -12,7 +12,7 @@ use agentnet_tests::{
         Lab,
         net::{ALLOWED_PORT, Family},
         policy::Policy,
-        resolver::{A, AAAA, CNAME, Record, Resolver, answer, query, question_end, wire_name},
+        resolver::{A, AAAA, CNAME, Record, Resolver, answer, framed, query, question_end, wire_name},
         server::Transport,
         watched::Watched,
     },
@@ -465,9 +465,7 @@ fn answers_over_tcp_come_in_any_pieces(
         }),
     )?;
     let watched = Watched::new(&lab, &policy(family))?;
-    let framed =
-        |message: Vec<u8>| [&u16::try_from(message.len()).unwrap_or(0).to_be_bytes()[..], &message].concat();
-    let queries: Vec<Vec<u8>> = (1..=3).map(|number| framed(query(number, NAME, kind(family)))).collect();
+    let queries: Vec<Vec<u8>> = (1..=3).map(|number| framed(&query(number, NAME, kind(family)))).collect();
     let record = if family == Family::V4 { 16 } else { 28 };
     let expect = queries.iter().map(|query| query.len() + 2 * record).sum();
     let mut steps = vec![Step::Stream { to: resolver(family), parts: vec![queries.concat()], expect }];
@@ -493,11 +491,11 @@ fn truncated_answers_are_asked_for_again(#[values(Family::V4, Family::V6)] famil
     )?;
     let watched = Watched::new(&lab, &policy(family))?;
     let message = query(1, NAME, kind(family));
-    let framed = [&u16::try_from(message.len())?.to_be_bytes()[..], &message].concat();
+    let parts = vec![framed(&message)];
     let came = watched.script(&[
         Step::Ask { to: resolver(family), message },
         touch(place(family, 1)),
-        Step::Stream { to: resolver(family), parts: vec![framed], expect: 30 },
+        Step::Stream { to: resolver(family), parts, expect: 30 },
         touch(place(family, 1)),
         touch(place(family, 2)),
     ])?;

@@ -8,7 +8,7 @@ use agentnet_tests::{
         Lab,
         net::{ALLOWED_PORT, Family},
         policy::Policy,
-        resolver::{A, AAAA, Record, Resolver, answer, query, wire_name},
+        resolver::{A, AAAA, Record, Resolver, answer, framed, query, wire_name},
         server::Transport,
         watched::{Watched, script_ungoverned},
     },
@@ -29,11 +29,6 @@ fn kind(family: Family) -> u16 {
         Family::V4 => A,
         Family::V6 => AAAA,
     }
-}
-
-fn framed(message: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(message.len()).unwrap_or(u16::MAX);
-    [&length.to_be_bytes(), message].concat()
 }
 
 fn connect(to: SocketAddr) -> Step {

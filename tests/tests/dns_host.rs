@@ -16,7 +16,7 @@ use agentnet_tests::{
         mounts::{cover, with_own_mounts},
         net::{ALLOWED_PORT, Family},
         policy::Policy,
-        resolver::{A, Record, Resolver, answer, query, wire_name},
+        resolver::{A, Record, Resolver, answer, framed, query, wire_name},
         server::Transport,
         watched::{Watched, script_ungoverned},
     },
@@ -42,10 +42,6 @@ const RULES: &str = "table ip docker { \
     chain postrouting { type nat hook postrouting priority 100; \
         ip saddr 127.0.0.11 udp sport 35353 snat to :53; \
         ip saddr 127.0.0.11 tcp sport 35353 snat to :53; }; }";
-
-fn framed(message: &[u8]) -> Vec<u8> {
-    [&u16::try_from(message.len()).unwrap_or(u16::MAX).to_be_bytes()[..], message].concat()
-}
 
 fn connect(to: SocketAddr) -> Step {
     Step::Connect { to, text: "by name".to_owned() }

@@ -1,6 +1,6 @@
 //! QUIC to names: refused at once unless a rule allows it, and then cut when it says another name.
 
-use std::{net::SocketAddr, process::Command};
+use std::net::SocketAddr;
 
 use agentnet_common::verdict::DNS_PORT;
 use agentnet_tests::{
@@ -8,10 +8,10 @@ use agentnet_tests::{
     lab::{
         Lab,
         agent::Agent,
-        child::{finish, join_cgroup, probe_binary},
         net::{ALLOWED_PORT, Family},
         resolver::{A, Resolver, query},
         running::Running,
+        script::script,
     },
     probe::script::{Came, Step},
 };
@@ -43,18 +43,6 @@ fn policy(resolver: SocketAddr, names: &[&str], keys: &str) -> String {
     format!("version = 1\nname = \"lab\"\n[dns]\nresolvers = [\"{}\"]\nsearch = []\n{rules}", resolver.ip())
 }
 
-fn script(lab: &Lab, running: &Running<'_>, steps: &[Step]) -> Result<Vec<Came>> {
-    let file = tempfile::NamedTempFile::new()?;
-    serde_json::to_writer(&file, steps)?;
-    let mut command = Command::new(probe_binary()?);
-    command.arg("script").arg(file.path());
-    lab.agent.attach(&mut command);
-    join_cgroup(&mut command, &running.cgroup)?;
-    let finished = finish(command, None)?;
-    ensure!(finished.status.success(), "{finished:?}");
-    finished.stdout.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
-}
-
 struct Scene {
     lab: Lab,
     _resolver: Resolver,
@@ -74,7 +62,7 @@ impl Scene {
     fn send(&self, running: &Running<'_>, name: &str) -> Result<Vec<Came>> {
         let kind = if self.far.is_ipv4() { A } else { agentnet_tests::lab::resolver::AAAA };
         let ask = Step::Ask { to: self.at, message: query(7, name, kind) };
-        script(&self.lab, running, &[ask, Step::Tell { to: self.far, message: initial() }])
+        script(&self.lab, Some(&running.cgroup), &[ask, Step::Tell { to: self.far, message: initial() }])
     }
 }
 

@@ -8,7 +8,7 @@ use agentnet_tests::{
         Lab,
         net::{ALLOWED_PORT, Family},
         policy::Policy,
-        resolver::{A, AAAA, Resolver, query, wire_name},
+        resolver::{A, AAAA, Resolver, framed, query, wire_name},
         watched::Watched,
     },
     probe::script::{Came, Step},
@@ -203,11 +203,6 @@ fn what_is_no_plain_query_stays(#[values(Family::V4, Family::V6)] family: Family
     let denied = watched.counters()?.denied;
     ensure!(denied == expected, "counted {denied:?}, and should be {expected:?}");
     Ok(())
-}
-
-fn framed(message: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(message.len()).unwrap_or(u16::MAX);
-    [&length.to_be_bytes(), message].concat()
 }
 
 /// However a query is written to a connection, it arrives whole; of others nothing does.

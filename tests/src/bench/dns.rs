@@ -18,6 +18,7 @@ use aya::sys::{Stats, enable_stats};
 use super::{
     empty::{Empty, Place},
     programs::{quotient, usage_in},
+    row::Row,
     stats::{estimate, median},
 };
 use crate::lab::{
@@ -189,9 +190,6 @@ fn load(hosts: &Hosts, at: SocketAddr, seconds: f64) -> Result<(f64, [(f64, f64)
     Ok((took, [small, large]))
 }
 
-/// A row of the table: what, how much, the goal, and whether it is met.
-pub type Row = (String, String, String, bool);
-
 /// Measures all of it.
 ///
 /// # Errors
@@ -205,17 +203,17 @@ pub fn measure(pairs: usize, seconds: f64) -> Result<Vec<Row>> {
         // Statistics stay on as long as this lives.
         let _stats = enable_stats(Stats::RunTime)?;
         let mut costly = |(query, answer): (f64, f64), what: &str| {
-            rows.push((
+            rows.push(Row::new(
                 format!("packet hook, a query, {what}"),
                 format!("{query:.0} ns"),
                 format!("under {filter:.0} ns"),
-                query < filter,
+                Some(query < filter),
             ));
-            rows.push((
+            rows.push(Row::new(
                 format!("packet hook, its answer with {ALIASES} aliases, {what}"),
                 format!("{answer:.0} ns"),
                 format!("under {learner:.0} ns"),
-                answer < learner,
+                Some(answer < learner),
             ));
         };
         for rules in [0, RULES] {
@@ -230,11 +228,11 @@ pub fn measure(pairs: usize, seconds: f64) -> Result<Vec<Row>> {
         costly(large, &format!("nothing reported, {NAMES} names"));
         took
     };
-    rows.push((
+    rows.push(Row::new(
         format!("loading {NAMES} names"),
         format!("{took:.2} s"),
         format!("under {load_goal} s"),
-        took < load_goal,
+        Some(took < load_goal),
     ));
 
     let agent = Agent::with_text(&hosts, &policy(0))?;
@@ -262,11 +260,11 @@ pub fn measure(pairs: usize, seconds: f64) -> Result<Vec<Row>> {
         let (what, goal) = if governed {
             ("queries a second, with agentnet to without", format!("lower end at least {ratio_goal}"))
         } else {
-            ("control: without to without", "-".to_owned())
+            ("control: without to without", String::new())
         };
         let rates = format!("{:.0} to {:.0}", median(&with), median(&without));
         let shown = format!("{rates}: {:.3} ({:.3} to {:.3})", ratio.median, ratio.low, ratio.high);
-        rows.push((what.to_owned(), shown, goal, !governed || ratio.low >= ratio_goal));
+        rows.push(Row::new(what, shown, goal, governed.then_some(ratio.low >= ratio_goal)));
     }
     running.finish()?;
     Ok(rows)

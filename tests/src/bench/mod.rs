@@ -10,6 +10,7 @@ pub mod pairs;
 pub mod programs;
 pub mod reaction;
 pub mod report;
+pub mod row;
 pub mod start;
 pub mod stats;
 pub mod watch;

@@ -17,6 +17,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Subcommand;
 use rustix::time::{ClockId, clock_gettime};
 
+use super::row::Row;
 use crate::lab::{
     daemon::{Daemon, Served},
     found::Found,
@@ -200,23 +201,6 @@ impl Drop for Playing {
     }
 }
 
-/// A row: what, the result, the goal, and whether it was met.
-#[derive(Clone, Debug)]
-pub struct Row {
-    /// What.
-    pub what: String,
-    /// The result.
-    pub result: String,
-    /// The goal; empty if there is none.
-    pub goal: String,
-    /// Whether it was met, if there is one.
-    pub met: Option<bool>,
-}
-
-fn row(what: &str, result: String, goal: &str, met: Option<bool>) -> Row {
-    Row { what: what.to_owned(), result, goal: goal.to_owned(), met }
-}
-
 /// Measures everything.
 ///
 /// # Errors
@@ -293,8 +277,8 @@ fn samples(served: &Served, bytes: usize, record: usize) -> Result<Vec<Row>> {
     let over = daemon.log_of(&found.name)?.iter().any(|line| line["evidence"]["cause"] == "unsampled");
     let budget = if over { "; beyond the budget of 8 MiB/s they are counted and not sampled" } else { "" };
     daemon.tell(&["detach", &found.name])?;
-    Ok(vec![row(
-        &format!("pieces of HTTP of {bytes} B a second, in records of {record} B, none lost"),
+    Ok(vec![Row::new(
+        format!("pieces of HTTP of {bytes} B a second, in records of {record} B, none lost"),
         format!("{best:.0} ({limit}{budget})"),
         "",
         None,
@@ -343,8 +327,8 @@ fn told(served: &Served) -> Result<Vec<Row>> {
     let _ = follower.wait();
     daemon.tell(&["detach", &noisy.name])?;
     let (median, late, last) = milliseconds(&mut times);
-    Ok(vec![row(
-        &format!(
+    Ok(vec![Row::new(
+        format!(
             "refused call to its line in `alerts -f`, while another agent is refused {rate:.0} times a second ({} calls)",
             times.len()
         ),
@@ -423,8 +407,8 @@ fn blocked(served: &Served) -> Result<Row> {
     sender.end()?;
     daemon.tell(&["detach", &found.name])?;
     let (median, _, last) = milliseconds(&mut times);
-    Ok(row(
-        &format!(
+    Ok(Row::new(
+        format!(
             "start of `agentnet block` to the last packet at the far end, of 10,000 a second ({BLOCKS} times)"
         ),
         format!("median {median:.1} ms, longest {last:.1} ms"),
@@ -445,7 +429,7 @@ fn memory_of_one(served: &Served) -> Result<Row> {
     thread::sleep(Duration::from_secs(3));
     let bytes = daemon.resident_bytes()?;
     daemon.tell(&["detach", &found.name])?;
-    Ok(row(
+    Ok(Row::new(
         "resident memory, one agent that does nothing",
         mebibytes(bytes),
         "25 MB",
@@ -475,12 +459,12 @@ fn many() -> Result<Vec<Row>> {
     daemon.ensure_no_agents()?;
     let host = format!("{AGENTS} agents under one policy of {RULES} rules");
     Ok(vec![
-        row(
-            &format!("start of the daemon, {host}"),
+        Row::new(
+            format!("start of the daemon, {host}"),
             format!("{:.2} s", took.as_secs_f64()),
             "5 s",
             Some(took.as_secs() < 5),
         ),
-        row(&format!("resident memory, {host}"), mebibytes(bytes), "100 MB", Some(bytes < 100_000_000)),
+        Row::new(format!("resident memory, {host}"), mebibytes(bytes), "100 MB", Some(bytes < 100_000_000)),
     ])
 }

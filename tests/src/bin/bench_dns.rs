@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use agentnet_tests::bench::dns;
+use agentnet_tests::bench::{dns, row::Table};
 use clap::Parser;
 
 #[derive(Parser)]
@@ -36,19 +36,10 @@ fn main() -> anyhow::Result<()> {
         return dns::take_turns(to, seconds);
     }
     println!(
-        "Linux {}, {} CPUs.\n\n| measure | result | goal | |\n| --- | ---: | --- | --- |",
+        "Linux {}, {} CPUs.\n",
         rustix::system::uname().release().to_string_lossy(),
         std::thread::available_parallelism()?.get()
     );
-    for (what, result, goal, met) in dns::measure(cli.pairs, cli.seconds)? {
-        let met = if goal == "-" {
-            "-"
-        } else if met {
-            "met"
-        } else {
-            "missed"
-        };
-        println!("| {what} | {result} | {goal} | {met} |");
-    }
+    print!("{}", Table(dns::measure(cli.pairs, cli.seconds)?));
     Ok(())
 }

@@ -1,6 +1,9 @@
 //! `cargo xtask bench --watch`: what watching costs and how soon is told and done what has to be, as a table in Markdown.
 
-use agentnet_tests::bench::watch::{Role, measure};
+use agentnet_tests::bench::{
+    row::Table,
+    watch::{Role, measure},
+};
 use clap::Parser;
 
 #[derive(Parser)]
@@ -24,14 +27,6 @@ fn main() -> anyhow::Result<()> {
     if let Some(Part::Play { role }) = Cli::parse().part {
         return role.run();
     }
-    println!("| measure | result | goal | |\n| --- | --- | --- | --- |");
-    for row in measure()? {
-        let met = match row.met {
-            Some(true) => "met",
-            Some(false) => "missed",
-            None => "-",
-        };
-        println!("| {} | {} | {} | {met} |", row.what, row.result, row.goal);
-    }
+    print!("{}", Table(measure()?));
     Ok(())
 }

@@ -14,9 +14,10 @@ use tempfile::TempDir;
 
 use super::{
     cgroup,
-    child::{finish, join_cgroup, probe_binary, reports, wait},
+    child::{join_cgroup, probe_binary, reports, wait},
     expect::Expected,
     hosts::Hosts,
+    script::script,
 };
 use crate::{
     eventually::{DEADLINE, eventually},
@@ -102,14 +103,7 @@ impl<'hosts> Found<'hosts> {
     /// # Errors
     /// If the probe itself fails.
     pub fn script(&self, steps: &[Step]) -> Result<Vec<Came>> {
-        let file = self.dir.path().join(format!("script-{}.json", NEXT.fetch_add(1, Ordering::Relaxed)));
-        fs::write(&file, serde_json::to_vec(steps)?)?;
-        let mut command = Command::new(probe_binary()?);
-        command.arg("script").arg(file);
-        self.join(&mut command)?;
-        let finished = finish(command, None)?;
-        ensure!(finished.status.success(), "{finished:?}");
-        finished.stdout.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+        script(self.hosts, Some(&self.path), steps)
     }
 
     /// What [`Found::attempt`] does, compared with what is expected.

@@ -25,6 +25,7 @@ pub mod pty;
 pub mod residue;
 pub mod resolver;
 pub mod running;
+pub mod script;
 pub mod server;
 pub mod sniffer;
 pub mod stored;

@@ -124,6 +124,12 @@ pub fn wire_name(name: &str) -> Vec<u8> {
     wire
 }
 
+/// A message as a connection carries it (RFC 1035, 4.2.2).
+pub fn framed(message: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(message.len()).unwrap_or(u16::MAX);
+    [&length.to_be_bytes(), message].concat()
+}
+
 /// A plain query.
 pub fn query(id: u16, name: &str, kind: u16) -> Vec<u8> {
     let mut message = vec![0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
@@ -259,9 +265,7 @@ fn serve(
                 let frame: Vec<u8> = pending.drain(..2 + length).collect();
                 keep(&frame[2..]);
                 for message in answer(&frame[2..], Transport::Tcp) {
-                    let length = u16::try_from(message.len()).unwrap_or(u16::MAX);
-                    let framed = [&length.to_be_bytes(), message.as_slice()].concat();
-                    let _ = framed.chunks(size).try_for_each(|piece| stream.write_all(piece));
+                    let _ = framed(&message).chunks(size).try_for_each(|piece| stream.write_all(piece));
                 }
             }
             goes_on

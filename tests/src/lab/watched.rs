@@ -6,7 +6,7 @@ use std::{
     mem::offset_of,
     net::IpAddr,
     os::fd::AsRawFd as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, Stdio},
 };
 
@@ -30,6 +30,7 @@ use super::{
     found::Resident,
     hosts::Hosts,
     policy::Policy,
+    script,
 };
 use crate::{
     eventually::{DEADLINE, eventually},
@@ -108,7 +109,7 @@ impl<'a> Watched<'a> {
     /// # Errors
     /// If it fails.
     pub fn script(&self, steps: &[Step]) -> Result<Vec<Came>> {
-        script(self.hosts, Some(&self.cgroup), steps)
+        script::script(self.hosts, Some(&self.cgroup), steps)
     }
 
     /// Runs a script in the cgroup that has one [`Step::Wait`]: then `meanwhile` is called with the probe's process.
@@ -120,13 +121,8 @@ impl<'a> Watched<'a> {
         steps: &[Step],
         meanwhile: impl FnOnce(u32) -> Result<()>,
     ) -> Result<Vec<Came>> {
-        let file = tempfile::NamedTempFile::new()?;
-        serde_json::to_writer(&file, steps)?;
-        let mut command = Command::new(probe_binary()?);
-        command.arg("script").arg(file.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
-        self.hosts.agent.attach(&mut command);
-        join_cgroup(&mut command, &self.cgroup)?;
-        let mut child = command.spawn()?;
+        let (mut command, _file) = script::command(self.hosts, Some(&self.cgroup), steps)?;
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let mut lines = BufReader::new(child.stdout.take().context("no output")?).lines();
         let pause = steps.iter().position(|step| matches!(step, Step::Wait)).context("no pause")?;
         let mut came = Vec::new();
@@ -316,21 +312,7 @@ impl<'a> Watched<'a> {
 /// # Errors
 /// If the probe fails.
 pub fn script_ungoverned(hosts: &Hosts, steps: &[Step]) -> Result<Vec<Came>> {
-    script(hosts, None, steps)
-}
-
-fn script(hosts: &Hosts, cgroup: Option<&Path>, steps: &[Step]) -> Result<Vec<Came>> {
-    let file = tempfile::NamedTempFile::new()?;
-    serde_json::to_writer(&file, steps)?;
-    let mut command = Command::new(probe_binary()?);
-    command.arg("script").arg(file.path());
-    hosts.agent.attach(&mut command);
-    if let Some(cgroup) = cgroup {
-        join_cgroup(&mut command, cgroup)?;
-    }
-    let finished = finish(command, None)?;
-    ensure!(finished.status.success(), "{finished:?}");
-    finished.stdout.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+    script::script(hosts, None, steps)
 }
 
 impl Drop for Watched<'_> {

@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     script::Failed,
-    ways::{Flip, Sending, Way, connected, framed, tcp, udp},
+    ways::{Flip, Sending, Way, connected, tcp, udp},
 };
 use crate::{
-    lab::netlink::Netlink,
+    lab::{netlink::Netlink, resolver::framed},
     sys::{self, PATIENCE, RawAddr},
 };
 

@@ -13,7 +13,10 @@ use io_uring::{IoUring, opcode, squeue::Entry, types::Fd};
 use serde::{Deserialize, Serialize};
 
 use super::{Failure, process, run, script::Failed};
-use crate::sys::{self, Message, RawAddr};
+use crate::{
+    lab::resolver::framed,
+    sys::{self, Message, RawAddr},
+};
 
 /// A way. The first word of its name is the transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -338,12 +341,6 @@ impl Way {
 /// Names the step of a failed call.
 fn named<E: Into<io::Error>>(step: &'static str) -> impl Fn(E) -> Failed {
     move |error| (step, error.into())
-}
-
-/// A message as a connection carries it (RFC 1035, 4.2.2).
-pub(super) fn framed(message: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(message.len()).unwrap_or(u16::MAX);
-    [&length.to_be_bytes(), message].concat()
 }
 
 pub(super) fn udp(to: SocketAddr) -> Result<OwnedFd, Failed> {
