@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use agentnet_common::verdict::DNS_PORT;
 use agentnet_tests::{
+    dice::Dice,
     lab::{
         Lab,
         hello::{Hello, read},
@@ -21,18 +22,6 @@ const NAME: &str = "api.example.com";
 /// How many.
 const HELLOS: usize = 300;
 
-/// The same numbers every time: xorshift (Marsaglia, 2003).
-struct Numbers(u64);
-
-impl Numbers {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 >> 33).unwrap_or(0) % limit
-    }
-}
-
 /// What leaves is what the other reader reads the right name in; and of what it does, all leaves.
 #[test]
 fn two_readers_agree() -> Result<()> {
@@ -42,13 +31,13 @@ fn two_readers_agree() -> Result<()> {
     let _resolver = Resolver::of_zone(&lab.server, &[resolver], &[(NAME, vec![server.ip()])])?;
     let policy = Policy::standard().allow_hosts(&[DNS_PORT], &["udp"]).allow_name(NAME, &[TLS_PORT]);
     let watched = Watched::new(&lab, &policy)?;
-    let mut numbers = Numbers(0x2545_f491_4f6c_dd1d);
+    let mut dice = Dice::new();
     let plain = Hello::to(NAME).record();
     let mut hellos = Vec::new();
     while hellos.len() < HELLOS {
         let mut hello = plain.clone();
-        for _ in 0..=numbers.below(2) {
-            let at = numbers.below(hello.len());
+        for _ in 0..=dice.below(2) {
+            let at = dice.below(hello.len());
             let known = [
                 0,
                 1,
@@ -64,10 +53,10 @@ fn two_readers_agree() -> Result<()> {
                 hello[at] ^ 0x20,
                 hello[at].wrapping_add(1),
             ];
-            hello[at] = known[numbers.below(known.len())];
+            hello[at] = known[dice.below(known.len())];
         }
-        if numbers.below(64) == 0 {
-            hello.truncate(1 + numbers.below(hello.len()));
+        if dice.below(64) == 0 {
+            hello.truncate(1 + dice.below(hello.len()));
         }
         hellos.push(hello);
     }
